@@ -1,0 +1,41 @@
+# Each target makes its own virtual environment and installs what it needs.
+PYTHON := .venv/bin/python
+STAMP := .venv/.installed
+
+.PHONY: help setup demo test test-long lint bench clean
+help:
+	@echo 'make demo       run the whole pipeline, small and real, without a GPU (runs/demo/report.html)'
+	@echo 'make test       checks and tests; make test-long: those that are slow by nature'
+	@echo 'make bench      figures of speed against limits and peers (bench/results.json)'
+	@echo 'make lint       style, types and the direction of imports'
+	@echo 'make setup      only the virtual environment, .venv'
+	@echo 'make clean      remove what these targets made'
+
+setup: $(STAMP)
+
+$(STAMP): setup.py constraints.txt examples/cpu_tiny/requirements.txt
+	@python="$$(.ci/find-python)" && echo "using $$python" && "$$python" -m venv .venv
+	$(PYTHON) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[eval,dev]'
+	$(PYTHON) -m pip install --disable-pip-version-check --quiet --no-deps --requirement examples/cpu_tiny/requirements.txt
+	@touch $@
+
+demo: $(STAMP)
+	$(PYTHON) -m megatron_dasd.pipeline examples/cpu_tiny/pipeline.yaml
+
+lint: $(STAMP)
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+	$(PYTHON) -m pytest -q tests/test_imports.py
+
+test: lint
+	$(PYTHON) -m pytest -m 'not slow'
+
+test-long: $(STAMP)
+	$(PYTHON) -m pytest -m slow
+
+bench: $(STAMP)
+	$(PYTHON) tools/bench.py
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info build runs/demo runs/micro

@@ -1,0 +1,357 @@
+"""A stage's output folder: atomic parts, one writer, a manifest at the end, resume in between.
+
+::
+
+    runs/demo/sample/
+      attempt.json            what is being made: kind, settings, fingerprint (written first)
+      part-00000.parquet      one atomic part each; its tally is in the Parquet metadata
+      set_aside-00000.parquet records that did not pass, each with its reason
+      manifest.json           written last; its presence means "finished"
+
+A part is written to a temporary name, flushed to disk and renamed, so a kill leaves whole parts
+only.  A restart with the same fingerprint goes on after the last part; another fingerprint starts
+the folder anew.  The folder is only ever emptied when it carries our ``attempt.json``.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow.parquet as pq
+
+from megatron_dasd import __version__
+from megatron_dasd.errors import UserError
+from megatron_dasd.records_io import TALLY_KEY, to_table
+
+MANIFEST = "manifest.json"
+ATTEMPT = "attempt.json"
+MODEL = "model"
+"""Where a stage that makes a Hugging Face folder puts it inside its own."""
+LOGS = "logs"
+"""What a stage says while it runs; no part of its result, and so of no digest."""
+METRICS = "metrics.jsonl"
+"""In the logs of a training stage: a JSON line for every step and every held-out evaluation."""
+_LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a finished stage says of itself."""
+
+    stage: str
+    kind: str
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    """Digest of every input folder or file, by reference."""
+    fingerprint: str
+    """SHA-256 of kind, settings and input digests: the same fingerprint, the same result."""
+    version: str
+    counts: dict[str, int]
+    """Records by what became of them, e.g. ``kept`` or ``dropped: truncation``."""
+    figures: dict[str, Any]
+    seconds: float
+    """Wall time of the attempt that finished the stage."""
+    files: dict[str, dict[str, Any]]
+    """``bytes`` and ``sha256`` of every file, by path inside the folder."""
+    digest: str
+    """SHA-256 over the files: what later stages take as this stage's identity."""
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """Return the manifest of a finished stage, or None when the stage is not finished.
+
+    Raises:
+        UserError: the manifest is damaged.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        return None
+    try:
+        return Manifest(**json.loads(path.read_text()))
+    except (json.JSONDecodeError, TypeError) as error:
+        raise UserError(
+            f"{path}: damaged manifest ({error}); delete it to run the stage again"
+        ) from None
+
+
+def require_manifest(folder: Path) -> Manifest:
+    """Return the manifest of an input stage.
+
+    Raises:
+        UserError: the stage has not finished.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise UserError(f"{folder}: no finished stage here (no {MANIFEST}); run that stage first")
+    return manifest
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Make sure that the files of a finished stage are still there, by name and size.
+
+    Raises:
+        UserError: naming the first file that is not.
+    """
+    for name, facts in manifest.files.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != facts["bytes"]:
+            raise UserError(
+                f"{path}: is missing or has another size than when the stage finished; "
+                f"delete {folder} to run the stage again"
+            )
+
+
+def model_folder(path: Path) -> Path:
+    """The Hugging Face folder behind an input: the path itself, or ``model`` in a stage's folder.
+
+    Raises:
+        UserError: neither holds a ``config.json``.
+    """
+    for folder in (path, path / MODEL):
+        if (folder / "config.json").is_file():
+            return folder
+    raise UserError(f"{path}: no Hugging Face model here (no config.json)")
+
+
+def fingerprint_of(kind: str, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+    """SHA-256 (hex) of what determines a stage's result."""
+    what = {"kind": kind, "settings": settings, "inputs": inputs}
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def input_digest(path: Path) -> str:
+    """Identity of an input: a finished stage's digest, or the hash of a user's file or folder.
+
+    Raises:
+        UserError: the path does not exist, or is a stage folder whose stage has not finished.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    if path.is_file():
+        return file_sha256(path)
+    if (path / ATTEMPT).exists():
+        return require_manifest(path).digest
+    return _digest(_hash_files(path))
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that a kill leaves either the old file or the new one, whole."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_part(
+    folder: Path,
+    index: int,
+    record_type: type,
+    records: Iterable[Any],
+    counts: Mapping[str, int] | None = None,
+    set_aside: Iterable[Mapping[str, Any]] = (),
+) -> None:
+    """Write one part of a stage folder; see :meth:`StageFolder.write_part`.
+
+    For the ranks of a stage, whose launching process holds the folder.
+    """
+    rejected = list(set_aside)
+    if rejected:  # before the part itself, which is what marks the work as done
+        _write_table(_part_path(folder, index, "set_aside"), to_table(None, rejected, {}))
+    _write_table(_part_path(folder, index), to_table(record_type, records, dict(counts or {})))
+
+
+def _part_path(folder: Path, index: int, name: str = "part") -> Path:
+    return folder / f"{name}-{index:05d}.parquet"
+
+
+def _write_table(path: Path, table: Any) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    pq.write_table(table, temporary, compression="zstd")
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+class StageFolder:
+    """The output folder of a running stage; as a context manager it holds the folder's lock."""
+
+    def __init__(
+        self, path: Path, stage: str, kind: str, settings: dict[str, Any], inputs: dict[str, str]
+    ) -> None:
+        self.path = path
+        self._identity: dict[str, Any] = {
+            "stage": stage,
+            "kind": kind,
+            "settings": settings,
+            "inputs": inputs,
+        }
+        self.fingerprint = fingerprint_of(kind, settings, inputs)
+        self._started = time.monotonic()
+        self._lock_fd = -1
+
+    def __enter__(self) -> Self:
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._refuse_foreign_files()
+        self._lock_fd = os.open(self.path / _LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._claim()
+        except BaseException as error:
+            os.close(self._lock_fd)
+            if isinstance(error, BlockingIOError):
+                raise UserError(f"{self.path}: another process is running this stage") from None
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._lock_fd)
+
+    def _refuse_foreign_files(self) -> None:
+        if (self.path / ATTEMPT).exists():
+            return
+        ours = (_LOCK, f".{ATTEMPT}.tmp")
+        foreign = sorted(entry.name for entry in self.path.iterdir() if entry.name not in ours)
+        if foreign:
+            raise UserError(
+                f"{self.path}: holds files that no stage wrote ({foreign[0]}, ...); "
+                "choose another run_dir or move them away"
+            )
+
+    def _claim(self) -> None:
+        """Keep what an attempt with the same fingerprint left; otherwise start anew."""
+        attempt = self.path / ATTEMPT
+        if self._is_same_attempt():
+            (self.path / MANIFEST).unlink(missing_ok=True)
+            return
+        # The marker goes last: a kill in here leaves a folder that is still known as ours.
+        for entry in sorted(self.path.iterdir(), key=lambda p: p.name == ATTEMPT):
+            if entry.name != _LOCK:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        identity = {**self._identity, "fingerprint": self.fingerprint}
+        write_atomic(attempt, json.dumps(identity, indent=2).encode())
+
+    def _is_same_attempt(self) -> bool:
+        try:
+            attempt = json.loads((self.path / ATTEMPT).read_text())
+            return bool(attempt["fingerprint"] == self.fingerprint)
+        except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError):
+            return False
+
+    # -- parts ---------------------------------------------------------------------------------
+
+    def part_path(self, index: int, name: str = "part") -> Path:
+        """Path of the part ``index``; it exists only when the part is whole."""
+        return _part_path(self.path, index, name)
+
+    def has_part(self, index: int) -> bool:
+        """Whether this part was written, by this attempt or an earlier one."""
+        return self.part_path(index).exists()
+
+    def write_part(
+        self,
+        index: int,
+        record_type: type,
+        records: Iterable[Any],
+        counts: Mapping[str, int] | None = None,
+        set_aside: Iterable[Mapping[str, Any]] = (),
+    ) -> None:
+        """Write one part atomically, with its counts and the records set aside while making it.
+
+        Args:
+            index: number of the part, counted from 0.
+            record_type: dataclass of ``records``.
+            counts: what became of the part's records; summed over parts into the manifest.
+            set_aside: rows ``{"reason", "record"}`` that did not pass, kept beside the part.
+        """
+        write_part(self.path, index, record_type, records, counts, set_aside)
+
+    def tally(self) -> Counter[str]:
+        """Counts summed over all parts written so far."""
+        total: Counter[str] = Counter()
+        for path in sorted(self.path.glob("part-*.parquet")):
+            metadata = pq.read_schema(path).metadata or {}
+            total.update(json.loads(metadata.get(TALLY_KEY, b"{}")))
+        return total
+
+    # -- other files ---------------------------------------------------------------------------
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file atomically."""
+        write_atomic(self.path / name, json.dumps(value, indent=2, sort_keys=True).encode())
+
+    def scratch(self, name: str) -> Path:
+        """An empty folder to build a multi-file result in; hand it to :meth:`commit`."""
+        temporary = self.path / f".{name}.tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        return temporary
+
+    def commit(self, scratch: Path) -> Path:
+        """Rename a finished scratch folder to its name, replacing an earlier one."""
+        final = scratch.with_name(scratch.name.removeprefix(".").removesuffix(".tmp"))
+        if final.exists():
+            shutil.rmtree(final)
+        scratch.rename(final)
+        return final
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def finish(
+        self, counts: Mapping[str, int] | None = None, figures: Mapping[str, Any] | None = None
+    ) -> Manifest:
+        """Write the manifest: from here on the stage is finished.
+
+        Args:
+            counts: overrides the counts summed over parts.
+            figures: what the report shows of this stage.
+        """
+        for leftover in self.path.glob(".*.tmp"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        files = _hash_files(self.path)
+        manifest = Manifest(
+            **self._identity,
+            fingerprint=self.fingerprint,
+            version=__version__,
+            counts=dict(counts if counts is not None else self.tally()),
+            figures=dict(figures or {}),
+            seconds=round(time.monotonic() - self._started, 3),
+            files=files,
+            digest=_digest(files),
+        )
+        self.write_json(MANIFEST, asdict(manifest))
+        return manifest
+
+
+def _hash_files(folder: Path) -> dict[str, dict[str, Any]]:
+    return {
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        for path in _files(folder)
+    }
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        logs = path.relative_to(folder).parts[0] == LOGS
+        if path.is_file() and path.name not in (MANIFEST, ATTEMPT, _LOCK) and not logs:
+            yield path
+
+
+def _digest(files: Mapping[str, Mapping[str, Any]]) -> str:
+    lines = (f"{name} {facts['sha256']}\n" for name, facts in sorted(files.items()))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Checkpoints in and out: Hugging Face to Megatron's ``torch_dist`` and back."""

@@ -1,0 +1,100 @@
+"""One table of names and transforms between Hugging Face and Megatron, for both directions.
+
+A rule pairs one Megatron tensor with the Hugging Face tensors that it is made of.  Shapes: V
+vocabulary, H hidden, F feed-forward, Q query heads, G key-value heads, D channels a head.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from megatron_dasd.models.architecture import Architecture
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One Megatron tensor and its Hugging Face tensors."""
+
+    megatron: str
+    hf: tuple[str, ...]
+    join: Callable[[list[Tensor]], Tensor]
+    """Hugging Face tensors, in order, to the Megatron tensor."""
+    split: Callable[[Tensor], list[Tensor]]
+    """The inverse, bit for bit."""
+
+
+def rules(architecture: Architecture) -> Iterator[Rule]:
+    """All rules of a model, in layer order; every tensor of either side occurs exactly once."""
+    yield _vocabulary("embedding.word_embeddings.weight", "model.embed_tokens.weight", architecture)
+    for layer in range(architecture.num_layers):
+        yield from _layer_rules(layer, architecture)
+    yield _same("decoder.final_layernorm.weight", "model.norm.weight")
+    if not architecture.tied_embeddings:
+        yield _vocabulary("output_layer.weight", "lm_head.weight", architecture)
+
+
+def _layer_rules(layer: int, architecture: Architecture) -> Iterator[Rule]:
+    ours, theirs = f"decoder.layers.{layer}.", f"model.layers.{layer}."
+    yield _same(ours + "input_layernorm.weight", theirs + "input_layernorm.weight")
+    parts = ("weight", "bias") if architecture.family.qkv_bias else ("weight",)
+    for part in parts:
+        yield Rule(
+            f"{ours}self_attention.linear_qkv.{part}",
+            tuple(f"{theirs}self_attn.{x}_proj.{part}" for x in "qkv"),
+            lambda tensors: join_qkv(tensors, architecture),
+            lambda tensor: split_qkv(tensor, architecture),
+        )
+    if architecture.family.qk_layernorm:
+        for x in "qk":
+            yield _same(
+                f"{ours}self_attention.{x}_layernorm.weight", f"{theirs}self_attn.{x}_norm.weight"
+            )
+    yield _same(ours + "self_attention.linear_proj.weight", theirs + "self_attn.o_proj.weight")
+    yield _same(ours + "pre_mlp_layernorm.weight", theirs + "post_attention_layernorm.weight")
+    yield Rule(
+        ours + "mlp.linear_fc1.weight",
+        (theirs + "mlp.gate_proj.weight", theirs + "mlp.up_proj.weight"),
+        torch.cat,
+        lambda tensor: list(tensor.chunk(2)),
+    )
+    yield _same(ours + "mlp.linear_fc2.weight", theirs + "mlp.down_proj.weight")
+
+
+def _same(megatron: str, hf: str) -> Rule:
+    return Rule(megatron, (hf,), lambda tensors: tensors[0], lambda tensor: [tensor])
+
+
+def _vocabulary(megatron: str, hf: str, architecture: Architecture) -> Rule:
+    """``[V, H]`` padded with rows of zeros, which belong to no token, and cropped again."""
+    missing = architecture.padded_vocab_size - architecture.vocab_size
+    return Rule(
+        megatron,
+        (hf,),
+        lambda tensors: torch.nn.functional.pad(tensors[0], (0, 0, 0, missing)),
+        lambda tensor: [tensor[: architecture.vocab_size]],
+    )
+
+
+def join_qkv(tensors: list[Tensor], architecture: Architecture) -> Tensor:
+    """Query, key and value projections to Megatron's, grouped by key-value head.
+
+    Args:
+        tensors: ``[Q*D, ...]``, ``[G*D, ...]``, ``[G*D, ...]``.
+
+    Returns:
+        ``[(Q + 2G)*D, ...]``: for each group its Q/G query heads, its key head, its value head.
+    """
+    groups, rest = architecture.num_query_groups, tensors[0].shape[1:]
+    grouped = [t.reshape(groups, -1, *rest) for t in tensors]
+    return torch.cat(grouped, dim=1).reshape(-1, *rest)
+
+
+def split_qkv(tensor: Tensor, architecture: Architecture) -> list[Tensor]:
+    """The inverse of :func:`join_qkv`."""
+    groups, rest = architecture.num_query_groups, tensor.shape[1:]
+    dim = architecture.head_dim
+    queries = architecture.num_attention_heads // groups * dim
+    grouped = tensor.reshape(groups, queries + 2 * dim, *rest)
+    return [t.reshape(-1, *rest) for t in grouped.split([queries, dim, dim], dim=1)]

@@ -1,0 +1,1 @@
+"""Training data: indexed datasets with aligned loss masks, packing, packed rows."""

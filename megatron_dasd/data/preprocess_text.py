@@ -1,0 +1,78 @@
+"""Stage preprocess_text: plain texts, cut into documents, to packed data; loss on every token."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from importlib.resources import files as package_files
+from itertools import batched
+from pathlib import Path
+from typing import Any
+
+from megatron_dasd.artifacts import StageFolder, model_folder
+from megatron_dasd.config.settings import PreprocessText
+from megatron_dasd.data.indexed import PackedDataWriter
+from megatron_dasd.data.meta import DATA, Document, read_meta
+from megatron_dasd.data.tokenizer import load_vocabulary
+from megatron_dasd.errors import UserError
+from megatron_dasd.progress import progress
+from megatron_dasd.text.encoding import encode, end_of_turn_id
+
+
+def run(
+    settings: PreprocessText, inputs: Mapping[str, Path], folder: StageFolder
+) -> dict[str, Any]:
+    """Write the packed data, and a record of every document beside it.
+
+    Raises:
+        UserError: there is no text, a text cannot be read, or documents are longer than rows.
+    """
+    if settings.document_tokens > settings.seq_length:
+        raise UserError(
+            f"document_tokens {settings.document_tokens} exceeds seq_length {settings.seq_length}"
+        )
+    if not folder.has_part(0):
+        _write(settings, inputs, folder)
+    return asdict(read_meta(folder.path))
+
+
+def _write(settings: PreprocessText, inputs: Mapping[str, Path], folder: StageFolder) -> None:
+    tokenizer, vocab_size = load_vocabulary(model_folder(inputs[settings.model]))
+    scratch = folder.scratch(DATA)
+    writer = PackedDataWriter(
+        scratch, settings.seq_length, vocab_size, eod_id=end_of_turn_id(tokenizer)
+    )
+    room = settings.max_tokens
+    num_sources = len(settings.packages) + len(settings.files)
+    with progress("tokenising", total=num_sources, unit="texts") as bar:
+        for name, text in _texts(settings, inputs):
+            token_ids = encode(tokenizer, text, parse_special=False)[:room]
+            for number, piece in enumerate(batched(token_ids, settings.document_tokens)):
+                if len(piece) > 1:  # a token alone has nothing to be predicted from
+                    writer.add(f"{name} {number}", piece, [0] + [1] * (len(piece) - 1))
+            room = None if room is None else room - len(token_ids)
+            bar.advance(1)
+    if not writer.documents:
+        raise UserError("packages and files: hold no text")
+    writer.finish()
+    folder.commit(scratch)
+    folder.write_part(0, Document, writer.documents, {"kept": len(writer.documents)})
+
+
+def _texts(settings: PreprocessText, inputs: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
+    """Name and text of every source, in the order of the settings.
+
+    Raises:
+        UserError: naming the package or file that cannot be read.
+    """
+    for package, path in settings.packages.items():
+        name = f"{package}/{path}"
+        try:
+            yield name, package_files(package).joinpath(path).read_text(encoding="utf-8")
+        except ModuleNotFoundError:
+            raise UserError(f"packages: {package} is not installed") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"packages: {name}: {error}") from None
+    for reference in settings.files:
+        try:
+            yield reference, inputs[reference].read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{inputs[reference]}: {error}") from None

@@ -1,0 +1,1 @@
+"""The machine: processes of a distributed program, and Megatron without a GPU."""

@@ -1,0 +1,188 @@
+"""Lets stock Megatron run on the CPU over gloo.  Loaded only where no GPU is there.
+
+Megatron asks ``torch.cuda`` for streams, events, random states and device facts, and places
+tensors with ``device="cuda"``.  With :func:`install` those calls are answered for the CPU: queries
+by a table of functions, placements by a ``TorchFunctionMode``.  Nothing of Megatron is copied.
+"""
+
+import contextlib
+import ctypes
+import inspect
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from functools import cache
+from multiprocessing.managers import SyncManager
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import torch
+from torch.overrides import TorchFunctionMode
+
+_PR_SET_PDEATHSIG = 1
+_CPU = torch.device("cpu")
+_installed: list["_PlaceOnCpu"] = []
+
+
+def needed() -> bool:
+    """Whether this process has no GPU, and so needs the adapter."""
+    return bool(_installed) or not torch.cuda.is_available()
+
+
+def install() -> None:
+    """Make ``torch.cuda`` answer for the CPU, in this process, for good."""
+    if _installed:
+        return
+    # Compiling tiny fused kernels for the CPU costs minutes and gains nothing here.
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    _answer_queries()
+    _skip_dataset_helpers_build()
+    _fork_checkpoint_queue()
+    mode = _PlaceOnCpu()
+    mode.__enter__()  # type: ignore[no-untyped-call]
+    _installed.append(mode)
+
+
+class _Stream:
+    """All work on the CPU is done when the call returns: waiting is free."""
+
+    device = _CPU
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def wait_stream(self, _: Any) -> None: ...
+
+    def wait_event(self, _: Any) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+    def record_event(self, *_: Any) -> "_Event":
+        return _Event()
+
+
+class _Event:
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def record(self, *_: Any) -> None: ...
+
+    def wait(self, *_: Any) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+    def query(self) -> bool:
+        return True
+
+
+def _returning(value: Any) -> Callable[..., Any]:
+    """A function of its own for every answer: dynamo keeps a rule per function object."""
+    return lambda *_, **__: value
+
+
+def _answer_queries() -> None:
+    cuda, generator, stream = torch.cuda, torch.default_generator, _Stream()
+    memory = psutil.virtual_memory()
+    random_state = {
+        "get_rng_state": lambda device="cuda": generator.get_state(),
+        "set_rng_state": lambda state, device="cuda": generator.set_state(state),
+        "manual_seed": lambda seed: generator.manual_seed(seed),
+    }
+    answers: dict[str, Any] = random_state | {
+        "is_available": _returning(True),
+        "is_initialized": _returning(False),
+        "is_current_stream_capturing": _returning(False),
+        # Model parallelism is set up only where devices are counted; the count itself is not used.
+        "device_count": _returning(1),
+        "current_device": _returning(_CPU),
+        "set_device": _returning(None),
+        "synchronize": _returning(None),
+        "empty_cache": _returning(None),
+        "reset_peak_memory_stats": _returning(None),
+        "set_stream": _returning(None),
+        "Stream": _Stream,
+        "Event": _Event,
+        "current_stream": _returning(stream),
+        "default_stream": _returning(stream),
+        "stream": lambda _: contextlib.nullcontext(),
+        "memory_allocated": _returning(0),
+        "max_memory_allocated": _returning(0),
+        "memory_reserved": _returning(0),
+        "max_memory_reserved": _returning(0),
+        "memory_stats": lambda *_, **__: {},
+        "mem_get_info": _returning((memory.available, memory.total)),
+        "get_device_capability": _returning((0, 0)),
+        "get_device_name": _returning("cpu"),
+        "get_device_properties": _returning(
+            SimpleNamespace(
+                name="cpu", major=0, minor=0, total_memory=memory.total, multi_processor_count=1
+            )
+        ),
+    }
+    for name, answer in answers.items():
+        setattr(cuda, name, answer)
+    for name, answer in random_state.items():
+        setattr(cuda.random, name, answer)
+    # torch's own optimizers ask here, and would start CUDA on a yes.
+    torch.accelerator.is_available = _returning(False)
+    cuda.nvtx.range_push = _returning(None)
+    cuda.nvtx.range_pop = _returning(None)
+    torch.Tensor.record_stream = _returning(None)  # type: ignore[method-assign]
+
+
+def _skip_dataset_helpers_build() -> None:
+    """The wheel carries the built helpers but no Makefile; building them would end the process."""
+    from megatron.core.datasets import utils
+
+    utils.compile_helpers = _returning(None)
+
+
+def _fork_checkpoint_queue() -> None:
+    """The first save starts a queue's server in a fresh interpreter, for CUDA: 4 s of imports.
+
+    Without CUDA a fork does.  The server ends with its rank, also when that is killed.
+    """
+    from megatron.core.dist_checkpointing.strategies import filesystem_async
+
+    if list(inspect.signature(filesystem_async.get_write_results_queue).parameters) != ["mp_mode"]:
+        raise RuntimeError("megatron's get_write_results_queue has another signature than known")
+
+    @cache
+    def forked_queue() -> Any:
+        manager = SyncManager(ctx=multiprocessing.get_context("fork"))
+        manager.start(initializer=_die_with_parent)
+        return manager.Queue()
+
+    filesystem_async.get_write_results_queue = forked_queue
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _names_cuda(device: Any) -> bool:
+    return (isinstance(device, str) and device.startswith("cuda")) or (
+        isinstance(device, torch.device) and device.type == "cuda"
+    )
+
+
+class _PlaceOnCpu(TorchFunctionMode):
+    """Turns every placement on a GPU into one on the CPU, and pinned memory into plain memory."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.Tensor.cuda or func is torch.Tensor.pin_memory:
+            return args[0]
+        if kwargs:
+            if kwargs.get("pin_memory"):
+                kwargs = {**kwargs, "pin_memory": False}
+            if _names_cuda(kwargs.get("device")):
+                kwargs = {**kwargs, "device": _CPU}
+        if func is torch.Tensor.to and len(args) > 1 and _names_cuda(args[1]):
+            args = (args[0], _CPU, *args[2:])
+        elif func is torch.Tensor.type and len(args) == 1 and not kwargs:
+            # Megatron groups gradients by the type's name, "torch.cuda.FloatTensor" and so on.
+            return func(*args).replace("torch.", "torch.cuda.")
+        return func(*args, **kwargs)

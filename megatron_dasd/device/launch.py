@@ -1,0 +1,144 @@
+"""Starts the ranks of a distributed program on this machine and watches over them.
+
+One process a rank, its output in a log file of its own.  A rank that fails ends the others; the
+ranks end with this process however it ends, so that no orphan goes on writing to a checkpoint.
+"""
+
+import importlib
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+from megatron_dasd.errors import UserError
+
+_POLL_SECONDS = 0.1
+_ERROR_PREFIX = "error: "
+_FORK_SERVER = multiprocessing.get_context("forkserver")
+
+
+def launch(
+    module: str,
+    payload: dict[str, Any],
+    num_ranks: int,
+    log_dir: Path,
+    on_poll: Callable[[], None] | None = None,
+) -> None:
+    """Run ``python -m module PAYLOAD.json`` as ``num_ranks`` processes and wait for them.
+
+    Args:
+        module: one with a ``main(payload)`` that ends in :func:`run_program` when run by itself.
+        payload: what the program is to do, handed over as a JSON file.
+        log_dir: where the payload and ``rank-N.log`` go.
+        on_poll: called several times a second, e.g. to move a progress bar.
+
+    Raises:
+        UserError: a rank failed; with its own line if it wrote one, else with its log's name.
+    """
+    log_dir.mkdir(parents=True, exist_ok=True)
+    payload_path = log_dir / "payload.json"
+    payload_path.write_text(json.dumps(payload, indent=2))
+    _FORK_SERVER.set_forkserver_preload(["megatron_dasd.device.preload"])
+    environment = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "WORLD_SIZE": str(num_ranks),
+        "LOCAL_WORLD_SIZE": str(num_ranks),
+        # Megatron asks for it: kernels of one stream start in the order they were launched in.
+        "CUDA_DEVICE_MAX_CONNECTIONS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    ranks = []
+    try:
+        for rank in range(num_ranks):
+            own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            log = log_dir / f"rank-{rank}.log"
+            process = _FORK_SERVER.Process(target=_run_rank, args=(module, payload_path, own, log))
+            process.start()
+            ranks.append(process)
+        _watch(module, ranks, log_dir, on_poll or (lambda: None))
+    finally:
+        for process in ranks:
+            process.kill()
+        for process in ranks:
+            process.join()
+
+
+def run_program(main: Callable[[dict[str, Any]], None]) -> None:
+    """Entry point of a program: read the payload, run, tell a user's mistake in one line."""
+    try:
+        main(json.loads(Path(sys.argv[1]).read_text()))
+    except UserError as error:
+        print(f"{_ERROR_PREFIX}{error}", file=sys.stderr, flush=True)
+        os._exit(2)  # the other ranks may wait in a collective: no orderly farewell
+    sys.stdout.flush()
+
+
+def _watch(
+    module: str, ranks: list[ForkServerProcess], log_dir: Path, on_poll: Callable[[], None]
+) -> None:
+    running = True
+    while running:
+        running = any(process.exitcode is None for process in ranks)
+        codes = [process.exitcode for process in ranks]
+        failures = [rank for rank, code in enumerate(codes) if code]
+        if failures:
+            # A rank that tells a user's mistake (2) explains the others, which merely lost it.
+            rank = min(failures, key=lambda rank: (codes[rank] != 2, rank))
+            raise UserError(_reason(module, rank, codes[rank], log_dir))
+        on_poll()
+        if running:
+            time.sleep(_POLL_SECONDS)
+
+
+def _run_rank(module: str, payload: Path, environment: dict[str, str], log: Path) -> None:
+    """Body of a rank's process, forked from a server that has imported Megatron."""
+    threading.Thread(target=_die_with_launcher, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launching process's to handle
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(output, sys.stdout.fileno())
+    os.dup2(output, sys.stderr.fileno())
+    os.environ.update(environment)
+    _share_cores(int(environment["WORLD_SIZE"]))
+    sys.argv = [module, str(payload)]
+    run_program(importlib.import_module(module).main)
+
+
+def _die_with_launcher() -> None:
+    """Not by the kernel's parent-death signal: a rank's parent is the fork server, which stays."""
+    launcher = multiprocessing.parent_process()
+    assert launcher is not None
+    launcher.join()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _share_cores(num_ranks: int) -> None:
+    import torch  # not at the top: the launching process needs no torch
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // num_ranks))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _reason(module: str, rank: int, code: int | None, log_dir: Path) -> str:
+    log = log_dir / f"rank-{rank}.log"
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    for line in reversed(lines):
+        if line.startswith(_ERROR_PREFIX):
+            return line.removeprefix(_ERROR_PREFIX)
+    last = lines[-1].strip() if lines else "no output"
+    return f"{module}: rank {rank} ended with status {code}: {last} (log: {log})"

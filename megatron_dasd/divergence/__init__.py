@@ -1,0 +1,1 @@
+"""Divergence-aware sampling: sentence probabilities, provenance classes, selection."""

@@ -1,0 +1,148 @@
+"""Stage evaluate: the models answer the held-out prompts that carry a reference answer.
+
+The work is cut into parts of one model and one batch of answers.  All models answer with the same
+random draws, so that their difference is measured prompt by prompt.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import batched
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from megatron_dasd.artifacts import StageFolder, model_folder
+from megatron_dasd.config.settings import Evaluate
+from megatron_dasd.engines.base import Generation, GenerationRequest
+from megatron_dasd.engines.transformers_engine import TransformersEngine
+from megatron_dasd.errors import UserError
+from megatron_dasd.evaluation.graders import answer_of, find_grader
+from megatron_dasd.evaluation.statistics import ratio_estimate
+from megatron_dasd.progress import progress
+from megatron_dasd.records import Graded, Prompt
+from megatron_dasd.records_io import SetAside, read_records
+from megatron_dasd.seeds import derive_seed
+from megatron_dasd.text.chat import render_prompt
+from megatron_dasd.text.encoding import load_tokenizer
+
+Task = tuple[Prompt, int]
+"""A prompt and the number of the sample."""
+
+
+def run(settings: Evaluate, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
+    """Generate, grade and write parts of :class:`Graded`; the figures are accuracies.
+
+    Raises:
+        UserError: no held-out prompt carries a reference answer, or its grader is unknown.
+    """
+    aside = SetAside(settings.on_malformed)
+    prompts = list(_graded_prompts(inputs[settings.prompts], aside))
+    for prompt in prompts:
+        find_grader(prompt)  # what it refuses should not wait for the answers
+    if not prompts:
+        raise UserError(f"{inputs[settings.prompts]}: no held-out prompt carries a grader")
+    tasks = [(prompt, sample) for prompt in prompts for sample in range(settings.num_samples)]
+    batches = list(batched(tasks, settings.engine.batch_size))
+    num_parts = len(settings.models) * len(batches)
+    done = sum(folder.has_part(index) for index in range(num_parts))
+    with progress("evaluating", num_parts, "batches", done) as bar:
+        for number, (name, reference) in enumerate(settings.models.items()):
+            parts = dict(enumerate(batches, start=number * len(batches)))
+            missing = {index: part for index, part in parts.items() if not folder.has_part(index)}
+            for index, graded in _answer(name, inputs[reference], missing, settings):
+                counts = Counter(_verdict(one) for one in graded)
+                if index == 0:  # what was found in the prompts is told once
+                    counts.update(aside.counts)
+                folder.write_part(index, Graded, graded, counts, [] if index else aside.rows)
+                bar.advance(1, note=f"{name}: {counts['right']} of {len(graded)} right")
+    return {"models": accuracies(read_records(folder.path, Graded))}
+
+
+def _graded_prompts(path: Path, aside: SetAside) -> Iterable[Prompt]:
+    for prompt in read_records(path, Prompt, aside.malformed):
+        if prompt.split == "heldout" and prompt.grader is not None:
+            yield prompt
+        else:
+            why = "no grader" if prompt.split == "heldout" else prompt.split
+            aside.counts[f"skipped: {why}"] += 1
+
+
+def _answer(
+    name: str, path: Path, parts: Mapping[int, Sequence[Task]], settings: Evaluate
+) -> Iterator[tuple[int, list[Graded]]]:
+    """Let a model answer the tasks of each part, and grade what it wrote."""
+    if not parts:
+        return
+    folder = model_folder(path)
+    engine, tokenizer = TransformersEngine(folder, settings.engine, name), load_tokenizer(folder)
+    for index, tasks in parts.items():
+        requests = [_request(task, tokenizer, settings) for task in tasks]
+        answers = zip(tasks, engine.generate(requests), strict=True)
+        yield index, [_grade(name, task, generation) for task, generation in answers]
+
+
+def _request(
+    task: Task, tokenizer: PreTrainedTokenizerBase, settings: Evaluate
+) -> GenerationRequest:
+    prompt, sample = task
+    return GenerationRequest(
+        prompt=render_prompt(tokenizer, prompt.messages, settings.system_prompt),
+        max_new_tokens=settings.max_new_tokens,
+        seed=derive_seed(settings.seed, "evaluate", prompt.prompt_id, sample),
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+    )
+
+
+def _grade(name: str, task: Task, generation: Generation) -> Graded:
+    prompt, sample = task
+    return Graded(
+        prompt=prompt,
+        model=name,
+        sample=sample,
+        text=generation.text,
+        score=find_grader(prompt)(generation.text),
+        num_tokens=len(generation.tokens.token_ids),
+        finish_reason=generation.finish_reason,
+    )
+
+
+def _verdict(graded: Graded) -> str:
+    if answer_of(graded.text) is None:
+        return "no answer"
+    return "right" if graded.score == 1.0 else "wrong"
+
+
+def accuracies(answers: Iterable[Graded]) -> dict[str, dict[str, Any]]:
+    """Accuracy of every model, and its difference to the first one's, with standard errors.
+
+    An answer is right when its grader gives the full score.
+
+    Returns:
+        By model: ``accuracy`` and ``difference`` (``mean`` and ``stderr``, by prompt), the share
+        that ``answered`` in the normalised form, ``mean_tokens``, ``num_prompts``, ``num_answers``.
+    """
+    by_model: defaultdict[str, list[Graded]] = defaultdict(list)
+    for answer in answers:
+        by_model[answer.model].append(answer)
+    figures: dict[str, dict[str, Any]] = {}
+    first: dict[str, int] | None = None
+    for name, given in by_model.items():
+        asked = Counter(one.prompt.prompt_id for one in given)
+        right = dict.fromkeys(asked, 0)
+        for one in given:
+            right[one.prompt.prompt_id] += _verdict(one) == "right"
+        first = first or right
+        counts = list(asked.values())
+        gains = [right[prompt_id] - first[prompt_id] for prompt_id in asked]
+        figures[name] = {
+            "accuracy": asdict(ratio_estimate(list(right.values()), counts)),
+            "difference": asdict(ratio_estimate(gains, counts)),
+            "answered": sum(_verdict(one) != "no answer" for one in given) / len(given),
+            "mean_tokens": sum(one.num_tokens for one in given) / len(given),
+            "num_prompts": len(asked),
+            "num_answers": len(given),
+        }
+    return figures

@@ -1,0 +1,1 @@
+"""Quality filters with named reasons over sampled responses and continuations."""

@@ -1,0 +1,1 @@
+"""The student as Megatron sees it: architecture from a Hugging Face config, layers, start-up."""

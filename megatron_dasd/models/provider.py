@@ -1,0 +1,121 @@
+"""Builds the student for Megatron.  The only place that knows ``GPTModel``.
+
+Megatron 0.19 calls ``GPTModel`` deprecated in favour of ``HybridModel``, which loads its
+checkpoints but has no ``output_processor`` for a loss of our own.
+"""
+
+from typing import Any
+
+import torch
+from megatron.core import mpu
+from megatron.core.extensions.transformer_engine import HAVE_TE
+from megatron.core.models.gpt import GPTModel
+from megatron.core.models.gpt.gpt_layer_specs import (
+    get_gpt_layer_local_spec,
+    get_gpt_layer_with_transformer_engine_spec,
+)
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
+from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.training import get_args
+from megatron.training.arguments import core_transformer_config_from_args
+from torch import Tensor
+
+from megatron_dasd.errors import UserError
+from megatron_dasd.models.layers import PackedAttention, RMSNorm
+
+
+class Student(GPTModel):  # type: ignore[misc]
+    """Megatron's GPT whose loss knows the vocabulary's true size.
+
+    Megatron pads the vocabulary and lets the padding take part in the softmax, which the exported
+    model, scored elsewhere, does not.
+    """
+
+    def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
+        """Take the loss.
+
+        Args:
+            labels: ``[batch, seq]``.
+            logits: ``[seq, batch, vocab/tp]``.
+
+        Returns:
+            -ln p(label), ``[batch, seq]``.
+        """
+        rank = mpu.get_tensor_model_parallel_rank()
+        loss: Tensor = super().compute_language_model_loss(
+            labels, hide_padding(logits, get_args().vocab_size, rank)
+        )
+        return loss
+
+
+def hide_padding(logits: Tensor, vocab_size: int, rank: int) -> Tensor:
+    """Take the padded part of the vocabulary out of the softmax.
+
+    Args:
+        logits: ``[..., padded vocab/tp]``, the columns of tensor-parallel rank ``rank``.
+        vocab_size: true size of the whole vocabulary.
+    """
+    columns = logits.shape[-1]
+    true_columns = max(0, min(columns, vocab_size - rank * columns))
+    if true_columns == columns:
+        return logits
+    padding = torch.arange(columns, device=logits.device) >= true_columns
+    return logits.masked_fill(padding, float("-inf"))
+
+
+def model_provider(
+    pre_process: bool = True,
+    post_process: bool = True,
+    vp_stage: int | None = None,
+    config: TransformerConfig | None = None,
+    pg_collection: ProcessGroupCollection | None = None,
+) -> Student:
+    """One pipeline stage of the student, as Megatron's programs ask for it.
+
+    Args:
+        pre_process: whether the stage holds the embedding.
+        post_process: whether the stage holds the output layer.
+    """
+    args = get_args()
+    config = config or core_transformer_config_from_args(args)
+    return Student(
+        config=config,
+        transformer_layer_spec=_layer_spec(args, config, vp_stage),
+        vocab_size=args.padded_vocab_size,
+        max_sequence_length=args.max_position_embeddings,
+        pre_process=pre_process,
+        post_process=post_process,
+        parallel_output=True,
+        share_embeddings_and_output_weights=not args.untie_embeddings_and_output_weights,
+        position_embedding_type="rope",
+        rotary_base=args.rotary_base,
+        vp_stage=vp_stage,
+        pg_collection=pg_collection,
+    )
+
+
+def _layer_spec(
+    args: Any, config: TransformerConfig, vp_stage: int | None
+) -> ModuleSpec | TransformerBlockSubmodules:
+    if args.transformer_impl == "transformer_engine":
+        if not HAVE_TE:
+            raise UserError(
+                "Transformer Engine is not installed on this GPU machine; "
+                "install the extra: pip install 'megatron_dasd[te]'"
+            )
+        return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=args.qk_layernorm)
+    spec = get_gpt_layer_local_spec(qk_layernorm=args.qk_layernorm, normalization="RMSNorm")
+    layer = spec.submodules
+    layer.input_layernorm = layer.pre_mlp_layernorm = RMSNorm
+    attention = layer.self_attention.submodules
+    attention.core_attention = PackedAttention
+    if args.qk_layernorm:
+        attention.q_layernorm = attention.k_layernorm = RMSNorm
+    # A spec of the whole block, not of one layer, since only it names the final norm.
+    from megatron.core.transformer.transformer_block import get_num_layers_to_build
+
+    return TransformerBlockSubmodules(
+        layer_specs=[spec] * get_num_layers_to_build(config, vp_stage=vp_stage), layer_norm=RMSNorm
+    )

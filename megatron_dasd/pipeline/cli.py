@@ -1,0 +1,138 @@
+"""The command line: a whole pipeline, some of its stages, or the stages of one kind."""
+
+import argparse
+import errno
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from megatron_dasd.config.pipeline import Pipeline, load_pipeline
+from megatron_dasd.errors import UserError
+from megatron_dasd.pipeline.runner import Outcome, choose_stages, run_stages
+
+USER_ERROR_STATUS = 2
+INTERRUPTED_STATUS = 130
+_ENVIRONMENTAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+"""Errors of the system that the user mends, not the program."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a pipeline; returns the exit status."""
+    parser = _parser("Run a pipeline: every stage that is not up to date, in order.")
+    parser.add_argument("--from", dest="first", metavar="STAGE", help="start with this stage")
+    parser.add_argument("--until", dest="last", metavar="STAGE", help="end with this stage")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="STAGE", help="run this stage (repeatable)"
+    )
+    options = parser.parse_args(arguments)
+
+    def run() -> None:
+        pipeline = _load(options)
+        stages = choose_stages(pipeline, options.first, options.last, options.only)
+        outcomes = run_stages(pipeline, stages)
+        _print_summary(outcomes)
+
+    return _guarded(run)
+
+
+def run_kind(kind: str, arguments: Sequence[str] | None = None) -> int:
+    """Run a pipeline's stages of one kind, or one of them by name; returns the exit status."""
+    parser = _parser(f"Run the {kind} stages of a pipeline whose inputs have finished.")
+    parser.add_argument("--stage", metavar="NAME", help="only this one")
+    options = parser.parse_args(arguments)
+
+    def run() -> None:
+        pipeline = _load(options)
+        run_stages(pipeline, _stages_of_kind(pipeline, kind, options.stage))
+
+    return _guarded(run)
+
+
+def _parser(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("pipeline", type=Path, metavar="PIPELINE.yaml")
+    parser.add_argument("--run-dir", type=Path, help="in place of the pipeline file's run_dir")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="STAGE.SETTING=VALUE",
+        help="change a setting (repeatable)",
+    )
+    return parser
+
+
+def _load(options: argparse.Namespace) -> Pipeline:
+    return load_pipeline(options.pipeline, options.run_dir, options.overrides)
+
+
+def _stages_of_kind(pipeline: Pipeline, kind: str, name: str | None) -> list[str]:
+    stages = [stage for stage, settings in pipeline.stages.items() if settings.kind == kind]
+    if not stages:
+        raise UserError(f"{pipeline.path}: has no stage of kind {kind}")
+    if name is not None and name not in stages:
+        raise UserError(f"{pipeline.path}: no {kind} stage {name} (there are: {', '.join(stages)})")
+    return stages if name is None else [name]
+
+
+def _guarded(run: Callable[[], None]) -> int:
+    """Run, and tell a user's mistake, a full disk or an interruption in one line."""
+    _quieten_libraries()
+    try:
+        run()
+    except UserError as error:
+        return _fail(str(error))
+    except OSError as error:
+        if error.errno not in _ENVIRONMENTAL:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(
+            f"{where}{os.strerror(error.errno)}; mend it, the same command goes on from here"
+        )
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED_STATUS
+    return 0
+
+
+def _quieten_libraries() -> None:
+    """Settings of libraries that read them when they are imported, and so before any stage."""
+    # Models come from folders: a library that looks for one elsewhere should fail at once.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Threads that spin while they wait slow one another down many times over on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # What is not installed or not there is told by the stage that wants it.
+    warnings.filterwarnings("ignore", category=UserWarning, module="megatron")
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+
+
+def _fail(message: str) -> int:
+    print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)
+    return USER_ERROR_STATUS
+
+
+def _print_summary(outcomes: Sequence[Outcome]) -> None:
+    """Wall time of every stage: of this run, and of the run that finished it."""
+    table = Table(box=SIMPLE, title="Time", title_justify="left", show_footer=True)
+    table.add_column("stage", footer="total")
+    table.add_column("kind")
+    this_run = sum(outcome.seconds for outcome in outcomes)
+    all_runs = sum(outcome.manifest.seconds for outcome in outcomes)
+    table.add_column("this run", justify="right", footer=f"{this_run:.1f} s")
+    table.add_column("when made", justify="right", footer=f"{all_runs:.1f} s")
+    for outcome in outcomes:
+        now = "skipped" if outcome.skipped else f"{outcome.seconds:.1f} s"
+        table.add_row(
+            outcome.stage, outcome.manifest.kind, now, f"{outcome.manifest.seconds:.1f} s"
+        )
+    Console().print(table)

@@ -1,0 +1,154 @@
+"""Runs the stages of a pipeline one after the other in this process.
+
+A stage that has finished with the same settings and inputs is not run again.  What a stage read is
+known by digest, so a stage that was run again and gave the same result leaves all after it as they
+are.
+"""
+
+import gc
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from megatron_dasd.artifacts import (
+    MANIFEST,
+    Manifest,
+    StageFolder,
+    check_files,
+    file_sha256,
+    fingerprint_of,
+    input_digest,
+    read_manifest,
+    write_atomic,
+)
+from megatron_dasd.config.pipeline import Pipeline
+from megatron_dasd.errors import UserError
+from megatron_dasd.pipeline.registry import stage_function
+
+EXTRAS = {"gguf": "eval", "reasoning_gym": "eval"}
+"""Packages that only some stages need, by the extra that installs them."""
+REPORT_FILES = ("report.html", "report.json")
+"""What a report stage leaves is also placed beside the stage folders."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one stage in this run."""
+
+    stage: str
+    manifest: Manifest
+    skipped: bool
+    seconds: float
+    """Wall time in this run."""
+
+
+def choose_stages(
+    pipeline: Pipeline,
+    first: str | None = None,
+    last: str | None = None,
+    only: Collection[str] = (),
+) -> list[str]:
+    """The stages to run, in order: from ``first`` to ``last`` (both included), or ``only`` these.
+
+    Raises:
+        UserError: a name is no stage of the pipeline, or ``first`` comes after ``last``.
+    """
+    names = list(pipeline.stages)
+    for name in [*filter(None, (first, last)), *only]:
+        if name not in names:
+            raise UserError(f"{pipeline.path}: no stage {name} (stages: {', '.join(names)})")
+    if only:
+        return [name for name in names if name in only]
+    begin = names.index(first) if first else 0
+    end = names.index(last) if last else len(names) - 1
+    if begin > end:
+        raise UserError(f"{pipeline.path}: stage {first} comes after {last}")
+    return names[begin : end + 1]
+
+
+def run_stages(pipeline: Pipeline, stages: Collection[str]) -> list[Outcome]:
+    """Run stages in the order given, each announced by a line, and skip those that are up to date.
+
+    Raises:
+        UserError: a stage says so, or an input has not finished as the pipeline now says.
+    """
+    outcomes = []
+    for number, stage in enumerate(stages, start=1):
+        print(f"[{number}/{len(stages)}] {stage} ({pipeline.stages[stage].kind})", flush=True)
+        try:
+            outcome = _run_stage(pipeline, stage)
+        except UserError as error:
+            raise UserError(f"stage {stage}: {error}") from None
+        except ModuleNotFoundError as error:
+            if error.name not in EXTRAS:
+                raise
+            install = f"pip install 'megatron_dasd[{EXTRAS[error.name]}]'"
+            raise UserError(f"stage {stage}: needs the package {error.name}: {install}") from None
+        outcomes.append(outcome)
+        print(f"    {describe(outcome)}", flush=True)
+    return outcomes
+
+
+def describe(outcome: Outcome) -> str:
+    """One line on how a stage ended."""
+    how = "unchanged, skipped" if outcome.skipped else f"{outcome.seconds:.1f} s"
+    counts = ", ".join(f"{name} {count:,}" for name, count in outcome.manifest.counts.items())
+    return f"{how}: {counts}" if counts else how
+
+
+def _run_stage(pipeline: Pipeline, stage: str) -> Outcome:
+    started = time.monotonic()
+    settings = pipeline.stages[stage]
+    given = settings.identity()
+    digests = _input_digests(pipeline, stage)
+    path = pipeline.stage_dir(stage)
+    manifest = read_manifest(path)
+    skipped = manifest is not None and (
+        manifest.fingerprint == fingerprint_of(settings.kind, given, digests)
+    )
+    if manifest is not None and skipped:
+        check_files(path, manifest)
+    else:
+        with StageFolder(path, stage, settings.kind, given, digests) as folder:
+            run = stage_function(settings.kind)
+            gc.freeze()  # what has been imported stays: collecting need not look at it each time
+            figures = run(settings, pipeline.input_paths(stage), folder)
+            manifest = folder.finish(figures=figures)
+        gc.collect()  # models of several hundred megabytes go before the next stage loads its own
+    if settings.kind == "report":
+        _publish(path, pipeline.run_dir)
+    return Outcome(stage, manifest, skipped, time.monotonic() - started)
+
+
+def _input_digests(pipeline: Pipeline, stage: str) -> dict[str, str]:
+    """Identity of every input, by reference.
+
+    A stage that tells of the run depends on the manifests as they are, wall times included.
+    """
+    digests = {}
+    for ref, path in pipeline.input_paths(stage).items():
+        if ref in pipeline.stages:
+            _require_current(pipeline, ref)
+        tells = pipeline.stages[stage].tells_of_run and ref in pipeline.stages
+        digests[ref] = file_sha256(path / MANIFEST) if tells else input_digest(path)
+    return digests
+
+
+def _require_current(pipeline: Pipeline, stage: str) -> None:
+    """Make sure that an input stage has finished with the settings that the pipeline gives."""
+    manifest = read_manifest(pipeline.stage_dir(stage))
+    if manifest is None:
+        raise UserError(f"its input {stage} has not finished; run that stage first")
+    if manifest.settings != pipeline.stages[stage].identity():
+        raise UserError(
+            f"its input {stage} has finished with other settings than the pipeline now gives; "
+            "run that stage first"
+        )
+
+
+def _publish(folder: Path, run_dir: Path) -> None:
+    for name in REPORT_FILES:
+        made, shown = (folder / name).read_bytes(), run_dir / name
+        if not shown.exists() or shown.read_bytes() != made:
+            write_atomic(shown, made)

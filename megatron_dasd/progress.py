@@ -1,0 +1,146 @@
+"""Progress of long work: a bar on a terminal, a plain line now and then in a log file.
+
+Both tell the rate and the time left.  What an earlier attempt did counts as done, not as speed.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+LINE_SECONDS = 10.0
+"""At least this long between two plain lines."""
+
+
+class Bar(Protocol):
+    """What the body of a ``with progress(...)`` moves."""
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        """Count ``n`` more units as done.
+
+        Args:
+            n: units done since the last call; 0 is allowed.
+            note: shown beside the figures until the next one, e.g. ``"loss 2.31"``.
+        """
+        ...
+
+
+@contextmanager
+def progress(what: str, total: int, unit: str, done: int = 0) -> Iterator[Bar]:
+    """Show the progress of a piece of work on standard output.
+
+    Args:
+        what: the work, e.g. ``"sampling"``.
+        total: units in all.
+        unit: what is counted, in the plural, e.g. ``"responses"``.
+        done: units that an earlier attempt finished.
+    """
+    console = Console()
+    if console.is_terminal:
+        with _rich_progress(console, unit) as bars:
+            yield _RichBar(bars, what, total, done)
+        return
+    lines = _LineBar(what, total, unit, done)
+    try:
+        yield lines
+    except BaseException:
+        lines.end("stopped at")
+        raise
+    lines.end("done:")
+
+
+class _RichBar:
+    def __init__(self, bars: Progress, what: str, total: int, done: int) -> None:
+        self._bars = bars
+        self._note = ""
+        self._task = bars.add_task(what, total=total, completed=done, note=self._note)
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        self._note = note or self._note
+        self._bars.update(self._task, advance=n, note=self._note)
+
+
+class _RateColumn(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{_rate(speed)} {self._unit}/s" if speed else "", style="progress.data.speed")
+
+
+def _rich_progress(console: Console, unit: str) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        MofNCompleteColumn(),
+        _RateColumn(unit),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    )
+
+
+class _LineBar:
+    def __init__(self, what: str, total: int, unit: str, done: int) -> None:
+        self._what, self._total, self._unit = what, total, unit
+        self._done_before = self._done = done
+        self._note = ""
+        self._started = self._last_line = time.monotonic()
+        self._print(f"{what}: {done:,}/{total:,} {unit}")
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        self._done += n
+        self._note = note or self._note
+        if time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._print(self._line())
+
+    def end(self, how: str) -> None:
+        seconds = time.monotonic() - self._started
+        self._print(
+            f"{self._what}: {how} {self._done:,}/{self._total:,} {self._unit} "
+            f"in {seconds:.1f} s{self._speed_and_note()}"
+        )
+
+    def _line(self) -> str:
+        share = self._done / self._total if self._total else 1.0
+        figures = f"{self._done:,}/{self._total:,} {self._unit} ({share:.0%})"
+        if rate := self._units_per_second():
+            left = timedelta(seconds=round((self._total - self._done) / rate))
+            figures += f", {left} left"
+        return f"{self._what}: {figures}{self._speed_and_note()}"
+
+    def _speed_and_note(self) -> str:
+        rate = self._units_per_second()
+        speed = f", {_rate(rate)} {self._unit}/s" if rate else ""
+        return speed + (f", {self._note}" if self._note else "")
+
+    def _units_per_second(self) -> float:
+        seconds = time.monotonic() - self._started
+        return (self._done - self._done_before) / seconds if seconds > 0 else 0.0
+
+    def _print(self, line: str) -> None:
+        print(line, file=sys.stdout, flush=True)
+        self._last_line = time.monotonic()
+
+
+def _rate(per_second: float) -> str:
+    """Three significant digits, thousands with commas."""
+    return f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:.3g}"

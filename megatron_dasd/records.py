@@ -1,0 +1,179 @@
+"""The typed records in which the stages meet.
+
+Each stage reads records of one type and writes records of the next, which only adds fields::
+
+    Prompt ─► Response ─► FilteredResponse ─► ScoredResponse ─► SelectedResponse
+                 ▲
+    Prompt ─► Rollout (cut, then continued by the teacher)
+
+Offsets are UTF-8 **byte** offsets: a byte is what every tokenizer agrees on.  Log-probabilities are
+natural logarithms of the untempered distribution (temperature 1, whole vocabulary), whatever
+temperature sampled the text (METHOD: divergence-aware sampling).
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Split = Literal["train", "heldout"]
+FinishReason = Literal["stop", "length"]
+Provenance = Literal["teacher", "student", "shared"]
+
+
+def _require_text(name: str, value: str) -> None:
+    if not value:
+        raise ValueError(f"{name}: is empty")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A task.  Producer: make_prompts.  Consumer: sampling, rollouts, evaluation."""
+
+    prompt_id: str
+    messages: list[Message]
+    """The turns up to and including the user's; few-shot and system turns are settings."""
+    domain: str = "unknown"
+    split: Split = "train"
+    """A held-out prompt never trains."""
+    reference_answer: str | None = None
+    grader: str | None = None
+    """``exact``, or ``reasoning_gym:<generator>``; None: not graded."""
+    grader_metadata: str | None = None
+    """JSON that the grader wants beside the reference answer."""
+
+    def __post_init__(self) -> None:
+        _require_text("prompt_id", self.prompt_id)
+        if not self.messages:
+            raise ValueError("messages: is empty")
+        if self.messages[-1].role != "user":
+            raise ValueError(f"messages: the last turn is {self.messages[-1].role}'s, not user's")
+        for message in self.messages:
+            _require_text("messages.content", message.content)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLogprobs:
+    """The tokens of one text under one model, three aligned lists."""
+
+    token_ids: list[int]
+    num_bytes: list[int]
+    """UTF-8 bytes of the text that each token adds; 0 for special tokens."""
+    logprobs: list[float]
+    """ln p(token | what precedes it), untempered."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_bytes", "logprobs"):
+            if len(getattr(self, name)) != len(self.token_ids):
+                raise ValueError(
+                    f"{name}: {len(getattr(self, name))} values for {len(self.token_ids)} tokens"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Bytes ``start`` (included) to ``end`` (excluded) of a text."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Response:
+    """What the teacher wrote.  Producer: sampling, continuation.  Consumer: filters."""
+
+    prompt: Prompt
+    temperature: float
+    candidate: int
+    seed: int
+    model: str
+    text: str
+    """The teacher's own text, in its own delimiters; end-of-turn tokens left out."""
+    tokens: TokenLogprobs
+    finish_reason: FinishReason
+    student_prefix: str = ""
+    """The student's own text that the teacher continued, normalised; empty when off-policy."""
+    student_prefix_ids: list[int] = field(default_factory=list)
+    """The student's own token ids of that text, verbatim."""
+
+    def __post_init__(self) -> None:
+        _require_text("text", self.text)
+        covered, size = sum(self.tokens.num_bytes), len(self.text.encode())
+        if covered != size:
+            raise ValueError(f"tokens.num_bytes: sum to {covered}, the text has {size} bytes")
+        if bool(self.student_prefix) != bool(self.student_prefix_ids):
+            raise ValueError("student_prefix_ids: must be given with student_prefix, and only then")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilteredResponse(Response):
+    """A response that passed every filter.  Consumer: scoring, preprocessing."""
+
+    output: str
+    """The training target: ``<think>`` ... ``</think>`` + answer; starts with the prefix."""
+    output_spans: list[Span]
+    """The thinking part and the answer in ``output``: the content, delimiters left out."""
+    text_spans: list[Span]
+    """The same content in ``text``; empty when there is a student prefix."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredResponse(FilteredResponse):
+    """With the student's log-probs of ``output``.  Producer: scoring.  Consumer: selection."""
+
+    student_tokens: TokenLogprobs
+    """Tokens of ``output`` and the end-of-turn token under the student."""
+    student_model: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sentence:
+    """One sentence of the content with its geometric-mean token probabilities."""
+
+    text: str
+    teacher_probability: float
+    student_probability: float
+    provenance: Provenance
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectedResponse(ScoredResponse):
+    """A kept candidate with its sentences.  Producer: select_das.  Consumer: preprocess_data."""
+
+    sentences: list[Sentence]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """What the student wrote.  Producer: roll_out_student.  Consumer: continue_teacher."""
+
+    prompt: Prompt
+    token_ids: list[int]
+    """Verbatim as generated, end-of-turn token left out."""
+    num_bytes: list[int]
+    text: str
+    """Decoded; a character cut at the end is left out."""
+    max_tokens: int
+    """The cap: 1.5 x the teacher response's length in student tokens, rounded down."""
+    finish_reason: FinishReason
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graded:
+    """One answer to a held-out prompt.  Producer: evaluate.  Consumer: report."""
+
+    prompt: Prompt
+    model: str
+    sample: int
+    text: str
+    score: float
+    """1 for right, 0 for wrong, between for partly right (the grader's own scale)."""
+    num_tokens: int
+    finish_reason: FinishReason

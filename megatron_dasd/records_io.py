@@ -1,0 +1,189 @@
+"""Records from and to files: JSON lines and Parquet in, Parquet out, every field checked.
+
+A record that does not hold what its type asks for is named by file, record and field; it either
+stops the run or is set aside with its reason, as the caller says.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import TypeAdapter, ValidationError
+
+from megatron_dasd.errors import UserError
+
+TALLY_KEY = b"counts"
+_SCALARS = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+_SET_ASIDE_SCHEMA = pa.schema([("reason", pa.string()), ("record", pa.string())])
+
+
+def arrow_type(annotation: Any) -> pa.DataType:
+    """Arrow type of a record field's annotation (dataclasses become structs, lists stay lists)."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if annotation in _SCALARS:
+        return _SCALARS[annotation]
+    if is_dataclass(annotation):
+        hints = get_type_hints(annotation)
+        return pa.struct([(f.name, arrow_type(hints[f.name])) for f in fields(annotation)])
+    if origin is list:
+        return pa.list_(arrow_type(arguments[0]))
+    if origin is Literal:
+        return pa.string()
+    if origin in (Union, UnionType):
+        (inner,) = [a for a in arguments if a is not NoneType]
+        return arrow_type(inner)
+    raise TypeError(f"no Arrow type for {annotation!r}")
+
+
+@cache
+def arrow_schema(record_type: type) -> pa.Schema:
+    """Arrow schema of a record dataclass."""
+    hints = get_type_hints(record_type)
+    return pa.schema([(f.name, arrow_type(hints[f.name])) for f in fields(record_type)])
+
+
+def to_table(
+    record_type: type | None, records: Iterable[Any], counts: Mapping[str, int]
+) -> pa.Table:
+    """Records as an Arrow table that carries ``counts`` in its metadata.
+
+    Args:
+        record_type: dataclass of the records; None for rows ``{"reason", "record"}`` set aside.
+    """
+    schema = arrow_schema(record_type) if record_type else _SET_ASIDE_SCHEMA
+    rows = [asdict(r) if is_dataclass(r) and not isinstance(r, type) else r for r in records]
+    return pa.Table.from_pylist(
+        rows, schema=schema.with_metadata({TALLY_KEY: json.dumps(dict(counts), sort_keys=True)})
+    )
+
+
+@cache
+def _adapter(record_type: type) -> TypeAdapter[Any]:
+    return TypeAdapter(record_type)
+
+
+def parse_record[T](record_type: type[T], row: Any) -> T:
+    """Check one row and make it a record.
+
+    Raises:
+        ValueError: with the field and what is wrong with it.
+    """
+    adapter: TypeAdapter[T] = _adapter(record_type)  # type: ignore[arg-type]
+    try:
+        return adapter.validate_python(row)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = "".join(f"{part}." for part in first["loc"])
+        if first["type"] == "value_error":  # a record's own check, which begins with the field
+            raise ValueError(f"field {where}{first['ctx']['error']}") from None
+        raise ValueError(f"field {where.removesuffix('.')}: {first['msg']}") from None
+
+
+OnMalformed = Callable[[str, str], None]
+"""Called with (reason naming file, record and field; the record as text)."""
+
+
+def stop_on_malformed(reason: str, record: str) -> None:
+    """The default: the first malformed record ends the run with one line."""
+    raise UserError(f"{reason}; mend the record, or set on_malformed: set_aside")
+
+
+class SetAside:
+    """Counts what becomes of a part's records and keeps those that do not pass."""
+
+    def __init__(self, on_malformed: Literal["stop", "set_aside"] = "stop") -> None:
+        self._on_malformed = on_malformed
+        self.counts: Counter[str] = Counter()
+        self.rows: list[dict[str, str]] = []
+
+    def malformed(self, reason: str, record: str) -> None:
+        """What :func:`read_records` calls: stop, or set the record aside."""
+        if self._on_malformed == "stop":
+            stop_on_malformed(reason, record)
+        self.counts["malformed"] += 1
+        self.rows.append({"reason": reason, "record": record})
+
+    def drop(self, reason: str, record: Any) -> None:
+        """Set a record aside under a named reason."""
+        self.counts[f"dropped: {reason}"] += 1
+        text = json.dumps(asdict(record), ensure_ascii=False)
+        self.rows.append({"reason": reason, "record": text})
+
+
+def record_files(path: Path) -> list[Path]:
+    """The record files of a stage folder or a user's folder, in order; or the file itself.
+
+    Raises:
+        UserError: nothing to read there.
+    """
+    if path.is_file():
+        return [path]
+    found: list[Path] = []
+    if path.is_dir():
+        own = sorted(path.glob("part-*.parquet"))
+        found = own or sorted(p for p in path.iterdir() if p.suffix in (".jsonl", ".parquet"))
+    if not found:
+        raise UserError(f"{path}: no records here (wanted part-*.parquet, *.parquet or *.jsonl)")
+    return found
+
+
+def read_records[T](
+    path: Path, record_type: type[T], on_malformed: OnMalformed = stop_on_malformed
+) -> Iterator[T]:
+    """Yield the records of a file or folder in order; memory does not grow with their number.
+
+    Raises:
+        UserError: the file cannot be read, or (by default) a record is malformed.
+    """
+    for file in record_files(path):
+        for number, row in _rows(file):
+            try:
+                record = parse_record(
+                    record_type, _parse_line(row) if isinstance(row, str) else row
+                )
+            except ValueError as error:
+                text = row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)
+                on_malformed(f"{file}: record {number}: {error}", text)
+                continue
+            yield record
+
+
+def _parse_line(line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"bad JSON ({error.msg}, column {error.colno})") from None
+    if not isinstance(row, dict):
+        raise ValueError("no JSON object")
+    return row
+
+
+def _rows(file: Path) -> Iterator[tuple[int, Any]]:
+    """Rows, numbered from 1: dicts from Parquet, unparsed lines from JSON lines."""
+    if file.suffix == ".parquet":
+        try:
+            yield from enumerate(_parquet_rows(file), start=1)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{file}: not a readable Parquet file ({error})") from None
+        return
+    with file.open(encoding="utf-8") as lines:
+        try:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield number, line.rstrip("\n")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{file}: not UTF-8 text ({error.reason} at byte {error.start})"
+            ) from None
+
+
+def _parquet_rows(file: Path) -> Iterator[dict[str, Any]]:
+    for batch in pq.ParquetFile(file).iter_batches(batch_size=256):
+        yield from batch.to_pylist()

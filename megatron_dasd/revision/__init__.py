@@ -1,0 +1,1 @@
+"""Mixed-policy data: the student's own beginnings, continued by the teacher."""

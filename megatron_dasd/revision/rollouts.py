@@ -1,0 +1,108 @@
+"""Stage roll_out_student: the trained student answers training prompts by itself.
+
+METHOD: mixed-policy distillation, step 1.  What it writes is capped at a multiple of the length of
+the teacher's response, in student tokens; of several selected responses the longest counts.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from megatron_dasd.artifacts import StageFolder, model_folder
+from megatron_dasd.config.settings import RollOutStudent
+from megatron_dasd.engines.base import Generation, GenerationRequest
+from megatron_dasd.engines.parts import Job, generate_parts
+from megatron_dasd.records import FilteredResponse, Prompt, Rollout
+from megatron_dasd.records_io import SetAside, read_records
+from megatron_dasd.seeds import derive_seed
+from megatron_dasd.text.chat import render_prompt
+from megatron_dasd.text.encoding import encode, load_tokenizer
+
+
+def run(
+    settings: RollOutStudent, inputs: Mapping[str, Path], folder: StageFolder
+) -> dict[str, Any]:
+    """Write parts of :class:`Rollout`, one record a prompt."""
+    aside = SetAside(settings.on_malformed)
+    tokenizer = load_tokenizer(model_folder(inputs[settings.model]))
+    responses = read_records(inputs[settings.responses], FilteredResponse, aside.malformed)
+    caps = prompt_caps(responses, tokenizer, settings.cap_ratio)
+    chosen = choose_prompts(caps, settings.max_prompts, settings.seed)
+    generate_parts(
+        list(_jobs(chosen, tokenizer, settings)),
+        Rollout,
+        folder=folder,
+        model=model_folder(inputs[settings.model]),
+        model_name=settings.model,
+        settings=settings.engine,
+        aside=aside,
+        what="student rollouts",
+    )
+    return {"num_prompts": len(chosen), "num_training_prompts": len(caps)}
+
+
+Caps = dict[str, tuple[Prompt, int]]
+"""Prompt and most new tokens by prompt id, in the order of the responses."""
+
+
+def prompt_caps(
+    responses: Iterator[FilteredResponse], tokenizer: PreTrainedTokenizerBase, cap_ratio: float
+) -> Caps:
+    """The training prompts and how long their rollouts may be: the ratio's product, rounded down.
+
+    A response's length leaves its end-of-turn token out.
+    """
+    caps: Caps = {}
+    for response in responses:
+        if response.prompt.split == "train":
+            num_tokens = len(encode(tokenizer, response.output, parse_special=False))
+            cap = max(1, math.floor(cap_ratio * num_tokens))
+            _, longest = caps.get(response.prompt.prompt_id, (None, 0))
+            caps[response.prompt.prompt_id] = (response.prompt, max(cap, longest))
+    return caps
+
+
+def choose_prompts(caps: Caps, max_prompts: int | None, seed: int | None) -> Caps:
+    """A random subset that depends on the seed and the ids alone; all without a bound."""
+    ranked = sorted(caps, key=lambda prompt_id: derive_seed(seed, "rollout prompts", prompt_id))
+    chosen = set(ranked[:max_prompts])
+    return {prompt_id: cap for prompt_id, cap in caps.items() if prompt_id in chosen}
+
+
+@dataclass(frozen=True)
+class _Rollout:
+    """One rollout to be made."""
+
+    prompt: Prompt
+    max_tokens: int
+    seed: int
+
+    def record(self, generation: Generation) -> Rollout:
+        tokens = generation.tokens
+        ended = generation.finish_reason == "stop"  # by its end-of-turn token, the last
+        return Rollout(
+            **vars(self),
+            token_ids=tokens.token_ids[:-1] if ended else tokens.token_ids,
+            num_bytes=tokens.num_bytes[:-1] if ended else tokens.num_bytes,
+            text=generation.text,
+            finish_reason=generation.finish_reason,
+        )
+
+
+def _jobs(
+    caps: Caps, tokenizer: PreTrainedTokenizerBase, settings: RollOutStudent
+) -> Iterator[Job[Rollout]]:
+    for prompt_id, (prompt, cap) in caps.items():
+        wanted = _Rollout(prompt, cap, derive_seed(settings.seed, "rollout", prompt_id))
+        request = GenerationRequest(
+            prompt=render_prompt(tokenizer, prompt.messages, settings.system_prompt),
+            max_new_tokens=cap,
+            seed=wanted.seed,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+        )
+        yield Job(request=request, record=wanted.record, about=wanted)

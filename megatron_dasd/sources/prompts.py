@@ -1,0 +1,106 @@
+"""Stage make_prompts: tasks from reasoning-gym and prompts from files, with a held-out part."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import reasoning_gym
+from reasoning_gym.factory import DATASETS
+
+from megatron_dasd.artifacts import StageFolder
+from megatron_dasd.config.settings import MakePrompts, ReasoningGymTask
+from megatron_dasd.errors import UserError
+from megatron_dasd.records import Message, Prompt
+from megatron_dasd.records_io import SetAside, read_records
+from megatron_dasd.seeds import derive_seed
+
+
+def run(settings: MakePrompts, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
+    """Write all prompts as one part, each with its split."""
+    aside = SetAside(settings.on_malformed)
+    prompts: list[Prompt] = []
+    for number, task in enumerate(settings.tasks):
+        prompts += task_prompts(task, number, settings.seed)
+    for name in settings.files:
+        prompts += read_records(inputs[name], Prompt, aside.malformed)
+    distinct = list(without_duplicates(prompts, aside))
+    if not distinct:
+        raise UserError("make_prompts: no prompts among the files and tasks")
+    split = with_split(distinct, settings.heldout_fraction, settings.seed)
+    aside.counts.update(prompt.split for prompt in split)
+    folder.write_part(0, Prompt, split, aside.counts, aside.rows)
+    return {"domains": sorted({prompt.domain for prompt in split})}
+
+
+def task_prompts(task: ReasoningGymTask, number: int, seed: int | None) -> Iterator[Prompt]:
+    """Yield the prompts of one generator, the same for the same settings.
+
+    Args:
+        number: place of the task in the settings; it tells two tasks of one generator apart.
+
+    Raises:
+        UserError: no such generator, or a configuration that it refuses.
+    """
+    if task.generator not in DATASETS:
+        raise UserError(f"tasks.{number}.generator: reasoning-gym has no {task.generator!r}")
+    derived = derive_seed(seed, task.generator, number) % 2**31
+    config = {"seed": derived, **task.config, "size": task.size}
+    try:
+        entries = list(reasoning_gym.create_dataset(task.generator, **config))
+    except (AssertionError, TypeError, ValueError) as error:
+        raise UserError(f"tasks.{number} ({task.generator}): {error}") from None
+    for index, entry in enumerate(entries):
+        yield Prompt(
+            prompt_id=f"{task.generator}-{number}-{index:05d}",
+            messages=[Message(role="user", content=entry["question"].strip())],
+            domain=task.generator,
+            reference_answer=entry["answer"],
+            grader=f"reasoning_gym:{task.generator}",
+            grader_metadata=json.dumps(entry["metadata"], sort_keys=True),
+        )
+
+
+def without_duplicates(prompts: Sequence[Prompt], aside: SetAside) -> Iterator[Prompt]:
+    """Yield the first of all prompts that ask the same, and set the others aside.
+
+    A question that came twice could be trained on and held out at once.
+
+    Raises:
+        UserError: one id for two questions.
+    """
+    by_question: set[str] = set()
+    by_id: set[str] = set()
+    for prompt in prompts:
+        question = json.dumps(
+            [[turn.role, " ".join(turn.content.split())] for turn in prompt.messages]
+        )
+        if question in by_question:
+            aside.drop("duplicate question", prompt)
+        elif prompt.prompt_id in by_id:
+            raise UserError(f"field prompt_id: {prompt.prompt_id!r} belongs to two questions")
+        else:
+            by_question.add(question)
+            by_id.add(prompt.prompt_id)
+            yield prompt
+
+
+def with_split(
+    prompts: Sequence[Prompt], heldout_fraction: float, seed: int | None
+) -> list[Prompt]:
+    """Mark the held-out prompts: those that a file marks, filled up to the fraction of all.
+
+    Which ones fill it up depends on the seed and the ids alone, not on the order; their number is
+    exact (rounded half up).
+    """
+    wanted = math.floor(len(prompts) * heldout_fraction + 0.5)
+    marked = {prompt.prompt_id for prompt in prompts if prompt.split == "heldout"}
+    others = [prompt.prompt_id for prompt in prompts if prompt.prompt_id not in marked]
+    others.sort(key=lambda prompt_id: derive_seed(seed, "heldout", prompt_id))
+    heldout = marked | set(others[: max(0, wanted - len(marked))])
+    return [
+        replace(prompt, split="heldout" if prompt.prompt_id in heldout else "train")
+        for prompt in prompts
+    ]

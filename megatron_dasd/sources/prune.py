@@ -1,0 +1,66 @@
+"""Stage prune_layers: a student made from a model by leaving layers out."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from megatron_dasd.artifacts import MODEL, StageFolder, model_folder
+from megatron_dasd.checkpoint.hf_folder import HfWeights, write_hf_folder
+from megatron_dasd.config.settings import PruneLayers
+from megatron_dasd.errors import UserError
+from megatron_dasd.sources.heads import add_zero_heads
+
+_LAYER = re.compile(r"^model\.layers\.(\d+)\.")
+
+
+def run(settings: PruneLayers, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
+    """Write the Hugging Face folder of the smaller model."""
+    source = model_folder(inputs[settings.model])
+    config = json.loads((source / "config.json").read_text())
+    num_layers = config["num_hidden_layers"]
+    if settings.num_layers_removed > num_layers - 2:
+        raise UserError(
+            f"num_layers_removed: {settings.num_layers_removed} of {num_layers} layers would not "
+            "leave the first and the last"
+        )
+    kept = kept_layers(num_layers, num_layers - settings.num_layers_removed)
+    weights = HfWeights(source)
+    tensors = {
+        new: weights.read(old) for old in sorted(weights.names()) if (new := renamed(old, kept))
+    }
+    config = smaller_config(config, kept)
+    if settings.num_key_value_heads:
+        tensors, config = add_zero_heads(tensors, config, settings.num_key_value_heads)
+    scratch = folder.scratch(MODEL)
+    write_hf_folder(scratch, tensors, source)
+    (scratch / "config.json").write_text(json.dumps(config, indent=2))
+    folder.commit(scratch)
+    return {
+        "kept_layers": kept,
+        "num_parameters": sum(tensor.numel() for tensor in tensors.values()),
+    }
+
+
+def kept_layers(num_layers: int, num_kept: int) -> list[int]:
+    """Which layers stay: the first, the last, and those nearest to even spacing between them."""
+    gaps = num_kept - 1
+    return [(2 * i * (num_layers - 1) + gaps) // (2 * gaps) for i in range(num_kept)]
+
+
+def renamed(name: str, kept: list[int]) -> str | None:
+    """A tensor's name in the smaller model; None when its layer is left out."""
+    match = _LAYER.match(name)
+    if match is None:
+        return name
+    layer = int(match[1])
+    return f"model.layers.{kept.index(layer)}.{name[match.end() :]}" if layer in kept else None
+
+
+def smaller_config(config: dict[str, Any], kept: list[int]) -> dict[str, Any]:
+    """The model's configuration with the layers' number, and their kinds where it lists them."""
+    smaller = config | {"num_hidden_layers": len(kept)}
+    if config.get("layer_types"):
+        smaller["layer_types"] = [config["layer_types"][layer] for layer in kept]
+    return smaller

@@ -1,0 +1,1 @@
+"""The student's own log-probabilities, by Megatron's forward pass."""

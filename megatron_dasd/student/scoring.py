@@ -1,0 +1,46 @@
+"""Stage score_student: student log-probs of every response token."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from megatron_dasd.artifacts import LOGS, StageFolder, model_folder
+from megatron_dasd.checkpoint.artifact import open_checkpoint
+from megatron_dasd.config.settings import ScoreStudent
+from megatron_dasd.device.launch import launch
+from megatron_dasd.progress import progress
+from megatron_dasd.records_io import record_files
+
+
+def run(settings: ScoreStudent, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
+    """Score each input part into a part of its own; the data-parallel ranks share the parts."""
+    parts = record_files(inputs[settings.responses])
+    missing = [index for index in range(len(parts)) if not folder.has_part(index)]
+    if not missing:
+        return {}
+    done = len(parts) - len(missing)
+    with progress(folder.path.name, total=len(parts), unit="parts", done=done) as bar:
+        shown = done
+
+        def show() -> None:
+            nonlocal shown
+            now = sum(folder.has_part(index) for index in range(len(parts)))
+            bar.advance(now - shown)
+            shown = now
+
+        launch(
+            "megatron_dasd.student.scoring_program",
+            {
+                "settings": settings.model_dump(),
+                "responses": str(inputs[settings.responses]),
+                "few_shot": str(inputs[settings.few_shot]) if settings.few_shot else None,
+                "model": str(model_folder(inputs[settings.model])),
+                "checkpoint": str(open_checkpoint(inputs[settings.checkpoint]).folder),
+                "out": str(folder.path),
+                "parts": missing,
+            },
+            settings.launch.num_ranks,
+            folder.path / LOGS,
+            on_poll=show,
+        )
+    return {}

@@ -1,0 +1,1 @@
+"""The teacher's responses to whole prompts."""

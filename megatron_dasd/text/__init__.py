@@ -1,0 +1,1 @@
+"""Text and its tokens: chat templates, encoding, bytes."""

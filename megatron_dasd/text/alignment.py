@@ -1,0 +1,77 @@
+"""Tokens to sentences by byte offsets, whichever tokenizer cut the text.
+
+A token belongs wholly to the sentence that holds its first non-whitespace byte; a token of
+whitespace alone to the sentence before (METHOD: divergence-aware sampling).  Delimiters, and the
+whitespace around them, exist in one model's text only: their tokens, and those that add no byte
+(special tokens), belong to no sentence.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from megatron_dasd.records import Span
+
+NO_SENTENCE = -1
+_WHITESPACE = np.array([i for i in range(0x3001) if chr(i).isspace()], dtype=np.uint32)
+
+
+def sentence_of_tokens(
+    num_bytes: Sequence[int], text: str, spans: Sequence[Span], sentence_ends: Sequence[int]
+) -> npt.NDArray[np.int64]:
+    """Sentence of every token.
+
+    Args:
+        num_bytes: [tokens] UTF-8 bytes of ``text`` that each token adds; they sum to the text's.
+        text: what the tokens spell.
+        spans: bytes of the content in ``text``, in order, not overlapping.
+        sentence_ends: [sentences] byte offsets, in the spans laid end to end, at which each
+            sentence ends; whitespace after a sentence belongs to it, as ``split_sentences`` has it.
+
+    Returns:
+        [tokens] index of the sentence, :data:`NO_SENTENCE` for none.  Whitespace that opens a span
+        belongs to the span's first sentence, since it has none before.
+
+    Raises:
+        ValueError: ``num_bytes`` or ``sentence_ends`` do not fit the text and spans.
+    """
+    whitespace = _whitespace_bytes(text)
+    sizes = np.asarray(num_bytes, dtype=np.int64)
+    ends = np.cumsum(sizes)
+    if sizes.sum() != whitespace.size:
+        raise ValueError(f"num_bytes: sum to {sizes.sum()}, the text has {whitespace.size} bytes")
+    span_starts = np.array([span.start for span in spans], dtype=np.int64)
+    span_ends = np.array([span.end for span in spans], dtype=np.int64)
+    content_starts = np.concatenate([[0], np.cumsum(span_ends - span_starts)])
+    if (sentence_ends[-1] if len(sentence_ends) else 0) != content_starts[-1]:
+        raise ValueError(f"sentence_ends: do not cover the content of {content_starts[-1]} bytes")
+
+    anchors = _anchors(ends - sizes, ends, whitespace)
+    span = np.searchsorted(span_starts, anchors, side="right") - 1
+    inside = (sizes > 0) & (span >= 0)
+    inside[inside] = anchors[inside] < span_ends[span[inside]]
+    sentences = np.full(sizes.size, NO_SENTENCE, dtype=np.int64)
+    content = content_starts[span[inside]] + anchors[inside] - span_starts[span[inside]]
+    sentences[inside] = np.searchsorted(np.asarray(sentence_ends), content, side="right")
+    return sentences
+
+
+def _anchors(
+    starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], whitespace: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.int64]:
+    """The byte by which each token is placed: its first non-whitespace one, else its first one.
+
+    The first byte places a token of whitespace alone in the sentence before, to which the
+    whitespace after a sentence belongs.
+    """
+    visible = np.append(np.flatnonzero(~whitespace), whitespace.size)
+    first_visible = visible[np.searchsorted(visible, starts)]
+    return np.where(first_visible < ends, first_visible, starts)
+
+
+def _whitespace_bytes(text: str) -> npt.NDArray[np.bool_]:
+    """[bytes] whether each byte is of a whitespace character, ``str.isspace`` deciding."""
+    code_points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+    widths = 1 + np.sum([code_points >= 0x80, code_points >= 0x800, code_points >= 0x10000], axis=0)
+    return np.repeat(np.isin(code_points, _WHITESPACE), widths)

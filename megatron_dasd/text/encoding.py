@@ -1,0 +1,154 @@
+"""Text to token ids and token ids to bytes, for tokenizers that spell every text byte for byte.
+
+Two models see the same text through different tokenizers; the byte is the unit that both share.
+In a byte-level BPE vocabulary every entry is written in an alphabet of 256 printable characters,
+one for each byte (the alphabet of GPT-2), so the bytes of a token can be read off its name.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from megatron_dasd.errors import UserError
+
+_PROBE = "a  b\r\n\t1234 e\u0301 \u00e9 \u65e5\u672c \U0001f600 \ufb01 '\u00bd\x00"
+"""Runs of spaces, control characters, digits, and characters that Unicode normalisation changes."""
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a Hugging Face folder, without its Unicode normalisation.
+
+    Normalisation would give tokens of another text than the one that was scored or sampled; a
+    byte-level vocabulary has no need of it.
+
+    Raises:
+        UserError: no tokenizer there, or one whose tokens do not spell a text byte for byte.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{folder}: no tokenizer that can be loaded ({reason})") from None
+    backend: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise UserError(f"{folder}: wanted a tokenizer.json (a fast tokenizer)")
+    backend.normalizer = None
+    try:
+        spelled = b"".join(token_bytes(tokenizer, encode(tokenizer, _PROBE)))
+    except KeyError:
+        spelled = b""
+    if spelled != _PROBE.encode():
+        raise UserError(
+            f"{folder}: not a byte-level tokenizer: its tokens do not spell a text byte for byte"
+        )
+    return tokenizer
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, text: str, *, parse_special: bool = True
+) -> list[int]:
+    """Token ids of a text; none are added.
+
+    Args:
+        parse_special: whether a special token that is written out in the text becomes that token.
+            True for rendered prompts; False for what a model or a user wrote.
+    """
+    return list(
+        tokenizer.encode(
+            text,
+            add_special_tokens=False,
+            split_special_tokens=not parse_special,
+            verbose=False,  # texts longer than the model's context are cut or measured, not run
+        )
+    )
+
+
+def encode_example(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt_text: str,
+    output: str,
+    prefix_text: str = "",
+    prefix_ids: Sequence[int] = (),
+) -> tuple[list[int], list[int]]:
+    """Token ids of a prompt and of the response to it, the way they are trained on and scored.
+
+    Args:
+        prompt_text: rendered by the chat template.
+        output: the whole response, without its end-of-turn token.
+        prefix_text: the beginning of ``output`` that the student wrote itself, if any.
+        prefix_ids: the ids that the student wrote it with: training must see these and not what
+            the tokenizer would make of the text.
+
+    Returns:
+        (prompt ids, response ids); the response ends with the end-of-turn token.
+
+    Raises:
+        ValueError: ``output`` does not begin with ``prefix_text``.
+    """
+    if not output.startswith(prefix_text):
+        raise ValueError("output: does not begin with the student's prefix")
+    rest = encode(tokenizer, output[len(prefix_text) :], parse_special=False)
+    response_ids = [*prefix_ids, *rest, end_of_turn_id(tokenizer)]
+    return encode(tokenizer, prompt_text), response_ids
+
+
+def token_bytes(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[bytes]:
+    """The bytes of text that each token adds; none for special tokens.
+
+    Tokens added to the vocabulary that are not special (Qwen3's ``<think>``) add their own text.
+    Ids beyond the tokenizer's vocabulary, which models with a padded embedding can draw, add none.
+    """
+    table = _byte_table(tokenizer)
+    return [table[i] if i < len(table) else b"" for i in ids]
+
+
+def token_num_bytes(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[int]:
+    """Number of UTF-8 bytes of text that each token adds; 0 for special tokens."""
+    return [len(piece) for piece in token_bytes(tokenizer, ids)]
+
+
+def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that ends an assistant turn.
+
+    Raises:
+        UserError: the tokenizer names none.
+    """
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{tokenizer.name_or_path}: the tokenizer names no eos_token")
+    return int(tokenizer.eos_token_id)
+
+
+def byte_alphabet() -> dict[str, int]:
+    """The character that stands for each byte in a byte-level vocabulary: character -> byte.
+
+    Printable Latin-1 bytes stand for themselves; the other 68 follow at U+0100 in byte order.
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {
+        chr(0x100 + rank): byte for rank, byte in enumerate(others)
+    }
+
+
+@lru_cache(maxsize=8)
+def _byte_table(tokenizer: PreTrainedTokenizerBase) -> list[bytes]:
+    """Bytes of every id of the vocabulary, added tokens included.
+
+    Raises:
+        KeyError: an entry is not written in the byte alphabet.
+    """
+    alphabet = byte_alphabet()
+    added = tokenizer.added_tokens_decoder
+    table = [b""] * len(tokenizer)
+    for token, index in tokenizer.get_vocab().items():
+        if index in added:
+            piece = b"" if added[index].special else token.encode()
+        else:
+            piece = bytes(alphabet[character] for character in token)
+        if index >= len(table):  # ids with gaps: the vocabulary's size is not its last id + 1
+            table += [b""] * (index + 1 - len(table))
+        table[index] = piece
+    return table

@@ -1,0 +1,1 @@
+"""Training through Megatron's own ``pretrain()``: data, loss and metrics of ours around it."""

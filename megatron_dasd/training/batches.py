@@ -1,0 +1,59 @@
+"""Which packed row each rank trains on at each step.
+
+The order is a function of (seed, epoch, consumed samples) alone: at step t with a global batch of
+G rows, samples t*G ... t*G + G-1 are used, sample t*G + i by data-parallel rank ``i mod dp``.  The
+same rows meet in a step at any data-parallel size and after any restart.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+
+import numpy as np
+
+from megatron_dasd.data.packed_dataset import PackedDataset, sample_order
+from megatron_dasd.models.packed import Batch, to_batch
+
+PackOf = Callable[[int], int | None]
+"""The pack behind a global sample index; None: a row of padding."""
+
+
+def training_packs(num_packs: int, num_samples: int, seed: int) -> PackOf:
+    """Every epoch in an order of its own; past ``num_samples``, in the last batch, padding."""
+
+    @lru_cache(maxsize=2)
+    def order(epoch: int) -> np.ndarray:
+        return sample_order(num_packs, seed, epoch)
+
+    def pack_of(sample: int) -> int | None:
+        if sample >= num_samples:
+            return None
+        epoch, position = divmod(sample, num_packs)
+        return int(order(epoch)[position])
+
+    return pack_of
+
+
+def heldout_packs(num_packs: int, global_batch_size: int) -> PackOf:
+    """The packs in their own order, over and over; each evaluation covers each exactly once."""
+    padded = -(-num_packs // global_batch_size) * global_batch_size
+
+    def pack_of(sample: int) -> int | None:
+        position = sample % padded
+        return position if position < num_packs else None
+
+    return pack_of
+
+
+def batches(
+    data: PackedDataset,
+    pack_of: PackOf,
+    first_sample: int,
+    data_parallel_rank: int,
+    data_parallel_size: int,
+) -> Iterator[Batch]:
+    """This rank's rows, one a micro-batch, from a global sample index on, without end."""
+    sample = first_sample + data_parallel_rank
+    while True:
+        pack = pack_of(sample)
+        yield to_batch(data.padding_row() if pack is None else data[pack])
+        sample += data_parallel_size

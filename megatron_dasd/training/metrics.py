@@ -1,0 +1,86 @@
+"""Training metrics as JSON lines, one a step, taken where Megatron logs them.
+
+``pretrain()`` has no callbacks; its module functions ``training_log`` and ``evaluate`` are wrapped,
+and the start fails loudly where their signatures are not the known ones.
+"""
+
+import inspect
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.training import get_args
+from megatron.training import training as megatron_training
+
+_KNOWN_PARAMETERS = {
+    "training_log": ("loss_dict", "total_loss_dict", "learning_rate", "iteration"),
+    "evaluate": ("forward_step_func", "data_iterator", "model"),
+}
+
+
+def install(path: Path) -> None:
+    """Append a line a step to ``path``, and one for each held-out evaluation.
+
+    Raises:
+        RuntimeError: Megatron's functions are not the ones known here.
+    """
+    for name, known in _KNOWN_PARAMETERS.items():
+        parameters = tuple(inspect.signature(getattr(megatron_training, name)).parameters)
+        if parameters[: len(known)] != known:
+            raise RuntimeError(
+                f"megatron.training.{name} has another signature than known: {parameters}"
+            )
+    megatron_training.training_log = _log_step(megatron_training.training_log, path)
+    megatron_training.evaluate = _log_heldout(megatron_training.evaluate, path)
+
+
+def _append(path: Path, line: dict[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _log_step(training_log: Callable[..., Any], path: Path) -> Callable[..., Any]:
+    signature = inspect.signature(training_log)
+    last = time.monotonic()
+
+    def logged(*args: Any, **kwargs: Any) -> Any:
+        nonlocal last
+        given = signature.bind(*args, **kwargs).arguments
+        # The loss lives on the last pipeline stage; the last rank writes, as Megatron's own log.
+        if _is_last_rank() and given["loss_dict"]:
+            now = time.monotonic()
+            _append(
+                path,
+                {
+                    "iteration": given["iteration"],
+                    "loss": float(given["loss_dict"]["lm loss"]),
+                    "grad_norm": float(given["grad_norm"]),
+                    "lr": given["learning_rate"],
+                    "consumed_samples": get_args().consumed_train_samples,
+                    "seconds": round(now - last, 4),
+                },
+            )
+            last = now
+        return training_log(*args, **kwargs)
+
+    return logged
+
+
+def _log_heldout(evaluate: Callable[..., Any], path: Path) -> Callable[..., Any]:
+    def logged(*args: Any, **kwargs: Any) -> Any:
+        result = evaluate(*args, **kwargs)
+        losses = result[0] or {}
+        if _is_last_rank() and "lm loss" in losses:
+            # Megatron counts the current iteration from 0, its log from 1.
+            iteration = get_args().curr_iteration + 1
+            _append(path, {"iteration": iteration, "heldout_loss": float(losses["lm loss"])})
+        return result
+
+    return logged
+
+
+def _is_last_rank() -> bool:
+    return torch.distributed.get_rank() == torch.distributed.get_world_size() - 1

@@ -1,0 +1,62 @@
+"""The training program of one rank.  Payload: see ``training.stage``."""
+
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from megatron_dasd.device.launch import run_program
+from megatron_dasd.models.program import parse_flags
+
+
+def main(payload: dict[str, Any]) -> None:
+    """Hand Megatron's ``pretrain()`` our data, model and step."""
+    start = time.time()
+    args = parse_flags(payload["flags"])
+    # after start-up: these modules take their device from the adapter
+    from megatron.core.enums import ModelType
+    from megatron.training import pretrain, set_startup_timestamps
+    from megatron.training.argument_utils import pretrain_cfg_container_from_args
+
+    from megatron_dasd.models.provider import model_provider
+    from megatron_dasd.training import metrics
+    from megatron_dasd.training.step import forward_step
+
+    set_startup_timestamps(program_start=start, main_entry=time.time())
+    metrics.install(Path(payload["metrics"]))
+    provider = partial(_data_iterators, payload=payload)
+    provider.is_distributed = True  # type: ignore[attr-defined]  # every rank reads for itself
+    pretrain(
+        pretrain_cfg_container_from_args(args),
+        provider,
+        ModelType.encoder_or_decoder,
+        forward_step,
+        model_provider=model_provider,
+    )
+
+
+def _data_iterators(
+    _num_samples: Any, payload: dict[str, Any], vp_stage: int | None = None
+) -> tuple[Iterator[Any], Iterator[Any] | None, None]:
+    """Training and held-out rows of this rank; the training rows go on after the consumed ones."""
+    from megatron.core import mpu
+    from megatron.training import get_args
+
+    from megatron_dasd.data.packed_dataset import PackedDataset
+    from megatron_dasd.training.batches import batches, heldout_packs, training_packs
+
+    args = get_args()
+    rank, size = mpu.get_data_parallel_rank(), mpu.get_data_parallel_world_size()
+    train = PackedDataset(Path(payload["data"]))
+    train_packs = training_packs(len(train), payload["num_samples"], payload["seed"])
+    train_rows = batches(train, train_packs, args.consumed_train_samples, rank, size)
+    if not payload["heldout"]:
+        return train_rows, None, None
+    heldout = PackedDataset(Path(payload["heldout"]))
+    packs = heldout_packs(len(heldout), args.global_batch_size)
+    return train_rows, batches(heldout, packs, 0, rank, size), None
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,151 @@
+"""Stage train: settings and data to Megatron's flags, its ranks started, its progress shown."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from megatron_dasd.artifacts import LOGS, METRICS, StageFolder, model_folder
+from megatron_dasd.checkpoint import tracker
+from megatron_dasd.checkpoint.artifact import FOLDER, open_checkpoint
+from megatron_dasd.config.settings import Train
+from megatron_dasd.data.meta import DataMeta, read_meta
+from megatron_dasd.device.launch import launch
+from megatron_dasd.errors import UserError
+from megatron_dasd.models.architecture import Flags, read_architecture
+from megatron_dasd.models.program import common_flags
+from megatron_dasd.progress import progress
+
+_TAIL_BYTES = 4096
+"""The end of the metrics file that holds its newest lines."""
+
+
+def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
+    """Train; goes on from this stage's own last checkpoint if there is one.
+
+    Raises:
+        UserError: a rank failed, or training ended before its last iteration.
+    """
+    data = read_meta(inputs[settings.data])
+    heldout = read_meta(inputs[settings.heldout]) if settings.heldout else None
+    num_samples = math.ceil(settings.epochs * data.num_packs)
+    iterations = math.ceil(num_samples / settings.global_batch_size)
+    saves = folder.path / FOLDER
+    metrics = folder.path / LOGS / METRICS
+    start = open_checkpoint(inputs[settings.checkpoint])
+    architecture = read_architecture(model_folder(inputs[settings.model]))
+    flags = {
+        **common_flags(architecture, settings.launch, data.seq_length, settings.dtype),
+        **_optimizer_flags(settings, iterations),
+        **_heldout_flags(settings, iterations, heldout),
+        "seed": settings.seed,
+        "load": saves,
+        "save": saves,
+        # Weights of the stage before, with a fresh optimizer and schedule, unless this stage
+        # has a checkpoint of its own.
+        "pretrained-checkpoint": start.folder,
+        "save-interval": settings.save_interval or iterations,
+        **settings.megatron,
+    }
+    payload = {
+        "flags": {k: str(v) if isinstance(v, Path) else v for k, v in flags.items()},
+        "data": str(inputs[settings.data]),
+        "heldout": str(inputs[settings.heldout]) if settings.heldout else None,
+        "num_samples": num_samples,
+        "seed": settings.seed,
+        "metrics": str(metrics),
+    }
+    done = tracker.repair(saves)
+    if done < iterations:
+        _train(payload, settings, folder, metrics, iterations, done)
+        done = tracker.repair(saves)
+    if done != iterations:
+        # Not by the exit status, which Megatron leaves at 0 also when it could not go on.
+        raise UserError(
+            f"{folder.path}: training stopped at iteration {done} of {iterations}; "
+            f"the same command goes on from there (log: {folder.path / LOGS})"
+        )
+    tracker.keep_only(saves, iterations)
+    return {
+        "dtype": settings.dtype,
+        "iterations": iterations,
+        "num_samples": num_samples,
+        "padding_samples": iterations * settings.global_batch_size - num_samples,
+        "loss_tokens_per_epoch": data.num_loss_tokens,
+    }
+
+
+def _train(
+    payload: dict[str, Any],
+    settings: Train,
+    folder: StageFolder,
+    metrics: Path,
+    iterations: int,
+    done: int,
+) -> None:
+    with progress(folder.path.name, total=iterations, unit="steps", done=done) as bar:
+        shown = done
+
+        def show() -> None:
+            nonlocal shown
+            line = _last_step(metrics)
+            if line and line["iteration"] > shown:
+                bar.advance(line["iteration"] - shown, note=f"loss {line['loss']:.4f}")
+                shown = line["iteration"]
+
+        launch(
+            "megatron_dasd.training.program",
+            payload,
+            settings.launch.num_ranks,
+            folder.path / LOGS,
+            on_poll=show,
+        )
+
+
+def _optimizer_flags(settings: Train, iterations: int) -> Flags:
+    return {
+        "train-iters": iterations,
+        "global-batch-size": settings.global_batch_size,
+        "lr": settings.lr,
+        "min-lr": min(settings.min_lr, settings.lr),
+        "lr-decay-style": settings.lr_decay_style,
+        "lr-decay-iters": iterations,
+        "lr-warmup-iters": round(settings.warmup_fraction * iterations),
+        "weight-decay": settings.weight_decay,
+        "adam-beta1": settings.adam_beta1,
+        "adam-beta2": settings.adam_beta2,
+        "adam-eps": settings.adam_eps,
+        "clip-grad": settings.clip_grad,
+        "calculate-per-token-loss": True,
+        "dataloader-type": "external",
+        "log-interval": 1,
+    }
+
+
+def _heldout_flags(settings: Train, iterations: int, heldout: DataMeta | None) -> Flags:
+    if heldout is None:
+        return {"eval-iters": 0, "eval-interval": iterations + 1}
+    return {
+        "eval-iters": math.ceil(heldout.num_packs / settings.global_batch_size),
+        "eval-interval": settings.eval_interval or iterations + 1,
+    }
+
+
+def _last_step(metrics: Path) -> dict[str, Any] | None:
+    """The newest whole line of the metrics that tells of a step."""
+    try:
+        with metrics.open("rb") as file:
+            # asked for several times a second, so not the whole of a long run's file
+            file.seek(max(0, metrics.stat().st_size - _TAIL_BYTES))
+            tail = file.read().decode()
+    except FileNotFoundError:
+        return None
+    for line in reversed(tail.splitlines()):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if "loss" in row:
+            return row  # type: ignore[no-any-return]
+    return None

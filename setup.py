@@ -1,0 +1,52 @@
+"""The package and what it needs.  Exact versions are in constraints.txt."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+VERSION = re.search(r'__version__ = "(.+)"', Path("megatron_dasd/__init__.py").read_text())
+assert VERSION
+
+setup(
+    name="megatron_dasd",
+    version=VERSION[1],
+    description="Distribution-aligned sequence distillation on Megatron-Core",
+    packages=find_packages(include=["megatron_dasd*"]),
+    package_data={"megatron_dasd.evaluation": ["*.j2"]},
+    python_requires=">=3.12",
+    install_requires=[
+        "jinja2>=3.1",
+        "matplotlib>=3.11",
+        # Its training program and its internals are adapted: a minor version is a contract.
+        "megatron-core~=0.19.2",
+        "numpy>=2.5",
+        "psutil>=7.2",  # Megatron's checkpoint writer imports it without declaring it
+        "pyarrow>=26.0",
+        "pydantic>=2.14",
+        "pyyaml>=6.0",
+        "rich>=15.0",
+        "safetensors>=0.8",
+        "tokenizers>=0.23",
+        "torch>=2.14",
+        "transformers>=5.23",
+    ],
+    extras_require={
+        "te": ["transformer-engine[pytorch]>=2.20"],
+        "dali": ["nvidia-dali-cuda130>=2.4"],
+        "mpi": ["mpi4py>=4.1", "mpich>=4.3"],
+        "wandb": ["wandb>=0.31"],
+        "serve": ["vllm>=0.32"],
+        # task generators with graders, and the format of the model that the demo's teacher is in
+        "eval": ["gguf>=0.19", "reasoning-gym>=0.1.25"],
+        "dev": [
+            "hypothesis>=6.170",
+            "mypy>=2.4",
+            "pytest>=9.2",
+            "pytest-timeout>=2.4",
+            "ruff>=0.17",
+            "types-psutil>=7.2",
+            "types-PyYAML>=6.0",
+        ],
+    },
+)

@@ -1,0 +1,66 @@
+import torch
+
+from megatron_dasd.checkpoint.names import join_qkv, rules, split_qkv
+from megatron_dasd.models.architecture import FAMILIES, Architecture
+
+
+def architecture(family: str = "LlamaForCausalLM", tied: bool = True) -> Architecture:
+    return Architecture(
+        family=FAMILIES[family],
+        num_layers=2,
+        hidden_size=8,
+        num_attention_heads=4,
+        num_query_groups=2,
+        head_dim=1,
+        ffn_hidden_size=6,
+        vocab_size=130,
+        max_position_embeddings=64,
+        norm_epsilon=1e-5,
+        rotary_base=10000.0,
+        tied_embeddings=tied,
+    )
+
+
+def test_qkv_is_grouped_by_key_value_head() -> None:
+    query = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
+    key, value = torch.tensor([[10.0], [11.0]]), torch.tensor([[20.0], [21.0]])
+    joined = join_qkv([query, key, value], architecture())
+    # group 0: queries 0 and 1, key 10, value 20; then group 1
+    assert joined.flatten().tolist() == [0.0, 1.0, 10.0, 20.0, 2.0, 3.0, 11.0, 21.0]
+    back = split_qkv(joined, architecture())
+    assert [t.flatten().tolist() for t in back] == [
+        [0.0, 1.0, 2.0, 3.0],
+        [10.0, 11.0],
+        [20.0, 21.0],
+    ]
+
+
+def test_vocabulary_is_padded_with_zeros_and_cropped() -> None:
+    rule = next(rules(architecture()))
+    weight = torch.randn(130, 8)
+    padded = rule.join([weight])
+    assert padded.shape == (256, 8)
+    assert padded[130:].abs().sum() == 0
+    assert torch.equal(rule.split(padded)[0], weight)
+
+
+def test_every_name_occurs_once() -> None:
+    for family in FAMILIES:
+        for tied in (True, False):
+            table = list(rules(architecture(family, tied)))
+            ours = [rule.megatron for rule in table]
+            theirs = [name for rule in table for name in rule.hf]
+            assert len(set(ours)) == len(ours)
+            assert len(set(theirs)) == len(theirs)
+            assert ("lm_head.weight" in theirs) is not tied
+
+
+def test_gate_stands_before_up() -> None:
+    (rule,) = [
+        r for r in rules(architecture()) if r.megatron == "decoder.layers.1.mlp.linear_fc1.weight"
+    ]
+    assert rule.hf == ("model.layers.1.mlp.gate_proj.weight", "model.layers.1.mlp.up_proj.weight")
+    gate, up = torch.full((6, 8), 1.0), torch.full((6, 8), 2.0)
+    joined = rule.join([gate, up])
+    assert joined[:, 0].tolist() == [1.0] * 6 + [2.0] * 6
+    assert all(torch.equal(a, b) for a, b in zip(rule.split(joined), [gate, up], strict=True))

@@ -1,0 +1,182 @@
+"""Stage preprocess_data: exact tokens and masks, what is left out, and the mix."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from megatron_dasd.artifacts import Manifest
+from megatron_dasd.config.settings import PreprocessData
+from megatron_dasd.data.meta import Document
+from megatron_dasd.data.packed_dataset import PackedDataset
+from megatron_dasd.data.preprocess_data import run, training_example
+from megatron_dasd.errors import UserError
+from megatron_dasd.records import FilteredResponse, Prompt, Response, Span
+from megatron_dasd.records_io import read_records
+
+RunStage = Callable[..., Manifest]
+WriteRecords = Callable[[str, Sequence[Sequence[Any]]], Path]
+MakeFiltered = Callable[..., FilteredResponse]
+OUTPUT = "<think>\nab\n</think>\n\nc"
+PROMPT_TOKENS = 3 + len("user\nq\nassistant\n")
+EXAMPLE_TOKENS = PROMPT_TOKENS + len(OUTPUT) + 1
+
+
+def settings(**changes: object) -> PreprocessData:
+    given = {
+        "kind": "preprocess_data",
+        "model": "model",
+        "responses": "responses",
+        "seq_length": 2 * EXAMPLE_TOKENS,
+        "seed": 1,
+    }
+    return PreprocessData(**(given | changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def make_filtered(
+    make_response: Callable[..., Response], make_prompt: Callable[..., Prompt]
+) -> MakeFiltered:
+    """Make a filtered response to prompt ``prompt_id``; output and further fields by name."""
+
+    def make(prompt_id: str = "p0", split: str = "train", **fields: Any) -> FilteredResponse:
+        given = {
+            "prompt": make_prompt(prompt_id, split=split),
+            "output": OUTPUT,
+            "output_spans": [Span(start=8, end=10), Span(start=21, end=22)],
+            "text_spans": [],
+        }
+        return make_response("x", FilteredResponse, **(given | fields))  # type: ignore[return-value]
+
+    return make
+
+
+def names(folder: Path) -> list[str]:
+    return [document.name for document in read_records(folder, Document)]
+
+
+def test_tokens_and_mask_of_a_response(
+    make_filtered: MakeFiltered, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    token_ids, mask = training_example(make_filtered(), settings(), tokenizer)
+    letters = {c: i for i, c in enumerate("abcdefghijklmnopqrstuvwxyz", start=3)}
+    # <|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n
+    newline = tokenizer.convert_tokens_to_ids("Ċ")
+    prompt = [1, *(letters[c] for c in "user"), newline, letters["q"], 2, newline]
+    prompt += [1, *(letters[c] for c in "assistant"), newline]
+    assert token_ids[:PROMPT_TOKENS] == prompt
+    assert tokenizer.decode(token_ids[PROMPT_TOKENS:-1]) == OUTPUT
+    assert token_ids[-1] == 2
+    assert mask == [0] * PROMPT_TOKENS + [1] * (len(OUTPUT) + 1)
+    assert len(token_ids) == len(mask)
+
+
+def test_the_student_s_own_ids_and_their_mask(
+    make_filtered: MakeFiltered, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    # the student wrote "<think>\na" with ids that no tokenizer would give
+    response = make_filtered(student_prefix="<think>\na", student_prefix_ids=[77, 88])
+    rest = len("b\n</think>\n\nc") + 1
+    token_ids, mask = training_example(response, settings(), tokenizer)
+    assert token_ids[PROMPT_TOKENS : PROMPT_TOKENS + 2] == [77, 88]
+    assert mask == [0] * PROMPT_TOKENS + [1] * (2 + rest)
+    same_ids, masked = training_example(response, settings(mask_student_prefix=True), tokenizer)
+    assert same_ids == token_ids
+    assert masked == [0] * (PROMPT_TOKENS + 2) + [1] * rest
+
+
+def test_what_is_left_out_is_counted(
+    run_stage: RunStage,
+    make_filtered: MakeFiltered,
+    write_records: WriteRecords,
+    model_dir: Path,
+    tmp_path: Path,
+) -> None:
+    parts = [
+        [make_filtered("p0"), make_filtered("p1", "heldout"), make_filtered("p2", temperature=0.6)],
+        [make_filtered("p3"), make_filtered("p4", output=OUTPUT + "c" * (EXAMPLE_TOKENS + 1))],
+    ]
+    inputs = {"model": model_dir, "responses": write_records("responses", parts)}
+    manifest = run_stage(run, settings(temperature=1.0), inputs)
+    assert manifest.counts == {
+        "kept": 2, "skipped: heldout": 1, "skipped: T=0.6": 1, "dropped: length": 1,
+    }  # fmt: skip
+    assert names(tmp_path / "stage") == ["p0 T=1 response 0", "p3 T=1 response 0"]
+    assert manifest.figures["num_loss_tokens"] == 2 * (len(OUTPUT) + 1)
+    assert manifest.figures["num_packs"] == 1
+    row = PackedDataset(tmp_path / "stage")[0]
+    first_target = PROMPT_TOKENS - 1  # the prompt's last token predicts the response's first
+    expected = [0] * first_target + [1] * (len(OUTPUT) + 1) + [0]
+    assert row["loss_mask"].tolist() == expected * 2
+
+    heldout = run_stage(run, settings(split="heldout"), inputs, name="heldout")
+    assert names(tmp_path / "heldout") == ["p1 T=1 response 0"]
+    assert heldout.counts == {"kept": 1, "skipped: train": 4}
+    everything = run_stage(run, settings(split="all", seq_length=999), inputs, name="all")
+    assert everything.counts == {"kept": 5}
+
+
+def test_nothing_left_is_an_error(
+    run_stage: RunStage, make_filtered: MakeFiltered, write_records: WriteRecords, model_dir: Path
+) -> None:
+    responses = write_records("responses", [[make_filtered("p1", "heldout")]])
+    with pytest.raises(UserError, match=r"no response left to train on .*skipped: heldout"):
+        run_stage(run, settings(), {"model": model_dir, "responses": responses})
+
+
+def test_the_mix_is_drawn_without_replacement_and_never_held_out(
+    run_stage: RunStage,
+    make_filtered: MakeFiltered,
+    write_records: WriteRecords,
+    model_dir: Path,
+    tmp_path: Path,
+) -> None:
+    own = [
+        make_filtered(f"m{i}", student_prefix="<think>\na", student_prefix_ids=[77])
+        for i in range(4)
+    ]
+    pool = [[make_filtered(f"p{i}", "heldout" if i % 5 == 0 else "train")] for i in range(20)]
+    inputs = {
+        "model": model_dir,
+        "responses": write_records("responses", [own]),
+        "pool": write_records("pool", pool),
+    }
+
+    def mixed(name: str, **changes: object) -> tuple[list[str], dict[str, int]]:
+        manifest = run_stage(run, settings(mix="pool", **changes), inputs, name=name)
+        documents = names(tmp_path / name)
+        assert documents[:4] == [f"m{i} T=1 continuation 0" for i in range(4)]
+        assert manifest.counts["kept"] == 4
+        return documents[4:], manifest.counts
+
+    drawn, counts = mixed("first", mix_ratio=1.6)  # 6.4 of them
+    assert (counts["mix: wanted"], counts["mix: kept"]) == (6, 6)
+    assert len(set(drawn)) == 6
+    trained = [f"p{i} T=1 response 0" for i in range(20) if i % 5]
+    assert set(drawn) < set(trained)
+    assert drawn == sorted(drawn, key=trained.index)  # in the order of the pool
+    assert mixed("again", mix_ratio=1.6)[0] == drawn
+    assert mixed("other", mix_ratio=1.6, seed=2)[0] != drawn
+    more = mixed("more", mix_ratio=2.0)[0]
+    assert set(drawn) < set(more)  # a larger share keeps what a smaller one drew
+    everything, counts = mixed("all", mix_ratio=9.0)
+    assert everything == trained
+    assert (counts["mix: wanted"], counts["mix: kept"]) == (36, 16)
+    assert mixed("none", mix_ratio=0.0)[0] == []
+
+
+def test_a_restart_gives_the_same_bytes(
+    run_stage: RunStage,
+    make_filtered: MakeFiltered,
+    write_records: WriteRecords,
+    model_dir: Path,
+    tmp_path: Path,
+) -> None:
+    responses = write_records("responses", [[make_filtered(f"p{i}") for i in range(5)]])
+    inputs = {"model": model_dir, "responses": responses}
+    whole = run_stage(run, settings(), inputs)
+    (tmp_path / "stage" / "part-00000.parquet").unlink()
+    again = run_stage(run, settings(), inputs)
+    assert (again.digest, again.figures) == (whole.digest, whole.figures)

@@ -1,0 +1,70 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from megatron_dasd.device.launch import launch
+from megatron_dasd.errors import UserError
+
+PROGRAM = "tests.device.programs"
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition: object, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_ranks_meet(tmp_path: Path) -> None:
+    polls: list[int] = []
+    launch(
+        PROGRAM, {"do": "all_reduce", "out": str(tmp_path)}, 2, tmp_path, lambda: polls.append(1)
+    )
+    assert [(tmp_path / f"sum-{rank}").read_text() for rank in range(2)] == ["3", "3"]
+    assert "rank 1 of 2" in (tmp_path / "rank-1.log").read_text()
+    assert polls
+
+
+def test_a_users_mistake_on_one_rank_is_told_and_ends_all(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^field lr: is not a number$"):
+        launch(PROGRAM, {"do": "complain", "rank": 1, "out": str(tmp_path)}, 2, tmp_path)
+    for file in tmp_path.glob("pid-*"):
+        assert not is_alive(int(file.read_text()))
+
+
+def test_a_crash_names_rank_reason_and_log(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        launch(PROGRAM, {"do": "crash", "rank": 0, "out": str(tmp_path)}, 2, tmp_path)
+    assert "rank 0 ended with status 1: RuntimeError: no such tensor" in str(error.value)
+    assert str(tmp_path / "rank-0.log") in str(error.value)
+
+
+def test_ranks_end_with_a_launcher_that_is_killed(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path; from megatron_dasd.device.launch import launch;"
+        f"p = Path({str(tmp_path)!r});"
+        f"launch({PROGRAM!r}, {{'do': 'wait', 'out': str(p)}}, 2, p)"
+    )
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(Path.cwd())}
+    )
+    try:
+        wait_until(lambda: len(list(tmp_path.glob("pid-*"))) == 2)
+        pids = [int(file.read_text()) for file in tmp_path.glob("pid-*")]
+        assert all(is_alive(pid) for pid in pids)
+    finally:
+        launcher.send_signal(signal.SIGKILL)
+        launcher.wait()
+    wait_until(lambda: not any(is_alive(pid) for pid in pids), seconds=20)

@@ -1,0 +1,113 @@
+"""A tiny model and data that the layouts are compared on, made once."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from megatron_dasd.artifacts import LOGS, METRICS, StageFolder
+from megatron_dasd.checkpoint import import_stage
+from megatron_dasd.config.settings import ImportHf, Settings, Train
+from megatron_dasd.data.indexed import PackedDataWriter
+from megatron_dasd.sources.random_model import byte_tokenizer
+from megatron_dasd.training import stage as train_stage
+
+SEQ_LENGTH = 64
+SHAPE = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+}
+
+
+class Workshop:
+    """Runs stages in folders of one place and keeps the models and data they work on."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.tokenizer = byte_tokenizer("abcdefghijklmnopqrstuvwxyz ")
+        size = len(self.tokenizer)
+        torch.manual_seed(0)
+        llama = LlamaForCausalLM(LlamaConfig(vocab_size=size, tie_word_embeddings=True, **SHAPE))
+        qwen3 = Qwen3ForCausalLM(
+            Qwen3Config(vocab_size=size, tie_word_embeddings=False, head_dim=16, **SHAPE)
+        )
+        self.models = {"llama": self._save("llama", llama), "qwen3": self._save("qwen3", qwen3)}
+        self.data, self.heldout = self._write_data("data", 60), self._write_data("heldout", 11)
+        self.checkpoints = {name: self._import(name) for name in self.models}
+
+    def run(
+        self, name: str, run: Callable[..., dict[str, Any]], settings: Settings, **inputs: Path
+    ) -> StageFolder:
+        """Run a stage to its end; an input's reference is its name."""
+        with StageFolder(self.place / name, name, settings.kind, {"name": name}, {}) as folder:
+            folder.finish(figures=run(settings, inputs, folder))
+        return folder
+
+    def train(self, name: str, model: str = "llama", **changes: Any) -> list[dict[str, Any]]:
+        """Train ten steps and return the lines of its metrics."""
+        given = {
+            "global_batch_size": 4,
+            "epochs": 2.5,
+            "lr": 1e-3,
+            "min_lr": 1e-4,
+            "dtype": "float32",
+            "seed": 11,
+        }
+        references = {x: x for x in ("model", "checkpoint", "data", "heldout")}
+        self.run(
+            name,
+            train_stage.run,
+            Train(kind="train", **references, **(given | changes)),
+            model=self.models[model],
+            checkpoint=self.checkpoints[model],
+            data=self.data,
+            heldout=self.heldout,
+        )
+        return self.metrics(name)
+
+    def metrics(self, name: str) -> list[dict[str, Any]]:
+        """The metrics that a training stage wrote."""
+        text = (self.place / name / LOGS / METRICS).read_text()
+        return [json.loads(line) for line in text.splitlines()]
+
+    def _save(self, name: str, model: Any) -> Path:
+        folder = self.place / name
+        model.float().save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        return folder
+
+    def _import(self, name: str) -> Path:
+        settings = ImportHf(kind="import_hf", model="model")
+        return self.run(
+            f"imported {name}", import_stage.run, settings, model=self.models[name]
+        ).path
+
+    def _write_data(self, name: str, num_documents: int) -> Path:
+        folder = self.place / name
+        folder.mkdir()
+        writer = PackedDataWriter(folder, SEQ_LENGTH, len(self.tokenizer), eod_id=2)
+        random = np.random.default_rng(num_documents)
+        for number in range(num_documents):
+            length = int(random.integers(4, 40))
+            token_ids = random.integers(3, 30, length).tolist()
+            writer.add(str(number), token_ids, [0, 0, *[1] * (length - 2)])
+        writer.finish()
+        return folder
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """The place where all layouts run."""
+    return Workshop(tmp_path_factory.mktemp("workshop"))

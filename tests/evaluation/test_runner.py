@@ -1,0 +1,122 @@
+"""Stage evaluate on a random model: resumable, the same draws for all models, honest counts."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megatron_dasd.artifacts import Manifest
+from megatron_dasd.config.settings import Engine, Evaluate
+from megatron_dasd.errors import UserError
+from megatron_dasd.evaluation import runner
+from megatron_dasd.records import Graded, Prompt
+from megatron_dasd.records_io import read_records
+
+MakePrompt = Callable[..., Prompt]
+WriteRecords = Callable[[str, Sequence[Sequence[Any]]], Path]
+RunStage = Callable[..., Manifest]
+SETTINGS = Evaluate(
+    kind="evaluate",
+    prompts="prompts",
+    models={"a": "model", "b": "model"},
+    num_samples=2,
+    max_new_tokens=6,
+    engine=Engine(batch_size=4, dtype="float32"),
+    seed=5,
+)
+
+
+@pytest.fixture
+def inputs(
+    make_prompt: MakePrompt, write_records: WriteRecords, random_model_dir: Path
+) -> dict[str, Path]:
+    """Three held-out prompts to grade, one without a grader, one to train on."""
+    graded = {"split": "heldout", "grader": "exact", "reference_answer": "7"}
+    prompts = [make_prompt(f"p{n}", f"q{n}", **graded) for n in range(3)]
+    prompts.append(make_prompt("p3", "q3", split="heldout"))
+    prompts.append(make_prompt("p4", "q4", grader="exact", reference_answer="7"))
+    return {"prompts": write_records("prompts", [prompts]), "model": random_model_dir}
+
+
+def test_both_models_answer_every_prompt_with_the_same_draws(
+    run_stage: RunStage, inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    manifest = run_stage(runner.run, SETTINGS, inputs)
+    answers = list(read_records(tmp_path / "stage", Graded))
+    asked = [("p0", 0), ("p0", 1), ("p1", 0), ("p1", 1), ("p2", 0), ("p2", 1)]
+    assert [(a.model, a.prompt.prompt_id, a.sample) for a in answers] == [
+        (model, *task) for model in ("a", "b") for task in asked
+    ]
+    assert [a.text for a in answers[:6]] == [a.text for a in answers[6:]]
+    assert answers[0].text != answers[1].text
+    assert manifest.counts == {"no answer": 12, "skipped: no grader": 1, "skipped: train": 1}
+    assert manifest.figures["models"]["b"] == {
+        "accuracy": {"mean": 0.0, "stderr": 0.0},
+        "difference": {"mean": 0.0, "stderr": 0.0},
+        "answered": 0.0,
+        "mean_tokens": sum(a.num_tokens for a in answers[6:]) / 6,
+        "num_prompts": 3,
+        "num_answers": 6,
+    }
+
+
+def test_a_second_attempt_gives_the_same(
+    run_stage: RunStage, inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    whole = run_stage(runner.run, SETTINGS, inputs, name="whole")
+    run_stage(runner.run, SETTINGS, inputs, name="cut")
+    for lost in ("part-00001.parquet", "part-00002.parquet"):
+        (tmp_path / "cut" / lost).unlink()
+    assert run_stage(runner.run, SETTINGS, inputs, name="cut").digest == whole.digest
+
+
+def test_an_unknown_grader_stops_before_any_model_is_loaded(
+    run_stage: RunStage,
+    make_prompt: MakePrompt,
+    write_records: WriteRecords,
+) -> None:
+    prompt = make_prompt("p0", split="heldout", grader="vibes", reference_answer="7")
+    inputs = {"prompts": write_records("prompts", [[prompt]]), "model": Path("nowhere")}
+    with pytest.raises(UserError, match="prompt p0: field grader: 'vibes' is no known grader"):
+        run_stage(runner.run, SETTINGS, inputs)
+
+
+def test_nothing_to_grade(
+    run_stage: RunStage, make_prompt: MakePrompt, write_records: WriteRecords
+) -> None:
+    inputs = {"prompts": write_records("prompts", [[make_prompt()]]), "model": Path("nowhere")}
+    with pytest.raises(UserError, match="no held-out prompt carries a grader"):
+        run_stage(runner.run, SETTINGS, inputs)
+
+
+def test_accuracies(make_prompt: MakePrompt) -> None:
+    def answer(model: str, prompt_id: str, sample: int, score: float, answered: bool) -> Graded:
+        return Graded(
+            prompt=make_prompt(prompt_id),
+            model=model,
+            sample=sample,
+            text="<think>\nx\n</think>\n\ny" if answered else "y",
+            score=score,
+            num_tokens=10,
+            finish_reason="stop",
+        )
+
+    figures = runner.accuracies(
+        [
+            answer("before", "p0", 0, 0.0, True),
+            answer("before", "p0", 1, 0.5, True),  # partly right is not right
+            answer("before", "p1", 0, 0.0, False),
+            answer("before", "p1", 1, 1.0, True),
+            answer("after", "p0", 0, 1.0, True),
+            answer("after", "p0", 1, 1.0, True),
+            answer("after", "p1", 0, 0.0, True),
+            answer("after", "p1", 1, 1.0, True),
+        ]
+    )
+    # before: 0 and 1 right of 2 each; residuals -0.5, 0.5: 2 * 0.5 / 16
+    assert figures["before"]["accuracy"] == {"mean": 0.25, "stderr": 0.25}
+    assert figures["before"]["answered"] == 0.75
+    assert figures["after"]["accuracy"] == {"mean": 0.75, "stderr": 0.25}
+    # gains 2 and 0 of 2 each; residuals 1, -1: 2 * 2 / 16
+    assert figures["after"]["difference"] == {"mean": 0.5, "stderr": 0.5}

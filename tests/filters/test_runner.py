@@ -1,0 +1,144 @@
+"""Stage filter_responses: each response kept or under one reason, and the same after a restart."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from megatron_dasd.artifacts import Manifest
+from megatron_dasd.config.settings import FilterResponses, ThinkingFormat
+from megatron_dasd.errors import UserError
+from megatron_dasd.filters.runner import run
+from megatron_dasd.records import FilteredResponse, Prompt, Response, Span
+from megatron_dasd.records_io import read_records
+
+GOOD = "We add. Answer: five"
+OUTPUT = "<think>\nWe add.\n</think>\n\nfive"
+# <|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n: three special tokens, the rest bytes
+PROMPT_TOKENS = 3 + len("user\nq\nassistant\n")
+RESPONSE_TOKENS = len(OUTPUT) + 1
+
+
+def settings(**changes: object) -> FilterResponses:
+    given = {
+        "kind": "filter_responses",
+        "responses": ["a", "b"],
+        "student": "student",
+        "thinking": ThinkingFormat(open="", close=" Answer: "),
+        "max_length": PROMPT_TOKENS + RESPONSE_TOKENS,
+    }
+    return FilterResponses(**(given | changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def inputs(
+    make_prompt: Callable[..., Prompt],
+    make_response: Callable[..., Response],
+    write_records: Callable[..., Path],
+    model_dir: Path,
+) -> dict[str, Path]:
+    """Two folders, three parts in all."""
+    first = [
+        make_response(GOOD, candidate=0),
+        make_response(GOOD, candidate=1),
+        make_response(GOOD, candidate=2, temperature=0.6),
+        make_response(GOOD + "s", candidate=3),
+        make_response("We add.", candidate=4),
+    ]
+    second = [
+        make_response(GOOD, candidate=5),
+        make_response("We. Answer: 5", candidate=6, finish_reason="length"),
+        make_response(GOOD, prompt=make_prompt("p1")),
+    ]
+    third = [
+        make_response("two. Answer: 4", student_prefix="<think>\na ", student_prefix_ids=[3, 4])
+    ]
+    return {
+        "a": write_records("a", [first, second]),
+        "b": write_records("b", [third]),
+        "student": model_dir,
+    }
+
+
+def test_every_response_is_kept_or_dropped_under_one_reason(
+    run_stage: Callable[..., Manifest], inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    manifest = run_stage(run, settings(), inputs)
+    assert manifest.counts == {
+        "kept": 4,
+        "kept T=0.6": 1,
+        "kept T=1": 3,
+        "dropped: duplicate": 2,
+        "dropped: length": 1,
+        "dropped: structure": 1,
+        "dropped: truncation": 1,
+        "dropped T=1": 5,
+    }
+    assert manifest.figures == {"kept_share": 4 / 9}
+    kept = [
+        [(r.prompt.prompt_id, r.candidate) for r in read_records(part, FilteredResponse)]
+        for part in sorted((tmp_path / "stage").glob("part-*.parquet"))
+    ]
+    assert kept == [[("p0", 0), ("p0", 2)], [("p1", 0)], [("p0", 0)]]
+    aside = pq.read_table(tmp_path / "stage" / "set_aside-00000.parquet").to_pylist()
+    found = [(row["reason"], json.loads(row["record"])["candidate"]) for row in aside]
+    assert found == [("duplicate", 1), ("length", 3), ("structure", 4)]
+
+
+def test_what_is_kept_carries_the_normalised_output(
+    run_stage: Callable[..., Manifest], inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    run_stage(run, settings(), inputs)
+    records = list(read_records(tmp_path / "stage", FilteredResponse))
+    assert records[0].output == OUTPUT
+    assert records[0].output_spans == [Span(start=8, end=15), Span(start=26, end=30)]
+    assert records[0].text_spans == [Span(start=0, end=7), Span(start=16, end=20)]
+    continuation = records[3]
+    assert continuation.output == "<think>\na two.\n</think>\n\n4"
+    assert continuation.output.startswith(continuation.student_prefix)
+    assert continuation.text_spans == []
+
+
+def test_the_system_prompt_counts_towards_the_length(
+    run_stage: Callable[..., Manifest], inputs: dict[str, Path]
+) -> None:
+    system = "<|im_start|>system\ns<|im_end|>\n"
+    added = 2 + len(system) - len("<|im_start|><|im_end|>")
+    enough = PROMPT_TOKENS + RESPONSE_TOKENS + added
+    wide = run_stage(run, settings(system_prompt="s", max_length=enough), inputs, name="wide")
+    tight = run_stage(run, settings(system_prompt="s", max_length=enough - 1), inputs, name="tight")
+    assert wide.counts["dropped: length"] == 1
+    # the five copies of GOOD and the one that is longer by a letter
+    assert tight.counts["dropped: length"] == 6
+
+
+def test_a_restart_gives_the_same_bytes(
+    run_stage: Callable[..., Manifest], inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    whole = run_stage(run, settings(), inputs, name="stage")
+    # killed after the first part: the duplicates of the second are found by what the first kept
+    for name in ("part-00001", "part-00002", "set_aside-00001", "manifest"):
+        next((tmp_path / "stage").glob(f"{name}.*")).unlink()
+    again = run_stage(run, settings(), inputs, name="stage")
+    assert again.digest == whole.digest
+    assert again.counts == whole.counts
+
+
+def test_malformed_records_stop_or_are_set_aside(
+    run_stage: Callable[..., Manifest],
+    make_response: Callable[..., Response],
+    model_dir: Path,
+    tmp_path: Path,
+) -> None:
+
+    row = asdict(make_response(GOOD))
+    lines = [json.dumps(row | {"text": ""}), "{", json.dumps(row)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    inputs = {"a": tmp_path / "a.jsonl", "student": model_dir}
+    with pytest.raises(UserError, match=r"a\.jsonl: record 1: field text: is empty"):
+        run_stage(run, settings(responses=["a"]), inputs)
+    manifest = run_stage(run, settings(responses=["a"], on_malformed="set_aside"), inputs)
+    assert manifest.counts == {"kept": 1, "kept T=1": 1, "malformed": 2}

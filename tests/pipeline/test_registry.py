@@ -1,0 +1,37 @@
+"""Every stage kind has its function, and that function takes the kind's own settings."""
+
+import inspect
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+
+from megatron_dasd.config.settings import Settings, StageSettings
+from megatron_dasd.pipeline.registry import STAGE_MODULES, stage_function
+
+KINDS = {
+    get_args(settings.model_fields["kind"].annotation)[0]: settings
+    for settings in get_args(get_args(StageSettings)[0])
+}
+
+
+def test_all_kinds_are_registered() -> None:
+    assert set(STAGE_MODULES) == set(KINDS)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:megatron")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stage_function_takes_its_kinds_settings(kind: str) -> None:
+    function = stage_function(kind)
+    assert list(inspect.signature(function).parameters) == ["settings", "inputs", "folder"]
+    settings = get_type_hints(function)["settings"]
+    assert issubclass(settings, Settings)
+    assert settings is KINDS[kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_has_its_thin_tool(kind: str) -> None:
+    tool = Path(__file__).parents[2] / "tools" / f"{kind}.py"
+    text = tool.read_text()
+    assert f'run_kind("{kind}")' in text
+    assert len(text.splitlines()) < 50

@@ -1,0 +1,219 @@
+"""Stage folders: what a kill leaves behind, what a second attempt keeps, what is refused."""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from megatron_dasd.artifacts import (
+    ATTEMPT,
+    MANIFEST,
+    StageFolder,
+    check_files,
+    input_digest,
+    model_folder,
+    read_manifest,
+    require_manifest,
+)
+from megatron_dasd.errors import UserError
+from megatron_dasd.records import Message
+from megatron_dasd.records_io import read_records
+
+NUM_PARTS = 3
+FORK = multiprocessing.get_context("fork")
+FILE_EVENTS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree"}
+
+
+def stage_folder(path: Path, content: str = "a") -> StageFolder:
+    return StageFolder(path, "s", "k", {"content": content}, {"in": "0" * 64})
+
+
+def messages(index: int, content: str = "a") -> list[Message]:
+    return [Message(role="user", content=f"{content} {index} {n}") for n in range(2)]
+
+
+def run_stage(path: Path, content: str = "a") -> None:
+    """A small stage that uses all ways to write."""
+    with stage_folder(path, content) as folder:
+        for index in range(NUM_PARTS):
+            if not folder.has_part(index):
+                aside = [{"reason": "bad", "record": str(index)}]
+                folder.write_part(index, Message, messages(index, content), {"kept": 2}, aside)
+        scratch = folder.scratch("model")
+        (scratch / "config.json").write_text(content)
+        folder.commit(scratch)
+        folder.write_json("facts.json", {"content": content})
+        folder.finish(figures={"content": content})
+
+
+def killed_at(event_number: int, path: Path, content: str) -> bool:
+    """Run the stage in a process that kills itself at its n-th file operation.
+
+    Returns:
+        Whether it got so far; False: it finished before.
+    """
+
+    def body() -> None:
+        seen = 0
+
+        def hook(event: str, arguments: tuple[object, ...]) -> None:
+            nonlocal seen
+            if event in FILE_EVENTS and str(path) in str(arguments[0]):
+                if seen == event_number:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                seen += 1
+
+        sys.addaudithook(hook)
+        run_stage(path, content)
+
+    process = FORK.Process(target=body)
+    process.start()
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
+
+
+def assert_only_whole_parts(path: Path) -> None:
+    for part in path.glob("part-*.parquet"):
+        index = int(part.stem.removeprefix("part-"))
+        contents = {record.content.split()[0] for record in read_records(part, Message)}
+        assert list(read_records(part, Message)) == messages(index, *contents)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("left_before", [None, "b"])
+def test_a_kill_at_any_file_operation_loses_and_doubles_nothing(
+    tmp_path: Path, left_before: str | None
+) -> None:
+    run_stage(tmp_path / "reference")
+    wanted = require_manifest(tmp_path / "reference")
+    event_number, killed = 0, True
+    while killed:
+        path = tmp_path / f"killed-{event_number}"
+        if left_before:  # what an attempt with other settings left is to be replaced
+            run_stage(path, left_before)
+        killed = killed_at(event_number, path, "a")
+        assert_only_whole_parts(path)
+        manifest = read_manifest(path)
+        assert manifest is None or manifest.figures == {"content": manifest.settings["content"]}
+        run_stage(path)
+        assert require_manifest(path).digest == wanted.digest
+        assert require_manifest(path).counts == {"kept": 2 * NUM_PARTS}
+        assert sorted(p.name for p in path.iterdir()) == sorted(
+            p.name for p in (tmp_path / "reference").iterdir()
+        )
+        event_number += 1
+    assert event_number > 10
+
+
+def test_a_second_attempt_keeps_whole_parts(tmp_path: Path) -> None:
+    with stage_folder(tmp_path / "s") as folder:
+        folder.write_part(0, Message, messages(0), {"kept": 2})
+        before = folder.part_path(0).stat().st_mtime_ns
+    with stage_folder(tmp_path / "s") as folder:
+        assert folder.has_part(0)
+        assert not folder.has_part(1)
+        assert folder.part_path(0).stat().st_mtime_ns == before
+
+
+def test_other_settings_start_the_folder_anew(tmp_path: Path) -> None:
+    run_stage(tmp_path / "s", "a")
+    with stage_folder(tmp_path / "s", "b") as folder:
+        assert sorted(p.name for p in folder.path.iterdir()) == [".lock", ATTEMPT]
+        assert json.loads((folder.path / ATTEMPT).read_text())["settings"] == {"content": "b"}
+
+
+def test_a_foreign_folder_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with (
+        pytest.raises(UserError, match=r"holds files that no stage wrote \(thesis.txt, ...\)"),
+        stage_folder(tmp_path),
+    ):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with (
+        stage_folder(tmp_path / "s"),
+        pytest.raises(UserError, match="another process is running this stage"),
+        stage_folder(tmp_path / "s"),
+    ):
+        pass
+    with stage_folder(tmp_path / "s"):
+        pass
+
+
+def test_the_manifest_tells_of_every_file(tmp_path: Path) -> None:
+    with stage_folder(tmp_path / "s") as folder:
+        folder.write_part(0, Message, messages(0), {"kept": 2, "dropped: x": 1})
+        folder.write_part(1, Message, messages(1), {"kept": 2})
+        (folder.path / "logs").mkdir()
+        (folder.path / "logs" / "rank-0.log").write_text("no part of the result")
+        manifest = folder.finish(figures={"x": 1})
+    assert manifest.counts == {"kept": 4, "dropped: x": 1}
+    assert sorted(manifest.files) == ["part-00000.parquet", "part-00001.parquet"]
+    assert manifest.inputs == {"in": "0" * 64}
+    assert read_manifest(tmp_path / "s") == manifest
+    assert input_digest(tmp_path / "s") == manifest.digest
+
+
+def test_counts_travel_with_the_part(tmp_path: Path) -> None:
+    run_stage(tmp_path / "s")
+    metadata = pq.read_schema(tmp_path / "s" / "part-00001.parquet").metadata
+    assert json.loads(metadata[b"counts"]) == {"kept": 2}
+    aside = pq.read_table(tmp_path / "s" / "set_aside-00001.parquet").to_pylist()
+    assert aside == [{"reason": "bad", "record": "1"}]
+
+
+def test_a_file_that_went_missing_or_shrank_is_noticed(tmp_path: Path) -> None:
+    run_stage(tmp_path / "s")
+    manifest = require_manifest(tmp_path / "s")
+    check_files(tmp_path / "s", manifest)
+    part = tmp_path / "s" / "part-00001.parquet"
+    part.write_bytes(part.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"part-00001.parquet: is missing or has another size"):
+        check_files(tmp_path / "s", manifest)
+    part.unlink()
+    with pytest.raises(UserError, match=r"part-00001.parquet: is missing"):
+        check_files(tmp_path / "s", manifest)
+
+
+def test_input_digest_of_what_a_user_brings(tmp_path: Path) -> None:
+    file, folder = tmp_path / "a.jsonl", tmp_path / "folder"
+    file.write_text("x")
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    before = input_digest(file), input_digest(folder)
+    assert before[0] == "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
+    (folder / "config.json").write_text("{ }")
+    assert input_digest(file) == before[0]
+    assert input_digest(folder) != before[1]
+    with pytest.raises(UserError, match="nowhere: no such file or folder"):
+        input_digest(tmp_path / "nowhere")
+
+
+def test_an_unfinished_stage_is_no_input(tmp_path: Path) -> None:
+    with stage_folder(tmp_path / "s"):
+        pass
+    with pytest.raises(UserError, match=rf"s: no finished stage here \(no {MANIFEST}\)"):
+        input_digest(tmp_path / "s")
+
+
+def test_a_damaged_manifest_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_text('{"stage": "s"')
+    with pytest.raises(UserError, match=r"manifest.json: damaged manifest \(.*\); delete it"):
+        read_manifest(tmp_path)
+
+
+def test_model_folder(tmp_path: Path) -> None:
+    run_stage(tmp_path / "s")
+    assert model_folder(tmp_path / "s") == tmp_path / "s" / "model"
+    assert model_folder(tmp_path / "s" / "model") == tmp_path / "s" / "model"
+    with pytest.raises(UserError, match="no Hugging Face model here"):
+        model_folder(tmp_path)

@@ -1,0 +1,97 @@
+"""Plain lines of progress: at the start, now and then, and at the end."""
+
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+
+from megatron_dasd import progress as module
+from megatron_dasd.progress import progress
+
+
+class Clock:
+    """Stands in for the time: it moves when told."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+def test_lines_in_a_log(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("sampling", total=1200, unit="responses") as bar:
+        for _ in range(5):
+            clock.now += 4
+            bar.advance(40, note="9 tok/s")
+        clock.now += 10
+        bar.advance(1000)
+    assert capsys.readouterr().out.splitlines() == [
+        "sampling: 0/1,200 responses",
+        "sampling: 120/1,200 responses (10%), 0:01:48 left, 10 responses/s, 9 tok/s",
+        "sampling: 1,200/1,200 responses (100%), 0:00:00 left, 40 responses/s, 9 tok/s",
+        "sampling: done: 1,200/1,200 responses in 30.0 s, 40 responses/s, 9 tok/s",
+    ]
+
+
+def test_what_was_done_before_is_no_speed(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("training", total=100, unit="steps", done=80) as bar:
+        clock.now += 10
+        bar.advance(10)
+    assert capsys.readouterr().out.splitlines() == [
+        "training: 80/100 steps",
+        "training: 90/100 steps (90%), 0:00:10 left, 1 steps/s",
+        "training: done: 90/100 steps in 10.0 s, 1 steps/s",
+    ]
+
+
+def test_work_that_fails_says_how_far_it_came(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> None:
+        with progress("scoring", total=4, unit="parts") as bar:
+            clock.now += 2
+            bar.advance()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "scoring: stopped at 1/4 parts in 2.0 s, 0.5 parts/s"
+
+
+def test_no_work_at_all(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("sampling", total=0, unit="responses") as bar:
+        clock.now += 20
+        bar.advance(0)
+    assert "sampling: 0/0 responses (100%)" in capsys.readouterr().out
+
+
+def test_a_bar_on_a_terminal() -> None:
+    program = (
+        "from megatron_dasd.progress import progress\n"
+        "with progress('sampling', total=3, unit='responses', done=1) as bar:\n"
+        "    bar.advance(2, note='loss 1.5')\n"
+    )
+    main, terminal = pty.openpty()
+    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "120"}
+    subprocess.run([sys.executable, "-c", program], stdout=terminal, env=environment, check=True)
+    os.close(terminal)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(main, 65536)
+        except OSError:  # the other side is closed
+            break
+    assert "━".encode() in shown
+    assert b"3/3" in shown
+    assert b"loss 1.5" in shown

@@ -1,0 +1,56 @@
+from itertools import islice
+
+import numpy as np
+
+from megatron_dasd.data.packed_dataset import sample_order
+from megatron_dasd.data.rows import packed_row
+from megatron_dasd.training.batches import batches, heldout_packs, training_packs
+
+
+class Rows:
+    """Five packs whose first token is their number + 1; 0 is padding."""
+
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return packed_row([(np.array([index + 1, 9]), np.ones(2))], 4)
+
+    def padding_row(self) -> dict[str, np.ndarray]:
+        return packed_row([], 4)
+
+
+def trained_on(first: int, rank: int, size: int, count: int) -> list[int]:
+    packs = training_packs(num_packs=5, num_samples=10, seed=3)
+    rows = batches(Rows(), packs, first, rank, size)  # type: ignore[arg-type]
+    return [int(batch["tokens"][0, 0]) for batch in islice(rows, count)]
+
+
+def test_two_epochs_in_orders_of_their_own_then_padding() -> None:
+    orders = [sample_order(5, 3, epoch) + 1 for epoch in (0, 1)]
+    assert sorted(orders[0]) == sorted(orders[1]) == [1, 2, 3, 4, 5]
+    assert trained_on(0, 0, 1, 12) == [*orders[0], *orders[1], 0, 0]
+
+
+def test_two_ranks_share_what_one_rank_trains_on() -> None:
+    alone = trained_on(0, 0, 1, 8)
+    assert trained_on(0, 0, 2, 4) == alone[0::2]
+    assert trained_on(0, 1, 2, 4) == alone[1::2]
+
+
+def test_a_restart_goes_on_after_the_consumed_samples() -> None:
+    assert trained_on(7, 0, 1, 3) == trained_on(0, 0, 1, 10)[7:]
+
+
+def test_each_evaluation_covers_every_heldout_pack_once() -> None:
+    packs = heldout_packs(num_packs=5, global_batch_size=4)
+    assert [packs(i) for i in range(8)] == [0, 1, 2, 3, 4, None, None, None]
+    assert [packs(i) for i in range(8, 16)] == [packs(i) for i in range(8)]
+
+
+def test_batch_shapes() -> None:
+    (batch,) = islice(batches(Rows(), lambda _: 0, 0, 0, 1), 1)  # type: ignore[arg-type]
+    assert batch["tokens"].tolist() == [[1, 9, 0, 0]]
+    assert batch["labels"].tolist() == [[9, 0, 0, 0]]
+    assert batch["loss_mask"].tolist() == [[1.0, 0.0, 0.0, 0.0]]
+    assert batch["document_ids"].tolist() == [0, 0, -1, -1]
