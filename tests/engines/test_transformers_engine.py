@@ -83,7 +83,10 @@ def test_batches_of_any_size_give_the_same_in_the_requests_order(
 def test_equal_seeds_give_equal_texts_and_others_do_not(engine: TransformersEngine) -> None:
     request = replace(REQUESTS[1], max_new_tokens=12, temperature=1.0)
     same, again, other = engine.generate([request, request, replace(request, seed=77)])
-    assert same == again
+    assert texts([same]) == texts([again])
+    assert same.tokens.token_ids == again.tokens.token_ids
+    # rows of one matrix product may be rounded differently
+    assert same.tokens.logprobs == pytest.approx(again.tokens.logprobs, abs=1e-4)
     assert same.tokens.token_ids != other.tokens.token_ids
 
 
