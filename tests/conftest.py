@@ -9,7 +9,8 @@ import pytest
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from megatron_dasd.artifacts import Manifest, StageFolder
-from megatron_dasd.config.settings import RandomModel, Settings
+from megatron_dasd.config.base import Settings
+from megatron_dasd.config.sources import RandomModel
 from megatron_dasd.records import Message, Prompt, Response, TokenLogprobs
 from megatron_dasd.records_io import to_table
 from megatron_dasd.sources import random_model

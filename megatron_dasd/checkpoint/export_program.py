@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from megatron_dasd.checkpoint.hf_folder import write_hf_folder
-from megatron_dasd.config.settings import Launch
+from megatron_dasd.config.base import Launch
 from megatron_dasd.device.launch import run_program
 from megatron_dasd.models.architecture import read_architecture
 from megatron_dasd.models.program import common_flags, load_model

@@ -6,7 +6,7 @@ from typing import Any
 
 from megatron_dasd.artifacts import LOGS, MODEL, StageFolder, model_folder
 from megatron_dasd.checkpoint.artifact import open_checkpoint
-from megatron_dasd.config.settings import ExportHf
+from megatron_dasd.config.training import ExportHf
 from megatron_dasd.device.launch import launch
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from megatron_dasd.config.settings import Launch
+from megatron_dasd.config.base import Launch
 from megatron_dasd.device.launch import run_program
 from megatron_dasd.models.architecture import read_architecture
 from megatron_dasd.models.program import common_flags, load_model

@@ -7,7 +7,7 @@ from typing import Any
 from megatron_dasd.artifacts import LOGS, StageFolder, model_folder
 from megatron_dasd.checkpoint.artifact import FOLDER
 from megatron_dasd.checkpoint.hf_folder import weights_dtype
-from megatron_dasd.config.settings import ImportHf
+from megatron_dasd.config.training import ImportHf
 from megatron_dasd.device.launch import launch
 
 

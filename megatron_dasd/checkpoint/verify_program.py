@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from megatron_dasd.config.settings import Launch
+from megatron_dasd.config.base import Launch
 from megatron_dasd.device.launch import run_program
 from megatron_dasd.errors import UserError
 from megatron_dasd.models.architecture import read_architecture

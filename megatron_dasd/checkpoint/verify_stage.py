@@ -7,7 +7,7 @@ from typing import Any
 
 from megatron_dasd.artifacts import LOGS, StageFolder, model_folder
 from megatron_dasd.checkpoint.artifact import open_checkpoint
-from megatron_dasd.config.settings import VerifyConversion
+from megatron_dasd.config.training import VerifyConversion
 from megatron_dasd.device.launch import launch
 from megatron_dasd.errors import UserError
 

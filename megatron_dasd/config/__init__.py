@@ -1,1 +1,4 @@
-"""."""
+"""Settings of every stage kind, typed, and the pipeline file.
+
+Imports no torch, so that a plan is read in no time.
+"""

@@ -9,7 +9,8 @@ from typing import Annotated, Any, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from megatron_dasd.config.settings import Reference, Settings, StageSettings
+from megatron_dasd.config.base import Reference, Settings
+from megatron_dasd.config.stages import StageSettings
 from megatron_dasd.errors import UserError
 
 StageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]

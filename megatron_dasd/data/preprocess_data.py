@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from megatron_dasd.artifacts import StageFolder, model_folder
-from megatron_dasd.config.settings import PreprocessData
+from megatron_dasd.config.data import PreprocessData
 from megatron_dasd.data.indexed import PackedDataWriter
 from megatron_dasd.data.meta import DATA, Document, read_meta
 from megatron_dasd.data.tokenizer import load_vocabulary

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_dasd.artifacts import StageFolder, model_folder
-from megatron_dasd.config.settings import PreprocessText
+from megatron_dasd.config.data import PreprocessText
 from megatron_dasd.data.indexed import PackedDataWriter
 from megatron_dasd.data.meta import DATA, Document, read_meta
 from megatron_dasd.data.tokenizer import load_vocabulary

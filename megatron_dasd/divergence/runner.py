@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from megatron_dasd.artifacts import StageFolder
-from megatron_dasd.config.settings import SelectDas
+from megatron_dasd.config.selection import SelectDas
 from megatron_dasd.divergence.provenance import CLASSES, Ints, compare_sentences
 from megatron_dasd.divergence.selection import Strategy, select
 from megatron_dasd.progress import progress

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_dasd.artifacts import StageFolder
-from megatron_dasd.config.settings import Engine as EngineSettings
+from megatron_dasd.config.base import Engine as EngineSettings
 from megatron_dasd.engines.base import Generation, GenerationRequest
 from megatron_dasd.engines.transformers_engine import TransformersEngine
 from megatron_dasd.progress import progress

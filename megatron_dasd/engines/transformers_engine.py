@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, StaticCache
 from transformers.utils import logging as transformers_logging
 
-from megatron_dasd.config.settings import Engine as EngineSettings
+from megatron_dasd.config.base import Engine as EngineSettings
 from megatron_dasd.engines.base import Generation, GenerationRequest
 from megatron_dasd.engines.decoding import cut_num_bytes, decode_pieces, first_stop
 from megatron_dasd.engines.draws import draw_tokens, token_logprobs

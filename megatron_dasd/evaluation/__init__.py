@@ -1,1 +1,1 @@
-"""."""
+"""Task accuracy of the held-out prompts, and the report of a run."""

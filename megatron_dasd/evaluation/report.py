@@ -20,7 +20,7 @@ from megatron_dasd.artifacts import (
     read_manifest,
     write_atomic,
 )
-from megatron_dasd.config.settings import Report
+from megatron_dasd.config.evaluation import Report
 from megatron_dasd.evaluation import charts
 from megatron_dasd.evaluation.heldout import heldout_figures
 from megatron_dasd.evaluation.samples import mixed_policy_example, side_by_side

@@ -14,7 +14,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from megatron_dasd.artifacts import StageFolder, model_folder
-from megatron_dasd.config.settings import Evaluate
+from megatron_dasd.config.evaluation import Evaluate
 from megatron_dasd.engines.base import Generation, GenerationRequest
 from megatron_dasd.engines.transformers_engine import TransformersEngine
 from megatron_dasd.errors import UserError

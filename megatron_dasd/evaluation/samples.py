@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from megatron_dasd.config.settings import Report
+from megatron_dasd.config.evaluation import Report
 from megatron_dasd.records import FilteredResponse, Graded
 from megatron_dasd.records_io import read_records
 

@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from megatron_dasd.config.settings import Repetition, ThinkingFormat
+from megatron_dasd.config.base import ThinkingFormat
+from megatron_dasd.config.selection import Repetition
 from megatron_dasd.records import Response
 from megatron_dasd.text.sentences import split_sentences
 from megatron_dasd.text.thinking import (

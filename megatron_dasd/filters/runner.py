@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from megatron_dasd.artifacts import StageFolder, model_folder
-from megatron_dasd.config.settings import FilterResponses
+from megatron_dasd.config.selection import FilterResponses
 from megatron_dasd.filters import rules
 from megatron_dasd.progress import progress
 from megatron_dasd.records import FilteredResponse, Response

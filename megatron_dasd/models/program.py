@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from megatron_dasd.config.settings import Launch
+from megatron_dasd.config.base import Launch
 from megatron_dasd.device import cpu_adapter
 from megatron_dasd.models.architecture import Architecture, Flags
 

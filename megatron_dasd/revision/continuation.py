@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from megatron_dasd.artifacts import StageFolder, model_folder
-from megatron_dasd.config.settings import ContinueTeacher, ThinkingFormat
+from megatron_dasd.config.base import ThinkingFormat
+from megatron_dasd.config.teacher import ContinueTeacher
 from megatron_dasd.engines.base import Generation, GenerationRequest
 from megatron_dasd.engines.parts import Job, generate_parts
 from megatron_dasd.records import Prompt, Response, Rollout

@@ -13,7 +13,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from megatron_dasd.artifacts import StageFolder, model_folder
-from megatron_dasd.config.settings import RollOutStudent
+from megatron_dasd.config.teacher import RollOutStudent
 from megatron_dasd.engines.base import Generation, GenerationRequest
 from megatron_dasd.engines.parts import Job, generate_parts
 from megatron_dasd.records import FilteredResponse, Prompt, Rollout

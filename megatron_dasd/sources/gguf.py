@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
 
 from megatron_dasd.artifacts import MODEL, StageFolder
-from megatron_dasd.config.settings import ImportGguf
+from megatron_dasd.config.sources import ImportGguf
 from megatron_dasd.errors import UserError
 
 _NAMES = {

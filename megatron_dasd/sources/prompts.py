@@ -11,7 +11,7 @@ import reasoning_gym
 from reasoning_gym.factory import DATASETS
 
 from megatron_dasd.artifacts import StageFolder
-from megatron_dasd.config.settings import MakePrompts, ReasoningGymTask
+from megatron_dasd.config.sources import MakePrompts, ReasoningGymTask
 from megatron_dasd.errors import UserError
 from megatron_dasd.records import Message, Prompt
 from megatron_dasd.records_io import SetAside, read_records

@@ -6,7 +6,7 @@ from typing import Any
 
 from megatron_dasd.artifacts import LOGS, StageFolder, model_folder
 from megatron_dasd.checkpoint.artifact import open_checkpoint
-from megatron_dasd.config.settings import ScoreStudent
+from megatron_dasd.config.selection import ScoreStudent
 from megatron_dasd.device.launch import launch
 from megatron_dasd.progress import progress
 from megatron_dasd.records_io import record_files

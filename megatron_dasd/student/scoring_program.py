@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from megatron_dasd.artifacts import write_part
-from megatron_dasd.config.settings import ScoreStudent
+from megatron_dasd.config.selection import ScoreStudent
 from megatron_dasd.data.packing import best_fit_decreasing
 from megatron_dasd.data.rows import packed_row
 from megatron_dasd.device.launch import run_program

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_dasd.artifacts import StageFolder, model_folder
-from megatron_dasd.config.settings import SampleTeacher
+from megatron_dasd.config.teacher import SampleTeacher
 from megatron_dasd.engines.base import Generation, GenerationRequest
 from megatron_dasd.engines.parts import Job, generate_parts
 from megatron_dasd.errors import UserError

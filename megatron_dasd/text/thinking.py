@@ -8,7 +8,7 @@ teacher's text and in the normalised output, so byte spans are what joins the tw
 import re
 from dataclasses import dataclass
 
-from megatron_dasd.config.settings import ThinkingFormat
+from megatron_dasd.config.base import ThinkingFormat
 from megatron_dasd.records import Span
 
 NORMALISED = ThinkingFormat(open="<think>\n", close="\n</think>\n\n")

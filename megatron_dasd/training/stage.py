@@ -9,7 +9,7 @@ from typing import Any
 from megatron_dasd.artifacts import LOGS, METRICS, StageFolder, model_folder
 from megatron_dasd.checkpoint import tracker
 from megatron_dasd.checkpoint.artifact import FOLDER, open_checkpoint
-from megatron_dasd.config.settings import Train
+from megatron_dasd.config.training import Train
 from megatron_dasd.data.meta import DataMeta, read_meta
 from megatron_dasd.device.launch import launch
 from megatron_dasd.errors import UserError

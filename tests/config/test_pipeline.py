@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from megatron_dasd.config.evaluation import Report
 from megatron_dasd.config.pipeline import load_pipeline, references
-from megatron_dasd.config.settings import MakePrompts, Report, SampleTeacher
+from megatron_dasd.config.sources import MakePrompts
+from megatron_dasd.config.teacher import SampleTeacher
 from megatron_dasd.errors import UserError
 
 HEAD = "name: test\nrun_dir: runs/test\nseed: 5\nstages:\n"

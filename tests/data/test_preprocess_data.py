@@ -8,7 +8,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from megatron_dasd.artifacts import Manifest
-from megatron_dasd.config.settings import PreprocessData
+from megatron_dasd.config.data import PreprocessData
 from megatron_dasd.data.meta import Document
 from megatron_dasd.data.packed_dataset import PackedDataset
 from megatron_dasd.data.preprocess_data import run, training_example

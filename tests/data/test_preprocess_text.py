@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from megatron_dasd.artifacts import Manifest
-from megatron_dasd.config.settings import PreprocessText
+from megatron_dasd.config.data import PreprocessText
 from megatron_dasd.data.meta import Document
 from megatron_dasd.data.packed_dataset import PackedDataset
 from megatron_dasd.data.preprocess_text import run

@@ -12,7 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCau
 
 from megatron_dasd.artifacts import LOGS, METRICS, StageFolder
 from megatron_dasd.checkpoint import import_stage
-from megatron_dasd.config.settings import ImportHf, Settings, Train
+from megatron_dasd.config.base import Settings
+from megatron_dasd.config.training import ImportHf, Train
 from megatron_dasd.data.indexed import PackedDataWriter
 from megatron_dasd.sources.random_model import byte_tokenizer
 from megatron_dasd.training import stage as train_stage

@@ -9,7 +9,7 @@ import torch
 
 from megatron_dasd.checkpoint import export_stage, verify_stage
 from megatron_dasd.checkpoint.hf_folder import HfWeights
-from megatron_dasd.config.settings import ExportHf, VerifyConversion
+from megatron_dasd.config.training import ExportHf, VerifyConversion
 from megatron_dasd.errors import UserError
 from megatron_dasd.records import FilteredResponse, Message, Prompt, TokenLogprobs
 from megatron_dasd.records_io import to_table

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from megatron_dasd.config.settings import ScoreStudent
+from megatron_dasd.config.selection import ScoreStudent
 from megatron_dasd.records import FilteredResponse, Message, Prompt, ScoredResponse, TokenLogprobs
 from megatron_dasd.records_io import read_records, to_table
 from megatron_dasd.student import scoring

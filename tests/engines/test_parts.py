@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from megatron_dasd.artifacts import Manifest, StageFolder, model_folder
-from megatron_dasd.config.settings import Engine
+from megatron_dasd.config.base import Engine
 from megatron_dasd.engines.base import Generation, GenerationRequest
 from megatron_dasd.engines.parts import Job, generate_parts
 from megatron_dasd.records_io import SetAside, read_records

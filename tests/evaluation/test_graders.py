@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import reasoning_gym
 
-from megatron_dasd.config.settings import ReasoningGymTask
+from megatron_dasd.config.sources import ReasoningGymTask
 from megatron_dasd.errors import UserError
 from megatron_dasd.evaluation.graders import answer_of, find_grader, is_same
 from megatron_dasd.records import Prompt

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from megatron_dasd.artifacts import LOGS, METRICS, StageFolder, require_manifest
-from megatron_dasd.config.settings import Report
+from megatron_dasd.config.evaluation import Report
 from megatron_dasd.evaluation import report
 from megatron_dasd.evaluation.samples import spread
 from megatron_dasd.records import (

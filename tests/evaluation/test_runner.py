@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from megatron_dasd.artifacts import Manifest
-from megatron_dasd.config.settings import Engine, Evaluate
+from megatron_dasd.config.base import Engine
+from megatron_dasd.config.evaluation import Evaluate
 from megatron_dasd.errors import UserError
 from megatron_dasd.evaluation import runner
 from megatron_dasd.records import Graded, Prompt

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from megatron_dasd.config.settings import Repetition, ThinkingFormat
+from megatron_dasd.config.base import ThinkingFormat
+from megatron_dasd.config.selection import Repetition
 from megatron_dasd.filters.rules import (
     contents,
     is_repetitive,

@@ -6,7 +6,8 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from megatron_dasd.config.settings import Settings, StageSettings
+from megatron_dasd.config.base import Settings
+from megatron_dasd.config.stages import StageSettings
 from megatron_dasd.pipeline.registry import STAGE_MODULES, stage_function
 
 KINDS = {

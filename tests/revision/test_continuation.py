@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from megatron_dasd.artifacts import model_folder
-from megatron_dasd.config.settings import ContinueTeacher, Engine, ThinkingFormat
+from megatron_dasd.config.base import Engine, ThinkingFormat
+from megatron_dasd.config.teacher import ContinueTeacher
 from megatron_dasd.engines.base import GenerationRequest
 from megatron_dasd.engines.transformers_engine import TransformersEngine
 from megatron_dasd.records import FinishReason, Prompt, Response, Rollout

@@ -9,7 +9,8 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from megatron_dasd.artifacts import model_folder
-from megatron_dasd.config.settings import Engine, ImportGguf
+from megatron_dasd.config.base import Engine
+from megatron_dasd.config.sources import ImportGguf
 from megatron_dasd.engines.base import GenerationRequest
 from megatron_dasd.engines.transformers_engine import TransformersEngine
 from megatron_dasd.errors import UserError

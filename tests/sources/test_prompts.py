@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import reasoning_gym
 
-from megatron_dasd.config.settings import MakePrompts, ReasoningGymTask
+from megatron_dasd.config.sources import MakePrompts, ReasoningGymTask
 from megatron_dasd.errors import UserError
 from megatron_dasd.records import Prompt
 from megatron_dasd.records_io import SetAside, read_records

@@ -5,7 +5,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from megatron_dasd.artifacts import MODEL, model_folder
-from megatron_dasd.config.settings import Engine, RandomModel
+from megatron_dasd.config.base import Engine
+from megatron_dasd.config.sources import RandomModel
 from megatron_dasd.engines.base import GenerationRequest
 from megatron_dasd.engines.transformers_engine import TransformersEngine
 from megatron_dasd.errors import UserError

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from megatron_dasd.config.settings import Engine, SampleTeacher
+from megatron_dasd.config.base import Engine
+from megatron_dasd.config.teacher import SampleTeacher
 from megatron_dasd.errors import UserError
 from megatron_dasd.records import Prompt, Response
 from megatron_dasd.records_io import read_records

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_dasd.config.settings import ThinkingFormat
+from megatron_dasd.config.base import ThinkingFormat
 from megatron_dasd.records import Span
 from megatron_dasd.text.thinking import (
     NORMALISED,

@@ -6,7 +6,9 @@ from typing import Any, get_args
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from megatron_dasd.config.settings import Launch, Settings, StageSettings, Train
+from megatron_dasd.config.base import Launch, Settings
+from megatron_dasd.config.stages import StageSettings
+from megatron_dasd.config.training import Train
 
 TRAIN: dict[str, Any] = {"kind": "train", "model": "m", "checkpoint": "c", "data": "d"}
 KINDS = get_args(get_args(StageSettings)[0])

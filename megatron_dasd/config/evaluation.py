@@ -1,0 +1,44 @@
+"""Settings of evaluation and report."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from megatron_dasd.config.base import Engine, Input, OnMalformed, Positive, Settings
+
+
+class Evaluate(Settings):
+    """Accuracy on the held-out prompts that carry a reference answer."""
+
+    kind: Literal["evaluate"]
+    prompts: Input
+    models: dict[str, Input] = Field(min_length=1)
+    """Hugging Face folders by the name that the report shows."""
+    num_samples: Positive = 1
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    """0: greedy."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_new_tokens: Positive
+    system_prompt: str | None = None
+    engine: Engine = Engine()
+    on_malformed: OnMalformed = "stop"
+
+
+class Report(Settings):
+    """``report.html`` and ``report.json`` of a run."""
+
+    tells_of_run: ClassVar[bool] = True
+
+    kind: Literal["report"]
+    title: str
+    heldout_scores: dict[str, Input] = Field(min_length=1)
+    """score_student stages by what they show: before, stage1, stage2, stage3."""
+    sample: Input
+    filters: list[Input] = []
+    select: Input
+    train: list[Input] = []
+    rollouts: Input | None = None
+    continuations: Input | None = None
+    evaluate: Input | None = None
+    verify: Input | None = None
+    export: Input

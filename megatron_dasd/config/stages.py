@@ -1,0 +1,34 @@
+"""The settings of any stage, told apart by their ``kind``."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from megatron_dasd.config.data import PreprocessData, PreprocessText
+from megatron_dasd.config.evaluation import Evaluate, Report
+from megatron_dasd.config.selection import FilterResponses, ScoreStudent, SelectDas
+from megatron_dasd.config.sources import ImportGguf, MakePrompts, PruneLayers, RandomModel
+from megatron_dasd.config.teacher import ContinueTeacher, RollOutStudent, SampleTeacher
+from megatron_dasd.config.training import ExportHf, ImportHf, Train, VerifyConversion
+
+StageSettings = Annotated[
+    ImportGguf
+    | RandomModel
+    | PruneLayers
+    | ImportHf
+    | MakePrompts
+    | SampleTeacher
+    | FilterResponses
+    | ScoreStudent
+    | SelectDas
+    | PreprocessText
+    | PreprocessData
+    | Train
+    | ExportHf
+    | VerifyConversion
+    | RollOutStudent
+    | ContinueTeacher
+    | Evaluate
+    | Report,
+    Field(discriminator="kind"),
+]

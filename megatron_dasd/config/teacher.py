@@ -1,0 +1,71 @@
+"""Settings of sampling and of mixed-policy revision: what the teacher and the student write."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from megatron_dasd.config.base import (
+    Engine,
+    Fraction,
+    Input,
+    OnMalformed,
+    Positive,
+    Settings,
+    ThinkingFormat,
+)
+
+
+class SampleTeacher(Settings):
+    """Several responses a prompt from the teacher, at every temperature."""
+
+    kind: Literal["sample_teacher"]
+    model: Input
+    prompts: Input
+    temperatures: list[Annotated[float, Field(gt=0)]] = Field([0.6, 1.0], min_length=1)
+    num_candidates: Positive = 4
+    """Responses a prompt and temperature."""
+    max_new_tokens: Positive
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    system_prompt: str | None = None
+    few_shot: Input | None = None
+    """JSON lines of Message records put before the prompt, for the teacher's eyes only."""
+    stop: list[str] = []
+    """Texts that end a response; the text ends before them."""
+    engine: Engine = Engine()
+    on_malformed: OnMalformed = "stop"
+
+
+class RollOutStudent(Settings):
+    """The student answers training prompts, capped at a multiple of the teacher's length."""
+
+    kind: Literal["roll_out_student"]
+    model: Input
+    responses: Input
+    """The selected responses: their prompts are rolled out, their lengths set the caps."""
+    cap_ratio: Annotated[float, Field(gt=0)] = 1.5
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    system_prompt: str | None = None
+    max_prompts: Positive | None = None
+    engine: Engine = Engine()
+    on_malformed: OnMalformed = "stop"
+
+
+class ContinueTeacher(Settings):
+    """Rollouts cut beyond half, continued by the teacher."""
+
+    kind: Literal["continue_teacher"]
+    model: Input
+    rollouts: Input
+    cut_from: Fraction = 0.5
+    """Earliest cut, as a share of the rollout's tokens."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    max_new_tokens: Positive
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    thinking: ThinkingFormat = ThinkingFormat()
+    """The teacher's delimiters."""
+    system_prompt: str | None = None
+    few_shot: Input | None = None
+    stop: list[str] = []
+    engine: Engine = Engine()
+    on_malformed: OnMalformed = "stop"

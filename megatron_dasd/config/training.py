@@ -1,0 +1,69 @@
+"""Settings of training and of checkpoints, in and out."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from megatron_dasd.config.base import Fraction, Input, Launch, Positive, Settings
+
+
+class Train(Settings):
+    """One training stage through Megatron's ``pretrain()``."""
+
+    kind: Literal["train"]
+    model: Input
+    """Hugging Face folder: architecture and tokenizer."""
+    checkpoint: Input
+    """Weights to start from: an imported checkpoint or an earlier training stage."""
+    data: Input
+    heldout: Input | None = None
+    """Data whose loss is printed during training."""
+    epochs: Annotated[float, Field(gt=0)] = 6
+    global_batch_size: Positive = 64
+    """Packed rows a step; a micro-batch is one row."""
+    lr: Annotated[float, Field(gt=0)] = 5e-5
+    min_lr: Annotated[float, Field(ge=0)] = 1e-5
+    lr_decay_style: Literal["cosine", "constant", "linear"] = "cosine"
+    warmup_fraction: Fraction = 0.1
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    adam_beta1: Fraction = 0.9
+    adam_beta2: Fraction = 0.95
+    adam_eps: Annotated[float, Field(gt=0)] = 1e-8
+    clip_grad: Annotated[float, Field(ge=0)] = 1.0
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    save_interval: Positive | None = None
+    """Iterations between checkpoints; None: at the end only."""
+    eval_interval: Positive | None = None
+    """Iterations between held-out evaluations; None: at the end only."""
+    launch: Launch = Launch()
+    megatron: dict[str, Any] = {}
+    """Further Megatron flags by name, e.g. ``{recompute-activations: true}``."""
+
+
+class ImportHf(Settings):
+    """Hugging Face folder to Megatron ``torch_dist`` checkpoint."""
+
+    kind: Literal["import_hf"]
+    model: Input
+
+
+class ExportHf(Settings):
+    """Megatron checkpoint to a Hugging Face folder."""
+
+    kind: Literal["export_hf"]
+    model: Input
+    """Hugging Face folder that the student came from: config, tokenizer, chat template."""
+    checkpoint: Input
+
+
+class VerifyConversion(Settings):
+    """Logits of the Megatron checkpoint against ``transformers``, fp32, on real text."""
+
+    kind: Literal["verify_conversion"]
+    model: Input
+    """The exported Hugging Face folder."""
+    checkpoint: Input
+    responses: Input
+    """Records whose outputs are the text."""
+    num_tokens: Positive = 512
+    tolerance: Annotated[float, Field(gt=0)] = 1e-3
