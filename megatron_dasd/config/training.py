@@ -54,6 +54,8 @@ class ExportHf(Settings):
     model: Input
     """Hugging Face folder that the student came from: config, tokenizer, chat template."""
     checkpoint: Input
+    max_shard_gb: Annotated[float, Field(gt=0)] = 5.0
+    """Size of a safetensors file, in units of 1e9 bytes."""
 
 
 class VerifyConversion(Settings):
