@@ -9,6 +9,7 @@
 """
 
 import json
+import shutil
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from megatron_dasd.artifacts import ATTEMPT, require_manifest
+from megatron_dasd.checkpoint.hf_folder import README, copy_companions, inside
 from megatron_dasd.checkpoint.pickles import METADATA, read_metadata
 from megatron_dasd.errors import UserError
 
@@ -91,6 +93,15 @@ def model_tensors(metadata: Metadata) -> dict[str, TensorStorageMetadata]:
         for key, value in metadata.state_dict_metadata.items()
         if isinstance(value, TensorStorageMetadata) and not key.startswith(_OPTIMIZER)
     }
+
+
+def remember_source(model: Path, checkpoint: Path) -> None:
+    """Keep what a model came with (config, tokenizer, card) beside a checkpoint of it."""
+    folder = checkpoint / HF
+    folder.mkdir(exist_ok=True)
+    copy_companions(model, folder)
+    if (model / README).exists():
+        shutil.copyfile(inside(model, README), folder / README)
 
 
 def _iteration_folder(folder: Path) -> str:

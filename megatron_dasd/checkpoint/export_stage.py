@@ -6,6 +6,7 @@ from typing import Any
 
 from megatron_dasd.artifacts import LOGS, MODEL, StageFolder, model_folder
 from megatron_dasd.checkpoint.artifact import MegatronCheckpoint, open_checkpoint
+from megatron_dasd.checkpoint.card import write_card
 from megatron_dasd.checkpoint.hf_folder import GIGABYTE, copy_companions, set_dtype
 from megatron_dasd.checkpoint.process import run_rank, writing_progress
 from megatron_dasd.config.training import ExportHf
@@ -17,6 +18,8 @@ def run(settings: ExportHf, inputs: Mapping[str, Path], folder: StageFolder) -> 
     source = model_folder(inputs[settings.model])
     scratch = folder.scratch(MODEL)
     figures = export_hf(checkpoint, source, scratch, folder.path / LOGS, settings.max_shard_gb)
+    card = settings.card.model_copy(update={"name": settings.card.name or folder.path.name})
+    write_card(scratch, card, source, inputs[settings.checkpoint])
     folder.commit(scratch)
     return figures
 

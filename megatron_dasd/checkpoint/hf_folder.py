@@ -25,6 +25,8 @@ _SINGLE = "model.safetensors"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32}
 _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+README = "README.md"
+"""A model's card."""
 COMPANIONS = (
     "config.json",
     "generation_config.json",

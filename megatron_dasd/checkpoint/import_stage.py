@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from megatron_dasd.artifacts import LOGS, StageFolder, model_folder
-from megatron_dasd.checkpoint.artifact import FOLDER, HF
+from megatron_dasd.checkpoint.artifact import FOLDER, remember_source
 from megatron_dasd.checkpoint.convert import total_bytes
 from megatron_dasd.checkpoint.hf_folder import (
     HfWeights,
-    copy_companions,
     require_space,
     weights_dtype,
 )
@@ -45,6 +44,5 @@ def import_hf(model: Path, out: Path, log_dir: Path) -> dict[str, Any]:
             log_dir,
             on_poll=show,
         )
-    (out / HF).mkdir()
-    copy_companions(model, out / HF)
+    remember_source(model, out)
     return {"dtype": dtype, **figures}

@@ -104,6 +104,8 @@ _ENTRY_NAMES = _DTYPES | {
     ),
     "megatron.core.extensions.transformer_engine TEDelayedScaling",
 }
+_ZIP = b"PK\x03\x04"
+_UNKNOWN_FORMAT = "is not what torch.save writes: refused, it could be anything"
 _NESTED_LOADERS = {
     "torch.storage _load_from_bytes",
     "megatron.core.safe_globals safe_load_from_bytes",
@@ -170,7 +172,7 @@ class _Inspector(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         known = f"{module} {name}"
         if known in _NESTED_LOADERS:
-            return _inspect_archive
+            return _inspect_nested
         if known not in _ENTRY_NAMES:
             raise pickle.UnpicklingError(_refusal(module, name))
         return _Inert
@@ -228,7 +230,7 @@ def _check_entry(where: str, data: bytes) -> None:
         raise UserError(f"{where}: damaged ({error})") from None
 
 
-def _inspect_archive(data: bytes, may_nest: bool = False) -> "_Inert":
+def _inspect_archive(data: bytes, may_nest: bool = False) -> None:
     """Look through what ``torch.save`` wrote: a zip with a pickle and the tensors' bytes.
 
     Read by torch's own reader: what another one finds in a zip need not be what torch would load.
@@ -237,8 +239,8 @@ def _inspect_archive(data: bytes, may_nest: bool = False) -> "_Inert":
         may_nest: whether a tensor's bytes may be a pickle, as Transformer Engine's extra states
             are, which it unpickles.
     """
-    if data[:4] != b"PK\x03\x04":
-        raise pickle.UnpicklingError("is not what torch.save writes: refused, it could be anything")
+    if data[:4] != _ZIP:
+        raise pickle.UnpicklingError(_UNKNOWN_FORMAT)
     archive = torch._C.PyTorchFileReader(io.BytesIO(data))
     names = archive.get_all_records()
     if "constants.pkl" in names:
@@ -248,4 +250,16 @@ def _inspect_archive(data: bytes, may_nest: bool = False) -> "_Inert":
         content = archive.get_record(name)
         if name.startswith("data/") and content[:1] == pickle.PROTO and len(content) > 2:
             _Inspector(io.BytesIO(content)).load()
+
+
+def _inspect_nested(data: bytes) -> _Inert:
+    """Look through the bytes of a storage inside a plain pickle, in torch's new or old format."""
+    if data[:4] == _ZIP:
+        _inspect_archive(data)
+        return _Inert()
+    file = io.BytesIO(data)
+    if _Inspector(file).load() != torch.serialization.MAGIC_NUMBER:
+        raise pickle.UnpicklingError(_UNKNOWN_FORMAT)
+    for _ in range(4):  # protocol, machine, the object, its storages' names; raw numbers follow
+        _Inspector(file).load()
     return _Inert()

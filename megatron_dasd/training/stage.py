@@ -8,7 +8,7 @@ from typing import Any
 
 from megatron_dasd.artifacts import LOGS, METRICS, StageFolder, model_folder
 from megatron_dasd.checkpoint import tracker
-from megatron_dasd.checkpoint.artifact import FOLDER, open_checkpoint
+from megatron_dasd.checkpoint.artifact import FOLDER, open_checkpoint, remember_source
 from megatron_dasd.config.training import Train
 from megatron_dasd.data.meta import DataMeta, read_meta
 from megatron_dasd.device.launch import launch
@@ -57,6 +57,8 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
         "metrics": str(metrics),
     }
     done = tracker.repair(saves)
+    if done:
+        open_checkpoint(saves)  # looked through before Megatron opens it
     if done < iterations:
         _train(payload, settings, folder, metrics, iterations, done)
         done = tracker.repair(saves)
@@ -67,6 +69,7 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
             f"the same command goes on from there (log: {folder.path / LOGS})"
         )
     tracker.keep_only(saves, iterations)
+    remember_source(model_folder(inputs[settings.model]), saves)
     return {
         "dtype": settings.dtype,
         "iterations": iterations,
