@@ -20,6 +20,21 @@ from megatron_dasd.config.training import ModelCard
 _LICENCE_FIELDS = ("license", "license_name", "license_link")
 _TRAIN = "train"
 _UNKNOWN = "-"
+"""Also of a setting that the version which ran the stage did not have."""
+_TOLD_SETTINGS = (
+    "checkpoint",
+    "data",
+    "epochs",
+    "global_batch_size",
+    "lr",
+    "min_lr",
+    "lr_decay_style",
+    "dtype",
+    "adam_beta1",
+    "adam_beta2",
+    "weight_decay",
+    "clip_grad",
+)
 
 
 def write_card(folder: Path, card: ModelCard, source: Path, checkpoint: Path) -> None:
@@ -104,8 +119,8 @@ def _training(folder: Path, manifest: Manifest) -> dict[str, Any]:
     told = {name: _UNKNOWN if x is None else f"{x:.4f}" for name, x in losses.items()}
     return {
         "stage": manifest.stage,
-        "settings": manifest.settings,
-        "figures": manifest.figures,
+        "steps": manifest.figures.get("iterations", _UNKNOWN),
+        **{name: manifest.settings.get(name, _UNKNOWN) for name in _TOLD_SETTINGS},
         **told,
     }
 

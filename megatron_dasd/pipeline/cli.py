@@ -51,6 +51,8 @@ def run_kind(kind: str, arguments: Sequence[str] | None = None) -> int:
     if by_hand:
         by_hand.add_arguments(parser.add_argument_group("by hand, without a pipeline file"))
     options = parser.parse_args(arguments)
+    if by_hand and options.pipeline and (name := by_hand.given(options)):
+        parser.error(f"a pipeline file or --{name}, not both")
 
     def run() -> None:
         if by_hand and options.pipeline is None:

@@ -24,6 +24,11 @@ class ByHand:
     add_arguments: Callable[[Any], None]
     run: Callable[[argparse.Namespace], None]
 
+    def given(self, options: argparse.Namespace) -> str | None:
+        """The first flag of its own that says where something lies, if one was given."""
+        places = ("hf", "ckpt", "out")
+        return next((name for name in places if getattr(options, name, None)), None)
+
 
 def _import_arguments(group: Any) -> None:
     group.add_argument("--hf", type=Path, metavar="DIR", help="Hugging Face folder to import")
