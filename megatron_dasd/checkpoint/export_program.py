@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from megatron_dasd.checkpoint.convert import expected_tensors, rule_table, to_hf, total_bytes
-from megatron_dasd.checkpoint.hf_folder import HfWriter, require_space
+from megatron_dasd.checkpoint.hf_folder import require_space
+from megatron_dasd.checkpoint.hf_writer import HfWriter
 from megatron_dasd.checkpoint.process import write_result
 from megatron_dasd.checkpoint.stored_model import StoredModel
 from megatron_dasd.device.launch import run_program

@@ -1,16 +1,15 @@
-"""Hugging Face folders: safetensors in, safetensors out, one tensor at a time.
+"""Hugging Face folders: config, companions, and safetensors read one at a time.
 
 Nothing is unpickled, no code in a folder is run, and no file outside it is read or written.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,12 +18,10 @@ from torch import Tensor
 from megatron_dasd.errors import UserError
 
 GIGABYTE = 10**9
-MAX_SHARD_BYTES = 5 * GIGABYTE
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-_DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32}
-_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32}
 README = "README.md"
 """A model's card."""
 COMPANIONS = (
@@ -79,7 +76,7 @@ class HfWeights:
             self._read_header(path, index)
         for name, file in sorted(index.items()):
             if name not in self._file_of:
-                raise UserError(f"{folder / file}: tensor {name} of {_INDEX} is missing in it")
+                raise UserError(f"{folder / file}: tensor {name} of {INDEX} is missing in it")
 
     def _read_header(self, path: Path, index: Mapping[str, str]) -> None:
         try:
@@ -93,13 +90,13 @@ class HfWeights:
 
     def _add(self, path: Path, name: str, shape: tuple[int, ...], dtype: str, listed: bool) -> None:
         if not listed:
-            raise UserError(f"{path}: holds tensor {name}, which {_INDEX} does not place there")
-        if dtype not in _DTYPES:
+            raise UserError(f"{path}: holds tensor {name}, which {INDEX} does not place there")
+        if dtype not in DTYPES:
             raise UserError(
-                f"{path}: tensor {name} is of type {dtype}; only {', '.join(_DTYPES)} are supported"
+                f"{path}: tensor {name} is of type {dtype}; only {', '.join(DTYPES)} are supported"
             )
         self._file_of[name] = path
-        self.tensors[name] = TensorInfo(shape, _DTYPES[dtype])
+        self.tensors[name] = TensorInfo(shape, DTYPES[dtype])
 
     def names(self) -> set[str]:
         """All tensors' names."""
@@ -120,7 +117,7 @@ class HfWeights:
 
 def _read_index(folder: Path) -> dict[str, str]:
     """File by tensor; empty where there is no index."""
-    path = folder / _INDEX
+    path = folder / INDEX
     if not path.exists():
         return {}
     try:
@@ -133,13 +130,11 @@ def _read_index(folder: Path) -> dict[str, str]:
 
 
 def _weight_files(folder: Path, index: Mapping[str, str]) -> list[Path]:
-    names = sorted(set(index.values())) or [_SINGLE]
+    names = sorted(set(index.values())) or [SINGLE]
     for name in names:
         if Path(name).name != name or not name.endswith(".safetensors"):
-            raise UserError(
-                f"{folder / _INDEX}: {name} leaves the folder or is no safetensors file"
-            )
-    if not index and not (folder / _SINGLE).exists():
+            raise UserError(f"{folder / INDEX}: {name} leaves the folder or is no safetensors file")
+    if not index and not (folder / SINGLE).exists():
         pickles = sorted(p.name for p in folder.glob("*") if p.suffix in _PICKLES)
         if pickles:
             raise UserError(
@@ -180,117 +175,6 @@ def set_dtype(folder: Path, dtype: str) -> None:
     told = {name: dtype for name in ("dtype", "torch_dtype") if name in config} or {"dtype": dtype}
     if config | told != config:
         (folder / "config.json").write_text(json.dumps(config | told, indent=2) + "\n")
-
-
-class HfWriter:
-    """Writes tensors, in the order and of the shapes that were told before, into shards.
-
-    A shard's header tells where each tensor of it lies, so it is known before the first number;
-    the tensors then follow one another.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        tensors: Mapping[str, TensorInfo],
-        max_shard_bytes: int = MAX_SHARD_BYTES,
-    ) -> None:
-        """Lay out the shards.
-
-        Args:
-            folder: exists.
-            tensors: all of them, in the order in which they will be written.
-            max_shard_bytes: a larger tensor gets a shard of its own.
-        """
-        self._folder, self._tensors = folder, tensors
-        self._shards = _shards(tensors, max_shard_bytes)
-        number = len(self._shards)
-        self._files = [
-            _SINGLE if number == 1 else f"model-{i + 1:05d}-of-{number:05d}.safetensors"
-            for i in range(number)
-        ]
-        self._coming = [(i, name) for i, shard in enumerate(self._shards) for name in shard]
-        self._coming.reverse()
-        self._open: tuple[int, BinaryIO] | None = None
-
-    def write(self, name: str, tensor: Tensor) -> None:
-        """Write the next tensor."""
-        shard, expected = self._coming.pop()
-        told = self._tensors[name]
-        if name != expected or tuple(tensor.shape) != told.shape or tensor.dtype != told.dtype:
-            raise RuntimeError(f"tensor {name} is not what was told: {expected} {told}")
-        if self._open is None or self._open[0] != shard:
-            self._close()
-            file = (self._folder / self._files[shard]).open("wb")
-            self._open = (shard, file)
-            file.write(_header({x: self._tensors[x] for x in self._shards[shard]}))
-        self._open[1].write(tensor.contiguous().flatten().view(torch.uint8).numpy())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._close()
-        if kind is None:
-            if self._coming:
-                raise RuntimeError(f"tensor {self._coming[-1][1]} was never written")
-            self._write_index()
-
-    def _close(self) -> None:
-        if self._open is not None:
-            file = self._open[1]
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
-            self._open = None
-
-    def _write_index(self) -> None:
-        if len(self._shards) == 1:
-            return
-        index = {
-            "metadata": {"total_size": sum(t.num_bytes for t in self._tensors.values())},
-            "weight_map": {
-                name: file
-                for shard, file in zip(self._shards, self._files, strict=True)
-                for name in shard
-            },
-        }
-        (self._folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
-
-
-def _shards(tensors: Mapping[str, TensorInfo], max_shard_bytes: int) -> list[list[str]]:
-    shards: list[list[str]] = [[]]
-    size = 0
-    for name, info in tensors.items():
-        if shards[-1] and size + info.num_bytes > max_shard_bytes:
-            shards.append([])
-            size = 0
-        shards[-1].append(name)
-        size += info.num_bytes
-    return shards
-
-
-def _header(tensors: Mapping[str, TensorInfo]) -> bytes:
-    """A safetensors file's beginning: 8 bytes of length, then JSON, filled up to 8 bytes."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    start = 0
-    for name, info in tensors.items():
-        end = start + info.num_bytes
-        dtype = _DTYPE_NAMES[info.dtype]
-        header[name] = {"dtype": dtype, "shape": info.shape, "data_offsets": (start, end)}
-        start = end
-    data = json.dumps(header, separators=(",", ":")).encode()
-    data += b" " * (-len(data) % 8)
-    return len(data).to_bytes(8, "little") + data
-
-
-def write_hf_folder(folder: Path, tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Write weights in memory beside the companions of another folder."""
-    infos = {name: TensorInfo(tuple(t.shape), t.dtype) for name, t in tensors.items()}
-    with HfWriter(folder, infos) as writer:
-        for name, tensor in tensors.items():
-            writer.write(name, tensor)
-    copy_companions(source, folder)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -24,22 +24,19 @@ from megatron.core.dist_checkpointing.mapping import (
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from torch import Tensor
 from torch.distributed._shard._utils import narrow_tensor_by_index
-from torch.distributed.checkpoint.default_planner import create_default_global_save_plan
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
     MetadataIndex,
-    StorageMeta,
     TensorProperties,
 )
 from torch.distributed.checkpoint.planner import (
     BytesIOWriteData,
     LoadPlan,
-    LoadPlanner,
     ReadItem,
     SavePlan,
-    SavePlanner,
     TensorWriteData,
     WriteItem,
     WriteItemType,
@@ -130,12 +127,13 @@ class StreamingSave(TorchDistSaveShardedStrategy):  # type: ignore[misc]
         dcp_save({}, storage_writer=writer, planner=planner, no_dist=True)
 
 
-class _SavePlanner(SavePlanner):
+class _SavePlanner(DefaultSavePlanner):
     """Plans the pieces of a model that has no data yet, and makes their data when asked."""
 
     def __init__(
         self, entries: list[Any], placement: Placement, make: Callable[[str], Tensor]
     ) -> None:
+        super().__init__(flatten_state_dict=False)
         self._placement, self._make = placement, make
         self._newest: tuple[str, dict[Place, Tensor]] = ("", {})
         tensors = [entry for entry in entries if isinstance(entry, ShardedTensor)]
@@ -145,13 +143,6 @@ class _SavePlanner(SavePlanner):
             for entry in entries
             if isinstance(entry, ShardedObject)
         }
-
-    def set_up_planner(
-        self,
-        state_dict: dict[str, Any],
-        storage_meta: StorageMeta | None = None,
-        is_coordinator: bool = False,
-    ) -> None: ...
 
     def create_local_plan(self) -> SavePlan:
         objects = [
@@ -174,13 +165,8 @@ class _SavePlanner(SavePlanner):
             )
             for piece in self._tensors.values()
         ]
-        return SavePlan(items=[*objects, *tensors])
-
-    def create_global_plan(self, all_plans: list[SavePlan]) -> tuple[list[SavePlan], Metadata]:
-        return create_default_global_save_plan(all_plans)
-
-    def finish_plan(self, new_plan: SavePlan) -> SavePlan:
-        return new_plan
+        self.plan = SavePlan(items=[*objects, *tensors])
+        return self.plan
 
     def resolve_data(self, write_item: WriteItem) -> Tensor | io.BytesIO:
         index = write_item.index
@@ -203,13 +189,14 @@ def _saved(value: Any) -> io.BytesIO:
     return data
 
 
-class PieceReader(LoadPlanner):
+class PieceReader(DefaultLoadPlanner):
     """Reads pieces of a checkpoint of any layout, and keeps count of what was read.
 
     The metadata must come from :func:`~megatron_dasd.checkpoint.pickles.read_metadata`.
     """
 
     def __init__(self, folder: Path, metadata: Metadata) -> None:
+        super().__init__()
         self._folder = folder
         self._stored = model_tensors(metadata)
         self._storage = FileSystemReader(folder)
@@ -284,27 +271,3 @@ class PieceReader(LoadPlanner):
 
     def commit_tensor(self, read_item: ReadItem, tensor: Tensor) -> None:
         """Nothing is left to do: the tensor is a view of the piece."""
-
-    def set_up_planner(
-        self,
-        state_dict: dict[str, Any],
-        metadata: Metadata | None = None,
-        is_coordinator: bool = False,
-    ) -> None:
-        """Not used: reading starts with a plan."""
-
-    def create_local_plan(self) -> LoadPlan:
-        """Not used: reading starts with a plan."""
-        raise NotImplementedError
-
-    def create_global_plan(self, global_plan: list[LoadPlan]) -> list[LoadPlan]:
-        """Not used: reading starts with a plan."""
-        raise NotImplementedError
-
-    def finish_plan(self, new_plan: LoadPlan) -> LoadPlan:
-        """Not used: reading starts with a plan."""
-        raise NotImplementedError
-
-    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
-        """Not used: only tensors are read."""
-        raise NotImplementedError

@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard as HubCard
 
 from megatron_dasd.artifacts import LOGS, METRICS, StageFolder
 from megatron_dasd.checkpoint.card import write_card
-from megatron_dasd.checkpoint.hf_folder import write_hf_folder
+from megatron_dasd.checkpoint.hf_writer import write_hf_folder
 from megatron_dasd.config.training import ModelCard, Train
 
 CONFIG = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "dtype": "bfloat16"}

@@ -18,10 +18,10 @@ from megatron_dasd.checkpoint.export_stage import export_hf
 from megatron_dasd.checkpoint.hf_folder import (
     GIGABYTE,
     HfWeights,
-    HfWriter,
     TensorInfo,
     require_space,
 )
+from megatron_dasd.checkpoint.hf_writer import HfWriter
 from megatron_dasd.checkpoint.import_stage import import_hf
 
 MODEL = "a full-size Qwen3-4B (real config, random weights, 8 GB in bf16)"
