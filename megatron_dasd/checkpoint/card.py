@@ -5,6 +5,7 @@ folder that no longer holds what was read tells nothing.
 """
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -104,16 +105,15 @@ def _size(folder: Path) -> str:
 
 def _has_chat_template(folder: Path) -> bool:
     tokenizer = folder / "tokenizer_config.json"
-    return (folder / "chat_template.jinja").exists() or (
-        tokenizer.exists() and "chat_template" in json.loads(tokenizer.read_text())
-    )
+    inside_it = tokenizer.exists() and '"chat_template"' in tokenizer.read_text()
+    return inside_it or (folder / "chat_template.jinja").exists()
 
 
 def _training(folder: Path, manifest: Manifest) -> dict[str, Any]:
     newest: dict[str, Any] = {}
     metrics = folder / LOGS / METRICS
-    if metrics.exists():
-        for line in metrics.read_text().splitlines():
+    for line in metrics.read_text().splitlines() if metrics.exists() else ():
+        with suppress(json.JSONDecodeError):  # cut off by a kill
             newest |= json.loads(line)
     losses = {name: newest.get(name) for name in ("loss", "heldout_loss")}
     told = {name: _UNKNOWN if x is None else f"{x:.4f}" for name, x in losses.items()}

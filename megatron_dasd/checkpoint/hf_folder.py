@@ -116,9 +116,12 @@ class HfWeights:
 
 
 def _read_index(folder: Path) -> dict[str, str]:
-    """File by tensor; empty where there is no index."""
+    """File by tensor; empty where there is no index, or one file that goes before it.
+
+    ``transformers`` looks for them in the same order.
+    """
     path = folder / INDEX
-    if not path.exists():
+    if not path.exists() or (folder / SINGLE).exists():
         return {}
     try:
         index = json.loads(path.read_text())["weight_map"]

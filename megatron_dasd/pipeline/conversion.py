@@ -190,7 +190,14 @@ def _new_folder(out: Path) -> Iterator[tuple[Path, Path]]:
 
 @contextmanager
 def _log_folder() -> Iterator[Path]:
-    """A folder for the logs of other processes; it stays only when something went wrong."""
+    """A folder for the logs of other processes; it stays only when a message names it."""
     logs = Path(tempfile.mkdtemp(prefix="megatron-dasd-"))
-    yield logs
-    shutil.rmtree(logs)
+    told = ""
+    try:
+        yield logs
+    except UserError as error:
+        told = str(error)
+        raise
+    finally:
+        if str(logs) not in told:
+            shutil.rmtree(logs)

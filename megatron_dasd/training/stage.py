@@ -17,6 +17,8 @@ from megatron_dasd.models.architecture import Flags, read_architecture
 from megatron_dasd.models.program import common_flags
 from megatron_dasd.progress import progress
 
+_CHECKPOINT_FLAGS = {"load", "pretrained-checkpoint"}
+"""Megatron's flags that name a checkpoint to open."""
 _TAIL_BYTES = 4096
 """The end of the metrics file that holds its newest lines."""
 
@@ -34,6 +36,8 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
     saves = folder.path / FOLDER
     metrics = folder.path / LOGS / METRICS
     start = open_checkpoint(inputs[settings.checkpoint])
+    for flag in _CHECKPOINT_FLAGS & settings.megatron.keys():
+        open_checkpoint(Path(settings.megatron[flag]))  # looked through before Megatron opens it
     architecture = read_architecture(model_folder(inputs[settings.model]))
     flags = {
         **common_flags(architecture, settings.launch, data.seq_length, settings.dtype),

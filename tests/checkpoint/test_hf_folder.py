@@ -94,6 +94,12 @@ def test_an_index_that_does_not_agree_with_the_files(tmp_path: Path) -> None:
             HfWeights(tmp_path)
 
 
+def test_one_file_goes_before_an_index(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "model.safetensors")
+    write_index(tmp_path, {"a": "two.safetensors", "b": "two.safetensors"})
+    assert HfWeights(tmp_path).names() == {"a"}
+
+
 def test_a_type_that_is_not_supported_is_named(tmp_path: Path) -> None:
     save_file({"a": torch.ones(2, dtype=torch.float16)}, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="tensor a is of type F16; only BF16, F32"):

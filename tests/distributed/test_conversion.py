@@ -148,3 +148,17 @@ def test_a_training_stages_checkpoint_needs_no_other_folder(workshop: Any) -> No
     compared = verify(workshop, "verified tp2 pp2", out, workshop.place / "trained tp2 pp2")
     assert compared["different"] == []
     assert compared["max_difference"] < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["dp_reshardable", "fully_reshardable"])
+def test_a_distributed_optimizers_checkpoint(kind: str, workshop: Any) -> None:
+    """Its optimizer's state is another kind of pickle and tensor beside the model's."""
+    name = f"trained dp2 {kind}"
+    flags = {"use-distributed-optimizer": True, "ckpt-fully-parallel-save": True}
+    flags |= {"dist-ckpt-optim-fully-reshardable": kind == "fully_reshardable"}
+    workshop.train(name, launch={"num_ranks": 2}, epochs=0.5, megatron=flags)
+    exported = export(workshop, f"exported {name}", workshop.place / name, "llama")
+    figures = verify(workshop, f"verified {name}", exported, workshop.place / name)
+    assert figures["different"] == []
+    assert figures["max_difference"] < 1e-5

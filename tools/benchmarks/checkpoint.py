@@ -23,6 +23,7 @@ from megatron_dasd.checkpoint.hf_folder import (
 )
 from megatron_dasd.checkpoint.hf_writer import HfWriter
 from megatron_dasd.checkpoint.import_stage import import_hf
+from megatron_dasd.errors import UserError
 
 MODEL = "a full-size Qwen3-4B (real config, random weights, 8 GB in bf16)"
 NO_BAR = "wall time printed beside that of copying the files"
@@ -56,13 +57,17 @@ CONFIG = Qwen3Config(
 def rows() -> Iterator[Row]:
     """Figures of the checkpoint room; some 32 GB of disk are used on the way."""
     with tempfile.TemporaryDirectory(prefix="dasd-bench-") as place:
-        yield from _rows(Path(place))
+        tensors = _tensors()
+        try:
+            require_space(Path(place), 4 * total_bytes(tensors) + GIGABYTE)
+        except UserError as error:
+            print(f"{MODEL}: left out: {error}")
+            return
+        yield from _rows(Path(place), tensors)
 
 
-def _rows(place: Path) -> Iterator[Row]:
-    tensors = _tensors()
+def _rows(place: Path, tensors: Mapping[str, TensorInfo]) -> Iterator[Row]:
     weights = total_bytes(tensors)
-    require_space(place, 4 * weights + GIGABYTE)
     source, checkpoint, exported = (_folder(place / name) for name in ("hf", "checkpoint", "out"))
     _write_random(source, tensors)
     copying = _copy_seconds(source, place / "copy")
