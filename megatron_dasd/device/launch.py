@@ -49,7 +49,8 @@ def launch(
     _FORK_SERVER.set_forkserver_preload(["megatron_dasd.device.preload"])
     environment = {
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
+        # One rank alone takes any port at the moment it listens: nobody can be there before it.
+        "MASTER_PORT": str(_free_port() if num_ranks > 1 else 0),
         "WORLD_SIZE": str(num_ranks),
         "LOCAL_WORLD_SIZE": str(num_ranks),
         # Megatron asks for it: kernels of one stream start in the order they were launched in.
