@@ -94,6 +94,28 @@ def require_manifest(folder: Path) -> Manifest:
     return manifest
 
 
+def lineage(folder: Path) -> dict[Path, Manifest]:
+    """A finished stage and those that it rests on, by folder, each after what it reads.
+
+    Only folders that lie beside it and still hold what was read, by their digest; of a folder that
+    is no finished stage's, nothing.
+    """
+    found: dict[Path, Manifest] = {}
+
+    def visit(path: Path, manifest: Manifest) -> None:
+        for reference, digest in manifest.inputs.items():
+            other = path.parent / reference
+            beside = Path(reference).name == reference and other not in found
+            before = read_manifest(other) if beside else None
+            if before is not None and before.digest == digest:
+                visit(other, before)
+        found[path] = manifest
+
+    if (last := read_manifest(folder)) is not None:
+        visit(folder, last)
+    return found
+
+
 def check_files(folder: Path, manifest: Manifest) -> None:
     """Make sure that the files of a finished stage are still there, by name and size.
 

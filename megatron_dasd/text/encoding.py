@@ -28,7 +28,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         UserError: no tokenizer there, or one whose tokens do not spell a text byte for byte.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{folder}: no tokenizer that can be loaded ({reason})") from None

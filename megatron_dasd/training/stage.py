@@ -8,7 +8,7 @@ from typing import Any
 
 from megatron_dasd.artifacts import LOGS, METRICS, StageFolder, model_folder
 from megatron_dasd.checkpoint import tracker
-from megatron_dasd.checkpoint.artifact import FOLDER, open_checkpoint
+from megatron_dasd.checkpoint.artifact import FOLDER, open_checkpoint, remember_source
 from megatron_dasd.config.training import Train
 from megatron_dasd.data.meta import DataMeta, read_meta
 from megatron_dasd.device.launch import launch
@@ -17,6 +17,8 @@ from megatron_dasd.models.architecture import Flags, read_architecture
 from megatron_dasd.models.program import common_flags
 from megatron_dasd.progress import progress
 
+_CHECKPOINT_FLAGS = {"load", "pretrained-checkpoint"}
+"""Megatron's flags that name a checkpoint to open."""
 _TAIL_BYTES = 4096
 """The end of the metrics file that holds its newest lines."""
 
@@ -34,6 +36,8 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
     saves = folder.path / FOLDER
     metrics = folder.path / LOGS / METRICS
     start = open_checkpoint(inputs[settings.checkpoint])
+    for flag in _CHECKPOINT_FLAGS & settings.megatron.keys():
+        open_checkpoint(Path(settings.megatron[flag]))  # looked through before Megatron opens it
     architecture = read_architecture(model_folder(inputs[settings.model]))
     flags = {
         **common_flags(architecture, settings.launch, data.seq_length, settings.dtype),
@@ -57,6 +61,8 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
         "metrics": str(metrics),
     }
     done = tracker.repair(saves)
+    if done:
+        open_checkpoint(saves)  # looked through before Megatron opens it
     if done < iterations:
         _train(payload, settings, folder, metrics, iterations, done)
         done = tracker.repair(saves)
@@ -67,6 +73,7 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
             f"the same command goes on from there (log: {folder.path / LOGS})"
         )
     tracker.keep_only(saves, iterations)
+    remember_source(model_folder(inputs[settings.model]), saves)
     return {
         "dtype": settings.dtype,
         "iterations": iterations,
