@@ -23,6 +23,11 @@ _CPU_FLAGS: Flags = {
     "no-bias-dropout-fusion": True,
 }
 _GPU_FLAGS: Flags = {"distributed-backend": "nccl", "transformer-impl": "transformer_engine"}
+_EXPERT_FLAGS: Flags = {
+    "moe-token-dispatcher-type": "alltoall",
+    # Near ties between experts fall either way in bfloat16.
+    "moe-router-dtype": "fp32",
+}
 
 
 def common_flags(architecture: Architecture, launch: Launch, seq_length: int, dtype: str) -> Flags:
@@ -32,12 +37,15 @@ def common_flags(architecture: Architecture, launch: Launch, seq_length: int, dt
         seq_length: tokens of a packed row.
         dtype: ``bfloat16`` or ``float32``.
     """
-    machine = _CPU_FLAGS if cpu_adapter.needed() else _GPU_FLAGS
+    on_cpu = cpu_adapter.needed()
+    experts = _EXPERT_FLAGS | {"moe-grouped-gemm": not on_cpu} if architecture.experts else {}
     return {
-        **architecture.flags(launch.tensor_parallel),
-        **machine,
+        **architecture.flags(launch.tensor_parallel, launch.expert_parallel),
+        **experts,
+        **(_CPU_FLAGS if on_cpu else _GPU_FLAGS),
         "tensor-model-parallel-size": launch.tensor_parallel,
         "pipeline-model-parallel-size": launch.pipeline_parallel,
+        "expert-model-parallel-size": launch.expert_parallel,
         "sequence-parallel": launch.tensor_parallel > 1,
         "seq-length": seq_length,
         "micro-batch-size": 1,

@@ -117,6 +117,7 @@ def _optimizer_flags(settings: Train, iterations: int) -> Flags:
         "adam-beta2": settings.adam_beta2,
         "adam-eps": settings.adam_eps,
         "clip-grad": settings.clip_grad,
+        "moe-aux-loss-coeff": settings.moe_aux_loss_coeff,
         "calculate-per-token-loss": True,
         "dataloader-type": "external",
         "log-interval": 1,
