@@ -39,6 +39,35 @@ FAMILIES = {
 }
 """Families by the class that ``transformers`` loads them with."""
 
+_NONE_HAS: Flags = {
+    "rotary-percent": 1.0,
+    "rotary-interleaved": False,
+    "rotary-seq-len-interpolation-factor": None,
+    "no-rope-freq": None,
+    "window-size": None,
+    "softmax-type": "vanilla",
+    "multi-latent-attention": False,
+    "squared-relu": False,
+    "quick-geglu": False,
+    "apply-layernorm-1p": False,
+    "mtp-num-layers": None,
+    "moe-layer-freq": 1,
+    "moe-shared-expert-intermediate-size": None,
+    "moe-router-topk-scaling-factor": None,
+    "moe-router-enable-expert-bias": False,
+    "moe-expert-capacity-factor": None,
+}
+"""What Megatron has flags for and no family here has, so that typing one is a contradiction."""
+
+REFUSED = {
+    "GptOssForCausalLM": (
+        "its weights are published in MXFP4, which Megatron has no option for (it has for the "
+        "attention sinks, windows, biases, YaRN and clamped SwiGLU); they could go in only as "
+        "other numbers, and not come back. As a teacher it is served, not trained"
+    )
+}
+"""Families that one would look for here, and why they are not."""
+
 LLAMA3_SCALING = {
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
@@ -126,6 +155,7 @@ class Architecture:
             "untie-embeddings-and-output-weights": not self.tied_embeddings,
             "attention-dropout": 0.0,
             "hidden-dropout": 0.0,
+            **_NONE_HAS,
             **self._expert_flags(),
         }
 
@@ -157,6 +187,8 @@ def read_architecture(folder: Path) -> Architecture:
     if not isinstance(config, dict):
         raise UserError(f"{path}: not a JSON object")
     name = next(iter(config.get("architectures") or ["?"]))
+    if name in REFUSED:
+        raise UserError(f"{path}: field architectures: {name} is not supported: {REFUSED[name]}")
     if name not in FAMILIES:
         raise UserError(f"{path}: field architectures: {name} is not one of {', '.join(FAMILIES)}")
     try:

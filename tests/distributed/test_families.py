@@ -142,7 +142,7 @@ class Gallery:
                 "logits": str(logits),
             }
             ranks = LAYOUTS[layout]["num_ranks"]
-            launch("tests.distributed.programs", payload, ranks, folder.path / LOGS)
+            launch("tests.distributed.reload_program", payload, ranks, folder.path / LOGS)
             folder.commit(scratch)
             return {"dtype": start.dtype}
 

@@ -1,11 +1,18 @@
 """Loss and gradient norm are the same under every layout, on real processes over gloo."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from megatron_dasd.checkpoint.artifact import open_checkpoint
 from megatron_dasd.errors import UserError
 
+ENTRY = Path(__file__).parents[2] / "tools" / "pretrain_dasd.py"
 LAYOUTS = {
     "tp2": {"num_ranks": 2, "tensor_parallel": 2},
     "pp2": {"num_ranks": 2, "pipeline_parallel": 2},
@@ -102,3 +109,47 @@ def test_load_balancing_counts_when_it_is_asked_for(
     # the same forward pass, another gradient
     assert first["loss"] == pytest.approx(plain["loss"], rel=TOLERANCE)
     assert abs(first["grad_norm"] / plain["grad_norm"] - 1) > 1e-3
+
+
+def test_a_megatron_flag_that_contradicts_the_model_is_an_error(workshop: Any) -> None:
+    with pytest.raises(UserError, match=r"^--num-layers 3 contradicts the model's 4, which follo"):
+        workshop.train("contradiction", megatron={"num-layers": 3})
+
+
+@pytest.mark.slow
+def test_the_program_by_hand_equals_the_stage(
+    workshop: Any, one_rank: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """Under torchrun, with Megatron's own flags and none of the architecture's."""
+    steps = [line for line in one_rank if "loss" in line]
+    flags = {
+        "dasd-hf-model": workshop.models["llama"],
+        "dasd-data": workshop.data,
+        "dasd-metrics": tmp_path / "metrics.jsonl",
+        "tensor-model-parallel-size": 2,
+        "pretrained-checkpoint": open_checkpoint(workshop.checkpoints["llama"]).folder,
+        "load": tmp_path / "saves",
+        "train-iters": len(steps),
+        "global-batch-size": 4,
+        "lr": 1e-3,
+        "min-lr": 1e-4,
+        "lr-decay-style": "cosine",
+        "lr-warmup-iters": round(0.1 * len(steps)),
+        "weight-decay": 0.1,
+        "adam-beta2": 0.95,
+        "clip-grad": 1.0,
+        "seed": 11,
+        "log-interval": 1,
+    }
+    typed = [str(x) for name, value in flags.items() for x in (f"--{name}", value)]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    command = [sys.executable, *torchrun, str(ENTRY), *typed, "--sequence-parallel"]
+    environment = os.environ | {"CUDA_DEVICE_MAX_CONNECTIONS": "1", "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, env=environment, capture_output=True)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    # The last step trains on fewer samples in the stage: there the epochs end, here only the steps.
+    assert_same([json.loads(line) for line in lines][:-1], steps[:-1])
+
+    wrong = subprocess.run([*command, "--num-layers", "3"], env=environment, capture_output=True)
+    assert wrong.returncode != 0
+    assert b"error: --num-layers 3 contradicts the model's 4" in wrong.stderr

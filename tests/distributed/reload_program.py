@@ -1,4 +1,4 @@
-"""Programs that the distributed tests start; each is what a rank runs."""
+"""Loads a checkpoint under a layout, writes the logits there and saves it again."""
 
 from collections.abc import Iterator
 from pathlib import Path
