@@ -16,7 +16,8 @@ from typing import Literal
 
 Split = Literal["train", "heldout"]
 FinishReason = Literal["stop", "length"]
-Provenance = Literal["teacher", "student", "shared"]
+Provenance = Literal["teacher", "student", "shared", "boosted"]
+"""Whose sentence it is; ``boosted`` (the distilled student's own) is known after training only."""
 
 
 def _require_text(name: str, value: str) -> None:
@@ -140,6 +141,8 @@ class Sentence:
     teacher_probability: float
     student_probability: float
     provenance: Provenance
+    distilled_probability: float | None = None
+    """Under the student after training, where that was scored too."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from megatron_dasd.config.base import Input, Launch, OnMalformed, Positive, Settings, ThinkingFormat
 
@@ -59,13 +59,48 @@ class ScoreStudent(Settings):
     on_malformed: OnMalformed = "stop"
 
 
+class Budget(BaseModel):
+    """How much is kept of all prompts together: so many tokens, or so many responses."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tokens: Positive | None = None
+    """Student tokens of the responses, end of turn included, prompts left out."""
+    responses: Positive | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> "Budget":
+        if (self.tokens is None) == (self.responses is None):
+            raise ValueError("give tokens or responses")
+        return self
+
+
 class SelectDas(Settings):
     """Divergence-aware sampling: per prompt and temperature, the candidates that teach most."""
 
     kind: Literal["select_das"]
     responses: Input
+    """Scored by the student before training."""
+    distilled: Input | None = None
+    """The same responses scored by the student after training: tells boosted sentences apart."""
+    temperature: float | None = None
+    """Only responses of this temperature; None: all."""
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Gap between two models' probabilities of a sentence from which on it is the one's."""
+    alpha: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Largest gap between any two of three models in a shared sentence; None: beta."""
     strategy: Literal["count", "ratio", "longest", "random", "fewest"] = "count"
     keep: Positive = 1
     """Candidates kept a prompt and temperature."""
+    budget: Budget | None = None
+    """Instead of ``keep``: all candidates are ranked together, and the best are kept until the
+    budget is used up."""
     on_malformed: OnMalformed = "stop"
+
+    @model_validator(mode="after")
+    def _keep_or_budget(self) -> "SelectDas":
+        if self.budget is not None and "keep" in self.model_fields_set:
+            raise ValueError("give keep (a prompt) or budget (of all prompts), not both")
+        if self.alpha is not None and self.distilled is None:
+            raise ValueError("alpha compares three models: give distilled too")
+        return self

@@ -14,11 +14,12 @@ import numpy.typing as npt
 from megatron_dasd.records import Span
 
 NO_SENTENCE = -1
-_WHITESPACE = np.array([i for i in range(0x3001) if chr(i).isspace()], dtype=np.uint32)
+_IS_WHITESPACE = np.array([chr(i).isspace() for i in range(0x3002)], dtype=np.bool_)
+"""[code points] up to one beyond the last whitespace character, which stands for all others."""
 
 
 def sentence_of_tokens(
-    num_bytes: Sequence[int], text: str, spans: Sequence[Span], sentence_ends: Sequence[int]
+    num_bytes: npt.ArrayLike, text: str, spans: Sequence[Span], sentence_ends: npt.ArrayLike
 ) -> npt.NDArray[np.int64]:
     """Sentence of every token.
 
@@ -39,12 +40,15 @@ def sentence_of_tokens(
     whitespace = _whitespace_bytes(text)
     sizes = np.asarray(num_bytes, dtype=np.int64)
     ends = np.cumsum(sizes)
+    if sizes.min(initial=0) < 0:
+        raise ValueError("num_bytes: holds a negative value")
     if sizes.sum() != whitespace.size:
         raise ValueError(f"num_bytes: sum to {sizes.sum()}, the text has {whitespace.size} bytes")
     span_starts = np.array([span.start for span in spans], dtype=np.int64)
     span_ends = np.array([span.end for span in spans], dtype=np.int64)
     content_starts = np.concatenate([[0], np.cumsum(span_ends - span_starts)])
-    if (sentence_ends[-1] if len(sentence_ends) else 0) != content_starts[-1]:
+    borders = np.asarray(sentence_ends, dtype=np.int64)
+    if (borders[-1] if borders.size else 0) != content_starts[-1]:
         raise ValueError(f"sentence_ends: do not cover the content of {content_starts[-1]} bytes")
 
     anchors = _anchors(ends - sizes, ends, whitespace)
@@ -53,7 +57,7 @@ def sentence_of_tokens(
     inside[inside] = anchors[inside] < span_ends[span[inside]]
     sentences = np.full(sizes.size, NO_SENTENCE, dtype=np.int64)
     content = content_starts[span[inside]] + anchors[inside] - span_starts[span[inside]]
-    sentences[inside] = np.searchsorted(np.asarray(sentence_ends), content, side="right")
+    sentences[inside] = np.searchsorted(borders, content, side="right")
     return sentences
 
 
@@ -72,6 +76,10 @@ def _anchors(
 
 def _whitespace_bytes(text: str) -> npt.NDArray[np.bool_]:
     """[bytes] whether each byte is of a whitespace character, ``str.isspace`` deciding."""
+    if text.isascii():
+        ascii_codes = np.frombuffer(text.encode(), dtype=np.uint8)
+        return np.asarray(_IS_WHITESPACE[ascii_codes])
     code_points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-    widths = 1 + np.sum([code_points >= 0x80, code_points >= 0x800, code_points >= 0x10000], axis=0)
-    return np.repeat(np.isin(code_points, _WHITESPACE), widths)
+    whitespace = _IS_WHITESPACE[np.minimum(code_points, _IS_WHITESPACE.size - 1)]
+    starts = (np.frombuffer(text.encode(), dtype=np.uint8) & 0xC0) != 0x80
+    return np.asarray(whitespace[np.cumsum(starts) - 1])
