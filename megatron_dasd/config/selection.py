@@ -4,21 +4,58 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from megatron_dasd.config.base import Input, Launch, OnMalformed, Positive, Settings, ThinkingFormat
+from megatron_dasd.config.base import (
+    Fraction,
+    Input,
+    Launch,
+    OnMalformed,
+    Positive,
+    Settings,
+    ThinkingFormat,
+)
 
 
 class Repetition(BaseModel):
-    """Bounds of the repetition filter."""
+    """How often something may occur in a response.
+
+    A text of 64K tokens comes back to a thing more often than one of 500: what occurs no more often
+    than a ``max_share`` of all there is of its kind (lines, paragraphs, sentences, runs of words)
+    is not too often.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_repeated_lines: Positive = 4
     """Times that one line (of at least 3 words) may occur."""
+    max_repeated_paragraphs: Positive = 2
+    """Times that one paragraph (of at least 10 words) may occur."""
     max_repeated_sentences: Positive = 4
     """Times that one sentence (of at least 3 words) may occur."""
     ngram_words: Positive = 8
+    """Words of a run; a number, a mark and a CJK character are each a word."""
     max_ngram_count: Positive = 8
     """Times that one run of ``ngram_words`` words may occur."""
+    max_share: Fraction = 0.01
+    """Share of all of its kind that one may make up, however often that is."""
+    loop_repeats: Annotated[int, Field(gt=1)] = 4
+    """A thinking part or answer that ends with one piece this many times over is a loop."""
+    loop_characters: Positive = 200
+    """Shorter ends are no loop."""
+
+
+class Decontamination(BaseModel):
+    """Benchmarks whose questions and solutions may stand in no prompt and no response."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    files: list[Input] = Field(min_length=1)
+    """JSON lines, Parquet or plain text (a text a line)."""
+    fields: list[str] = []
+    """Fields of their records to look at; none: every field that is a text."""
+    ngram_words: Positive = 13
+    """Words in a row that tell a text of a benchmark (Brown et al., arXiv 2005.14165, appendix C)."""
+    min_words: Positive = 8
+    """A benchmark's text of fewer words than ``ngram_words``, but this many, is looked for whole."""
 
 
 class FilterResponses(Settings):
@@ -35,6 +72,7 @@ class FilterResponses(Settings):
     system_prompt: str | None = None
     """As in training: it counts towards the length."""
     repetition: Repetition = Repetition()
+    decontamination: Decontamination | None = None
     on_malformed: OnMalformed = "stop"
 
 

@@ -45,14 +45,26 @@ class GapHistograms:
         return sum(self.counts.values(), np.zeros(GAP_EDGES.size - 1, dtype=np.int64))
 
 
-def collect(
-    rows: Rows, kept: Mask, domains: Domains, gaps: GapHistograms, has_distilled: bool
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Selection:
+    """What was found of the candidates, and what was decided."""
+
+    candidates: Rows
+    kept: Mask
+    """[candidates]"""
+    domains: Domains
+    gaps: GapHistograms
+
+
+def collect(selection: Selection, has_distilled: bool) -> dict[str, Any]:
     """All figures but the examples, as JSON values."""
+    rows, kept, gaps = selection.candidates, selection.kept, selection.gaps
     names = CLASSES if has_distilled else CLASSES[:-1]
     models = MODELS if has_distilled else MODELS[:-1]
     temperatures = {f"{t:g}": rows["temperature"] == t for t in np.unique(rows["temperature"])}
-    by_domain = {name: rows["domain"] == number for number, name in enumerate(domains.names)}
+    by_domain = {
+        name: rows["domain"] == number for number, name in enumerate(selection.domains.names)
+    }
     everything = np.ones(rows.size, dtype=np.bool_)
     return {
         "sentence_classes": _class_counts(rows, names),

@@ -6,7 +6,6 @@ Models are in the order teacher, student, distilled student; the last is there a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import get_args
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy.typing as npt
 
 from megatron_dasd.records import Provenance, Span
 from megatron_dasd.text.alignment import NO_SENTENCE, sentence_of_tokens
-from megatron_dasd.text.sentences import split_sentences
+from megatron_dasd.text.sentences import sentence_ends
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -41,12 +40,26 @@ class ModelTokens:
 class Comparison:
     """The sentences of a response under each model."""
 
-    texts: list[str]
-    """[sentences]"""
+    parts: Sequence[str]
+    """Thinking part and answer."""
+    part_of_sentence: Ints
+    """[sentences] 0 for thinking, 1 for the answer; ascending."""
+    ends: Ints
+    """[sentences] where each ends in its part, in characters; it begins where the last one ended."""
     totals: Floats
     """[models, sentences] sum of ln p over the sentence's tokens."""
     num_tokens: Ints
     """[models, sentences] the sentence's tokens, at least 1."""
+
+    @property
+    def texts(self) -> list[str]:
+        """[sentences]"""
+        texts, before, start = [], -1, 0
+        for part, end in zip(self.part_of_sentence.tolist(), self.ends.tolist(), strict=True):
+            start = start if part == before else 0
+            texts.append(self.parts[part][start:end])
+            before, start = part, end
+        return texts
 
     @property
     def probabilities(self) -> Floats:
@@ -129,41 +142,57 @@ def compare(parts: Sequence[str], models: Sequence[ModelTokens]) -> Comparison:
         ValueError: tokens, spans and texts do not fit each other, or a log-probability is above 0
             or not finite.
     """
-    pieces = [split_sentences(part) for part in parts]
-    texts = [sentence for piece in pieces for sentence in piece]
-    ends = list(accumulate(len(t) if t.isascii() else len(t.encode()) for t in texts))
-    sums = [_sums(model, ends) for model in models]
-    totals = np.array([total for total, _ in sums]).reshape(len(models), len(texts))
-    num_tokens = np.array([count for _, count in sums], dtype=np.int64).reshape(totals.shape)
+    pieces = [np.array(sentence_ends(part), dtype=np.int64) for part in parts]
+    ends = np.concatenate([*pieces, np.zeros(0, dtype=np.int64)])
+    part_of_sentence = np.repeat(np.arange(len(pieces)), [piece.size for piece in pieces])
+    byte_ends, before = [np.zeros(0, dtype=np.int64)], 0
+    for part, piece in zip(parts, pieces, strict=True):
+        in_bytes = _byte_offsets(part, piece)
+        byte_ends.append(before + in_bytes)
+        before += int(in_bytes[-1]) if in_bytes.size else 0
+    sums = [_sums(model, np.concatenate(byte_ends)) for model in models]
+    totals, num_tokens = (np.array(column) for column in zip(*sums, strict=True))
+    comparison = Comparison(parts, part_of_sentence, ends, totals, num_tokens)
     measured = (num_tokens > 0).all(axis=0)
-    if not measured.all():
-        joined = join_unmeasured(measured, np.repeat(range(len(pieces)), [len(p) for p in pieces]))
-        return _joined(texts, totals, num_tokens, joined)
-    return Comparison(texts, totals, num_tokens)
+    if measured.all():
+        return comparison
+    return _joined(comparison, join_unmeasured(measured, part_of_sentence))
 
 
-def _sums(model: ModelTokens, ends: Sequence[int]) -> tuple[Floats, Ints]:
+def _byte_offsets(text: str, offsets: Ints) -> Ints:
+    """Offsets in characters as offsets in UTF-8 bytes."""
+    if text.isascii():
+        return offsets
+    begins = (np.frombuffer(text.encode(), dtype=np.uint8) & 0xC0) != 0x80
+    return np.append(np.flatnonzero(begins), begins.size)[offsets]
+
+
+def _sums(model: ModelTokens, ends: Ints) -> tuple[Floats, Ints]:
     """([sentences] sum of ln p, [sentences] tokens) of one model."""
     values = model.logprobs
-    if not ((values <= 1e-6) & (values > -np.inf)).all():  # a little above 0 is rounding
+    if values.size and not (values.max() <= 1e-6 and values.min() > -np.inf):
         raise ValueError("logprobs: hold a value that is above 0 or not finite")
-    index = sentence_of_tokens(model.num_bytes, model.text, model.spans, ends)
-    # one place more, at the end, for what belongs to no sentence
-    size = len(ends)
-    index = np.where(index == NO_SENTENCE, size, index)
-    total = np.bincount(index, weights=values, minlength=size + 1)
-    return total[:size], np.bincount(index, minlength=size + 1)[:size]
+    # one place more, at the front, for what belongs to no sentence
+    place = sentence_of_tokens(model.num_bytes, model.text, model.spans, ends) + 1
+    places = len(ends) + 1
+    total = np.bincount(place, weights=values, minlength=places)
+    return total[1:], np.bincount(place, minlength=places)[1:]
 
 
-def _joined(texts: Sequence[str], totals: Floats, num_tokens: Ints, joined: Ints) -> Comparison:
+def _joined(comparison: Comparison, joined: Ints) -> Comparison:
     """The comparison after :func:`join_unmeasured`."""
-    size = int(joined.max(initial=NO_SENTENCE)) + 1
-    joined_texts = [""] * size
-    joined_totals = np.zeros((len(totals), size))
-    joined_num_tokens = np.zeros((len(totals), size), dtype=np.int64)
-    for sentence, index in enumerate(joined.tolist()):
-        if index != NO_SENTENCE:
-            joined_texts[index] += texts[sentence]
-            joined_totals[:, index] += totals[:, sentence]
-            joined_num_tokens[:, index] += num_tokens[:, sentence]
-    return Comparison(joined_texts, joined_totals, joined_num_tokens)
+    # one place more, at the front, for what belongs to no sentence
+    place, places = joined + 1, int(joined.max(initial=NO_SENTENCE)) + 2
+    sums = [np.bincount(place, weights=row, minlength=places)[1:] for row in comparison.totals]
+    counts = [
+        np.bincount(place, weights=row, minlength=places)[1:] for row in comparison.num_tokens
+    ]
+    last = np.zeros(places, dtype=np.int64)
+    last[place] = np.arange(place.size)  # of those that are joined, the last one stays
+    return Comparison(
+        comparison.parts,
+        comparison.part_of_sentence[last[1:]],
+        comparison.ends[last[1:]],
+        np.array(sums),
+        np.array(counts).astype(np.int64),
+    )

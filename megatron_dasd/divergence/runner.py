@@ -5,8 +5,7 @@ stays in memory, and once to write what was chosen.  Candidates of one prompt ma
 anywhere in the inputs.  A part of the result holds what was chosen from one file, in order.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,43 +28,48 @@ from megatron_dasd.divergence.provenance import (
 from megatron_dasd.divergence.report import write_report
 from megatron_dasd.progress import progress
 from megatron_dasd.record_batches import RecordBatch, read_batches
-from megatron_dasd.records import ScoredResponse, SelectedResponse, Sentence
+from megatron_dasd.records import ScoredResponse, SelectedResponse
 from megatron_dasd.records_io import SetAside, arrow_schema, record_files
 from megatron_dasd.text.thinking import span_text
 
 
 def run(settings: SelectDas, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
     """Select; the figures describe all candidates and the chosen ones."""
+    selection = select(settings, inputs, folder)
+    found = figures.collect(selection, has_distilled=settings.distilled is not None)
+    found["examples"] = figures.examples(folder.path)
+    write_report(folder, settings, found)
+    return found
+
+
+def select(
+    settings: SelectDas, inputs: Mapping[str, Path], folder: StageFolder
+) -> figures.Selection:
+    """Compare the candidates, choose among them, and write the parts that are missing."""
     files = record_files(inputs[settings.responses])
     distilled = DistilledTokens.of(
         inputs[settings.distilled] if settings.distilled else None, files
     )
-    domains, histograms = Domains(), figures.GapHistograms()
-    rows, asides = [to_rows([])], []
+    surveys = [_Survey(index, file, settings, distilled) for index, file in enumerate(files)]
+    domains, gaps = Domains(), figures.GapHistograms()
+    rows = [to_rows([])]
     with progress("comparing", total=len(files), unit="files") as bar:
-        for index in range(len(files)):
-            survey = _Survey(index, files[index], settings, distilled)
-            rows.append(survey.rows(domains, histograms))
-            asides.append(survey.aside)
+        for survey in surveys:
+            rows.append(survey.rows(domains, gaps))
             bar.advance(1)
     candidates = np.concatenate(rows)
     kept = choose(candidates, settings)
     with progress("selecting", total=len(files), unit="files") as bar:
-        for index in range(len(files)):
+        for index, survey in enumerate(surveys):
             if not folder.has_part(index):
                 here = candidates["file"] == index
-                survey = _Survey(index, files[index], settings, distilled)
                 chosen = survey.chosen(set(candidates["record"][here & kept].tolist()))
-                asides[index].counts["kept"] += chosen.num_rows
-                asides[index].counts["dropped: not selected"] += int(here.sum()) - chosen.num_rows
-                folder.write_part(
-                    index, SelectedResponse, chosen, asides[index].counts, asides[index].rows
-                )
+                counts, aside = survey.aside.counts, survey.aside.rows
+                counts["kept"] += chosen.num_rows
+                counts["dropped: not selected"] += int(here.sum()) - chosen.num_rows
+                folder.write_part(index, SelectedResponse, chosen, counts, aside)
             bar.advance(1)
-    found = figures.collect(candidates, kept, domains, histograms, bool(settings.distilled))
-    found["examples"] = figures.examples(folder.path)
-    write_report(folder, settings, found)
-    return found
+    return figures.Selection(candidates, kept, domains, gaps)
 
 
 class _Survey:
@@ -99,31 +103,19 @@ class _Survey:
     def chosen(self, numbers: set[int]) -> pa.Table:
         """The records of these numbers with their sentences."""
         schema = arrow_schema(SelectedResponse)
-        tables = []
+        tables, comparisons = [], []
         for batch, row, comparison in self._comparisons(numbers):
-            sentences = [asdict(sentence) for sentence in self._sentences(comparison)]
-            column = pa.array([sentences], type=schema.field("sentences").type)
-            columns = [*batch.table.slice(row, 1).columns, column]
-            names = [*batch.table.schema.names, "sentences"]
-            tables.append(pa.Table.from_arrays(columns, names=names).select(schema.names))
-        return pa.concat_tables(tables) if tables else schema.empty_table()
+            tables.append(pa.Table.from_batches([batch.table.slice(row, 1)]))
+            comparisons.append(comparison)
+        if not tables:
+            return schema.empty_table()
+        classes = [self._classes(comparison) for comparison in comparisons]
+        sentences = sentence_column(comparisons, classes, schema.field("sentences").type)
+        whole = pa.concat_tables(tables).append_column("sentences", sentences)
+        return whole.select(schema.names)
 
     def _classes(self, comparison: Comparison) -> Ints:
         return classify(comparison.probabilities, self._settings.beta, self._settings.alpha)
-
-    def _sentences(self, comparison: Comparison) -> Iterator[Sentence]:
-        classes = [CLASSES[code] for code in self._classes(comparison).tolist()]
-        columns = comparison.probabilities.T.tolist()
-        for text, name, (teacher, student, *after) in zip(
-            comparison.texts, classes, columns, strict=True
-        ):
-            yield Sentence(
-                text=text,
-                teacher_probability=teacher,
-                student_probability=student,
-                provenance=name,
-                distilled_probability=after[0] if after else None,
-            )
 
     def _comparisons(
         self, numbers: set[int] | None
@@ -159,6 +151,31 @@ class _Survey:
         if self._settings.temperature not in (None, response.temperature):
             return f"T={response.temperature:g}"
         return None
+
+
+def sentence_column(
+    comparisons: Sequence[Comparison], classes: Sequence[Ints], list_type: pa.ListType
+) -> pa.ListArray:
+    """[responses] lists of ``Sentence``, made from arrays: there are thousands in a response.
+
+    Args:
+        comparisons: [responses]
+        classes: [responses] codes of each one's sentences.
+        list_type: Arrow type of the column.
+    """
+    codes = np.concatenate(classes)
+    probabilities = np.concatenate([c.probabilities for c in comparisons], axis=1)
+    columns = {
+        "text": pa.array([text for c in comparisons for text in c.texts], pa.string()),
+        "provenance": pa.array(CLASSES, pa.string()).take(pa.array(codes)),
+    }
+    for name, values in zip(figures.MODELS, probabilities, strict=False):
+        columns[f"{name}_probability"] = pa.array(values)
+    columns.setdefault("distilled_probability", pa.nulls(codes.size, pa.float64()))
+    fields = list(list_type.value_type)
+    structs = pa.StructArray.from_arrays([columns[f.name] for f in fields], fields=fields)
+    ends = np.cumsum([0, *(c.ends.size for c in comparisons)], dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(ends), structs, type=list_type)
 
 
 def _content(response: ScoredResponse) -> list[str]:

@@ -39,25 +39,31 @@ def sentence_of_tokens(
     """
     whitespace = _whitespace_bytes(text)
     sizes = np.asarray(num_bytes, dtype=np.int64)
-    ends = np.cumsum(sizes)
     if sizes.min(initial=0) < 0:
         raise ValueError("num_bytes: holds a negative value")
-    if sizes.sum() != whitespace.size:
-        raise ValueError(f"num_bytes: sum to {sizes.sum()}, the text has {whitespace.size} bytes")
-    span_starts = np.array([span.start for span in spans], dtype=np.int64)
-    span_ends = np.array([span.end for span in spans], dtype=np.int64)
-    content_starts = np.concatenate([[0], np.cumsum(span_ends - span_starts)])
+    ends = np.cumsum(sizes)
+    size = int(ends[-1]) if ends.size else 0
+    if size != whitespace.size:
+        raise ValueError(f"num_bytes: sum to {size}, the text has {whitespace.size} bytes")
     borders = np.asarray(sentence_ends, dtype=np.int64)
-    if (borders[-1] if borders.size else 0) != content_starts[-1]:
-        raise ValueError(f"sentence_ends: do not cover the content of {content_starts[-1]} bytes")
+    content = sum(span.end - span.start for span in spans)
+    if (borders[-1] if borders.size else 0) != content:
+        raise ValueError(f"sentence_ends: do not cover the content of {content} bytes")
 
     anchors = _anchors(ends - sizes, ends, whitespace)
-    span = np.searchsorted(span_starts, anchors, side="right") - 1
-    inside = (sizes > 0) & (span >= 0)
-    inside[inside] = anchors[inside] < span_ends[span[inside]]
     sentences = np.full(sizes.size, NO_SENTENCE, dtype=np.int64)
-    content = content_starts[span[inside]] + anchors[inside] - span_starts[span[inside]]
-    sentences[inside] = np.searchsorted(borders, content, side="right")
+    before = 0  # bytes of content before the span
+    for span in spans:
+        length = span.end - span.start
+        first, last = np.searchsorted(borders, [before, before + length], side="right")
+        last = min(int(last), borders.size - 1)
+        here = borders[first:last] - before + span.start  # where the span's next sentences begin
+        tokens = np.searchsorted(anchors, [span.start, *here, span.end])
+        sentences[tokens[0] : tokens[-1]] = np.repeat(
+            first + np.arange(here.size + 1), np.diff(tokens)
+        )
+        before += length
+    sentences[sizes == 0] = NO_SENTENCE
     return sentences
 
 
@@ -67,11 +73,21 @@ def _anchors(
     """The byte by which each token is placed: its first non-whitespace one, else its first one.
 
     The first byte places a token of whitespace alone in the sentence before, to which the
-    whitespace after a sentence belongs.
+    whitespace after a sentence belongs.  Anchors ascend, as the tokens do.
     """
-    visible = np.append(np.flatnonzero(~whitespace), whitespace.size)
-    first_visible = visible[np.searchsorted(visible, starts)]
-    return np.where(first_visible < ends, first_visible, starts)
+    anchors = starts.copy()
+    blank = np.append(whitespace, False)
+    waiting = np.flatnonzero(blank[starts] & (starts < ends))  # most often: one space, then a word
+    second = starts[waiting] + 1
+    found = ~blank[second]
+    inside = second < ends[waiting]
+    anchors[waiting[found & inside]] = second[found & inside]
+    waiting = waiting[~found & inside]
+    if waiting.size:
+        visible = np.append(np.flatnonzero(~whitespace), whitespace.size)
+        first_visible = visible[np.searchsorted(visible, starts[waiting])]
+        anchors[waiting] = np.where(first_visible < ends[waiting], first_visible, starts[waiting])
+    return anchors
 
 
 def _whitespace_bytes(text: str) -> npt.NDArray[np.bool_]:

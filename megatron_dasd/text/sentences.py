@@ -20,7 +20,7 @@ _BORDER = re.compile(
     [\n.!?…。！？｡]
     (?: (?<=\n) \s*+
       | (?<=[。！？｡]) [。！？｡]*+ [」』”’）】)\]]*+ \s*+
-      | (?<=[.!?…]) (?<![.!?…].) [.!?…]*+ (?P<stop>) [”’"')\]}*_`]*+ \s++
+      | (?<=[.!?…]) (?<![.!?…].) [.!?…]*+ [”’"')\]}*_`]*+ \s++
     )
     """,
     re.VERBOSE,
@@ -49,6 +49,8 @@ _BEFORE_NUMBERS = frozenset(
 )
 """Abbreviations when a number follows, words otherwise."""
 _SPECIAL = frozenset([*map(str.lower, _TITLES), *_NEVER_LAST, *_BEFORE_NUMBERS, "etc"])
+_ALWAYS = frozenset("\n!?。！？｡")
+"""Marks that end a sentence whatever stands around them."""
 _CONTEXT = 24
 """Characters before a full stop that tell whether it ends the sentence."""
 
@@ -58,23 +60,46 @@ def split_sentences(text: str) -> list[str]:
 
     Leading whitespace belongs to the first sentence; an empty text has none.
     """
-    borders = [0, *_borders(text), len(text)]
-    return [text[start:end] for start, end in pairwise(borders) if start < end]
+    ends = sentence_ends(text)
+    return [text[start:end] for start, end in pairwise([0, *ends])]
 
 
-def _borders(text: str) -> Iterator[int]:
+def sentence_ends(text: str) -> list[int]:
+    """Character offsets at which the sentences of a text end; an empty text has none."""
+    return [*_borders(text), len(text)] if text else []
+
+
+def _borders(text: str) -> list[int]:
     """Character offsets at which a new sentence begins, the text's own ends left out."""
     size = len(text)
     wholes = _WHOLE.finditer(text)
     whole_start, whole_end, is_code = _next_whole(wholes, size)
+    found = []
     for border in _BORDER.finditer(text, size - len(text.lstrip())):
         start, end = border.span()
         while whole_end <= start:
             whole_start, whole_end, is_code = _next_whole(wholes, size)
-        if end == size or (whole_start < start and not (is_code and text[start] == "\n")):
+        mark = text[start]
+        if whole_start < start and not (is_code and mark == "\n"):
             continue
-        if border["stop"] is None or _ends_sentence(text, start, end):
-            yield end
+        if not (mark in _ALWAYS or _plainly_ends(text, start) or _ends_sentence(text, start, end)):
+            continue
+        found.append(end)
+    if found and found[-1] == size:
+        found.pop()
+    return found
+
+
+def _plainly_ends(text: str, start: int) -> bool:
+    """Whether the mark at ``start`` is one of the many full stops that need no closer look."""
+    if text[start : start + 2] != ". ":
+        return False
+    head, _, word = text[start - _CONTEXT if start > _CONTEXT else 0 : start].rpartition(" ")
+    if word.isalpha():
+        return len(word) > 1 and word.lower() not in _SPECIAL
+    # a number or a bracket that does not open its line, as a list's would
+    inside = word != "" and not word[-1].isalpha() and "\n" not in word
+    return inside and head != "" and not head[-1].isspace()
 
 
 def _next_whole(wholes: Iterator[re.Match[str]], size: int) -> tuple[int, int, bool]:
@@ -85,14 +110,10 @@ def _next_whole(wholes: Iterator[re.Match[str]], size: int) -> tuple[int, int, b
 
 def _ends_sentence(text: str, start: int, end: int) -> bool:
     """Whether the full stops, closing marks and whitespace ``text[start:end]`` end a sentence."""
-    if text[start] == "." and text[start + 1].isspace():  # most often: a word and one full stop
-        word = text[max(0, start - _CONTEXT) : start].rpartition(" ")[2]
-        if len(word) > 1 and word.isalpha() and word.lower() not in _SPECIAL:
-            return True
     border = text[start:end]
     if "!" in border or "?" in border or "\n" in border:
         return True
-    following = text[end]
+    following = text[end : end + 1]
     if border[0] != "." or border[1] in ".…":  # an ellipsis: a pause, unless a sentence follows
         return not following.islower()
     # a line break before the text, so that its first line begins as the others do
