@@ -32,7 +32,7 @@ class Repetition(BaseModel):
     max_repeated_sentences: Positive = 4
     """Times that one sentence (of at least 3 words) may occur."""
     ngram_words: Positive = 8
-    """Words of a run; a number, a mark and a CJK character are each a word."""
+    """Words of a run; marks in a row are a word, and so is every CJK character."""
     max_ngram_count: Positive = 8
     """Times that one run of ``ngram_words`` words may occur."""
     max_share: Fraction = 0.01
@@ -44,18 +44,16 @@ class Repetition(BaseModel):
 
 
 class Decontamination(BaseModel):
-    """Benchmarks whose questions and solutions may stand in no prompt and no response."""
+    """What of a benchmark may stand in no prompt and no response."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    files: list[Input] = Field(min_length=1)
-    """JSON lines, Parquet or plain text (a text a line)."""
     fields: list[str] = []
-    """Fields of their records to look at; none: every field that is a text."""
+    """Fields of the benchmarks' records to look at; none: every field that is a text."""
     ngram_words: Positive = 13
-    """Words in a row that tell a text of a benchmark (Brown et al., arXiv 2005.14165, appendix C)."""
+    """Words in a row that give a benchmark away (Brown et al., arXiv 2005.14165, appendix C)."""
     min_words: Positive = 8
-    """A benchmark's text of fewer words than ``ngram_words``, but this many, is looked for whole."""
+    """A benchmark's text of fewer words, but at least this many, is looked for whole."""
 
 
 class FilterResponses(Settings):
@@ -72,7 +70,10 @@ class FilterResponses(Settings):
     system_prompt: str | None = None
     """As in training: it counts towards the length."""
     repetition: Repetition = Repetition()
-    decontamination: Decontamination | None = None
+    benchmarks: list[Input] = []
+    """JSON lines, Parquet or plain text (a text a line): what is to be measured later on, and must
+    not be trained on."""
+    decontamination: Decontamination = Decontamination()
     on_malformed: OnMalformed = "stop"
 
 

@@ -45,7 +45,7 @@ class Comparison:
     part_of_sentence: Ints
     """[sentences] 0 for thinking, 1 for the answer; ascending."""
     ends: Ints
-    """[sentences] where each ends in its part, in characters; it begins where the last one ended."""
+    """[sentences] where each ends in its part, in characters; the next one begins there."""
     totals: Floats
     """[models, sentences] sum of ln p over the sentence's tokens."""
     num_tokens: Ints
