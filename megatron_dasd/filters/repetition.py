@@ -68,7 +68,8 @@ def ends_in_loop(parts: Sequence[str], bounds: Repetition) -> str | None:
 def _too_often(
     what: str, texts: Iterable[str], min_words: int, limit: int, max_share: float
 ) -> str | None:
-    words = [text.split() for text in texts]
+    # shorter ones have fewer words
+    words = [text.split() for text in texts if len(text) >= 2 * min_words - 1]
     counts = Counter(" ".join(w) for w in words if len(w) >= min_words)
     text, count = max(counts.items(), key=lambda item: item[1], default=("", 0))
     limit = _limit(limit, max_share, len(words))
