@@ -75,6 +75,8 @@ class TokenLogprobs:
                 raise ValueError(
                     f"{name}: {len(getattr(self, name))} values for {len(self.token_ids)} tokens"
                 )
+        if min(self.num_bytes, default=0) < 0:
+            raise ValueError("num_bytes: holds a negative value")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -181,6 +181,12 @@ def parse_line(line: str) -> dict[str, Any]:
         raise ValueError(f"bad JSON ({error.msg}, column {error.colno})") from None
     if not isinstance(row, dict):
         raise ValueError("no JSON object")
+    if "\\ud" in line or "\\uD" in line:  # JSON can write half of a pair, which is no character
+        for name, value in row.items():
+            try:
+                json.dumps(value, ensure_ascii=False).encode()
+            except UnicodeEncodeError:
+                raise ValueError(f"field {name}: holds half a surrogate pair") from None
     return row
 
 
