@@ -13,10 +13,7 @@ setup(
     version=VERSION[1],
     description="Distribution-aligned sequence distillation on Megatron-Core",
     packages=find_packages(include=["megatron_dasd*"]),
-    package_data={
-        "megatron_dasd.checkpoint": ["*.j2", "*.txt"],
-        "megatron_dasd.evaluation": ["*.j2"],
-    },
+    package_data={"": ["*.j2", "*.txt"]},
     python_requires=">=3.12",
     install_requires=[
         "huggingface-hub>=2.4",

@@ -30,6 +30,8 @@ class Train(Settings):
     adam_beta2: Fraction = 0.95
     adam_eps: Annotated[float, Field(gt=0)] = 1e-8
     clip_grad: Annotated[float, Field(ge=0)] = 1.0
+    moe_aux_loss_coeff: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the loss that balances the load of routed experts; 0: none."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     save_interval: Positive | None = None
     """Iterations between checkpoints; None: at the end only."""

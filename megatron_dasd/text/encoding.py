@@ -112,6 +112,15 @@ def token_num_bytes(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> l
     return [len(piece) for piece in token_bytes(tokenizer, ids)]
 
 
+def most_words_in_a_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The largest number of words, separated by ASCII whitespace, that one token reaches into.
+
+    It is 1 for tokenizers that cut at whitespace first, so that a text has no fewer tokens than
+    words.
+    """
+    return max((len(piece.split()) for piece in _byte_table(tokenizer)), default=1)
+
+
 def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The token that ends an assistant turn.
 

@@ -14,8 +14,9 @@ from megatron_dasd.data.meta import DataMeta, read_meta
 from megatron_dasd.device.launch import launch
 from megatron_dasd.errors import UserError
 from megatron_dasd.models.architecture import Flags, read_architecture
-from megatron_dasd.models.program import common_flags
+from megatron_dasd.models.program import layout_flags
 from megatron_dasd.progress import progress
+from megatron_dasd.training.program import ROWS_FLAGS
 
 _CHECKPOINT_FLAGS = {"load", "pretrained-checkpoint"}
 """Megatron's flags that name a checkpoint to open."""
@@ -38,9 +39,12 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
     start = open_checkpoint(inputs[settings.checkpoint])
     for flag in _CHECKPOINT_FLAGS & settings.megatron.keys():
         open_checkpoint(Path(settings.megatron[flag]))  # looked through before Megatron opens it
-    architecture = read_architecture(model_folder(inputs[settings.model]))
+    model = model_folder(inputs[settings.model])
+    if settings.moe_aux_loss_coeff and not read_architecture(model).experts:
+        raise UserError(f"moe_aux_loss_coeff: the model in {model} has no experts to balance")
     flags = {
-        **common_flags(architecture, settings.launch, data.seq_length, settings.dtype),
+        "dasd-hf-model": model,
+        **layout_flags(settings.launch, data.seq_length, settings.dtype),
         **_optimizer_flags(settings, iterations),
         **_heldout_flags(settings, iterations, heldout),
         "seed": settings.seed,
@@ -57,7 +61,6 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
         "data": str(inputs[settings.data]),
         "heldout": str(inputs[settings.heldout]) if settings.heldout else None,
         "num_samples": num_samples,
-        "seed": settings.seed,
         "metrics": str(metrics),
     }
     done = tracker.repair(saves)
@@ -124,9 +127,9 @@ def _optimizer_flags(settings: Train, iterations: int) -> Flags:
         "adam-beta2": settings.adam_beta2,
         "adam-eps": settings.adam_eps,
         "clip-grad": settings.clip_grad,
-        "calculate-per-token-loss": True,
-        "dataloader-type": "external",
+        "moe-aux-loss-coeff": settings.moe_aux_loss_coeff,
         "log-interval": 1,
+        **ROWS_FLAGS,
     }
 
 
