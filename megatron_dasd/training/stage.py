@@ -18,8 +18,6 @@ from megatron_dasd.models.program import layout_flags
 from megatron_dasd.progress import progress
 from megatron_dasd.training.program import ROWS_FLAGS
 
-_CHECKPOINT_FLAGS = {"load", "pretrained-checkpoint"}
-"""Megatron's flags that name a checkpoint to open."""
 _TAIL_BYTES = 4096
 """The end of the metrics file that holds its newest lines."""
 
@@ -37,8 +35,6 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
     saves = folder.path / FOLDER
     metrics = folder.path / LOGS / METRICS
     start = open_checkpoint(inputs[settings.checkpoint])
-    for flag in _CHECKPOINT_FLAGS & settings.megatron.keys():
-        open_checkpoint(Path(settings.megatron[flag]))  # looked through before Megatron opens it
     model = model_folder(inputs[settings.model])
     if settings.moe_aux_loss_coeff and not read_architecture(model).experts:
         raise UserError(f"moe_aux_loss_coeff: the model in {model} has no experts to balance")
@@ -64,8 +60,6 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
         "metrics": str(metrics),
     }
     done = tracker.repair(saves)
-    if done:
-        open_checkpoint(saves)  # looked through before Megatron opens it
     if done < iterations:
         _train(payload, settings, folder, metrics, iterations, done)
         done = tracker.repair(saves)
