@@ -110,11 +110,12 @@ class SetAside:
         self.counts["malformed"] += 1
         self.rows.append({"reason": reason, "record": record})
 
-    def drop(self, reason: str, record: Any) -> None:
-        """Set a record aside under a named reason."""
+    def drop(self, reason: str, record: Any, detail: str = "") -> None:
+        """Set a record aside under a named reason, with what else is known of it."""
         self.counts[f"dropped: {reason}"] += 1
         text = json.dumps(asdict(record), ensure_ascii=False)
-        self.rows.append({"reason": reason, "record": text})
+        why = f"{reason}: {detail}" if detail else reason
+        self.rows.append({"reason": why, "record": text})
 
 
 def record_files(path: Path) -> list[Path]:

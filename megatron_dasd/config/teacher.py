@@ -19,7 +19,9 @@ class SampleTeacher(Settings):
     """Several responses a prompt from the teacher, at every temperature."""
 
     kind: Literal["sample_teacher"]
-    model: Input
+    model: Input | None = None
+    """Hugging Face folder: the model, or with ``engine.server`` its tokenizer and chat template.
+    None: a server with ``api: chat`` has its own."""
     prompts: Input
     temperatures: list[Annotated[float, Field(gt=0)]] = Field([0.6, 1.0], min_length=1)
     num_candidates: Positive = 4
@@ -55,7 +57,8 @@ class ContinueTeacher(Settings):
     """Rollouts cut beyond half, continued by the teacher."""
 
     kind: Literal["continue_teacher"]
-    model: Input
+    model: Input | None = None
+    """As for sampling."""
     rollouts: Input
     cut_from: Fraction = 0.5
     """Earliest cut, as a share of the rollout's tokens."""
