@@ -105,6 +105,7 @@ class Response:
     text: str
     """The teacher's own text, in its own delimiters; end-of-turn tokens left out."""
     tokens: TokenLogprobs
+    """Empty lists: the text came without them."""
     finish_reason: FinishReason
     student_prefix: str = ""
     """The student's own text that the teacher continued, normalised; empty when off-policy."""
@@ -120,7 +121,7 @@ class Response:
     def __post_init__(self) -> None:
         _require_text("text", self.text)
         covered, size = sum(self.tokens.num_bytes), len(self.text.encode())
-        if covered != size:
+        if self.tokens.token_ids and covered != size:
             raise ValueError(f"tokens.num_bytes: sum to {covered}, the text has {size} bytes")
         if bool(self.student_prefix) != bool(self.student_prefix_ids):
             raise ValueError("student_prefix_ids: must be given with student_prefix, and only then")

@@ -63,11 +63,26 @@ class ThinkingFormat(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    format: Literal["delimiters", "harmony"] = "delimiters"
+    """``harmony``: the channels of gpt-oss; ``open`` and ``close`` are then its own."""
     open: str = "<think>\n"
     """What precedes the thinking part; empty: the text begins with it."""
     close: str = Field(default="\n</think>\n\n", min_length=1)
     """What stands between the thinking part and the answer.  Whitespace at the ends of both does
     not matter when a text is read; it is written when the teacher is to continue one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _harmony(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("format") != "harmony":
+            return given
+        own = {
+            "open": "<|channel|>analysis<|message|>",
+            "close": "<|end|><|start|>assistant<|channel|>final<|message|>",
+        }
+        if any(given.get(name, text) != text for name, text in own.items()):
+            raise ValueError("format: harmony has delimiters of its own; leave open and close out")
+        return given | own
 
 
 class Server(BaseModel):

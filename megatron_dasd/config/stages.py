@@ -8,7 +8,12 @@ from megatron_dasd.config.data import PreprocessData, PreprocessText
 from megatron_dasd.config.evaluation import Evaluate, Report
 from megatron_dasd.config.selection import FilterResponses, ScoreStudent, SelectDas
 from megatron_dasd.config.sources import ImportGguf, MakePrompts, PruneLayers, RandomModel
-from megatron_dasd.config.teacher import ContinueTeacher, RollOutStudent, SampleTeacher
+from megatron_dasd.config.teacher import (
+    ContinueTeacher,
+    RollOutStudent,
+    SampleTeacher,
+    ScoreTeacher,
+)
 from megatron_dasd.config.training import ExportHf, ImportHf, Train, VerifyConversion
 
 StageSettings = Annotated[
@@ -18,6 +23,7 @@ StageSettings = Annotated[
     | ImportHf
     | MakePrompts
     | SampleTeacher
+    | ScoreTeacher
     | FilterResponses
     | ScoreStudent
     | SelectDas

@@ -13,6 +13,7 @@ STAGE_MODULES = {
     "prune_layers": "megatron_dasd.sources.prune",
     "make_prompts": "megatron_dasd.sources.prompts",
     "sample_teacher": "megatron_dasd.teacher.sampling",
+    "score_teacher": "megatron_dasd.teacher.scoring",
     "continue_teacher": "megatron_dasd.revision.continuation",
     "roll_out_student": "megatron_dasd.revision.rollouts",
     "filter_responses": "megatron_dasd.filters.runner",

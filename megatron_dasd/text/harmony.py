@@ -21,16 +21,13 @@ from megatron_dasd.records import Span
 from megatron_dasd.text.encoding import token_bytes
 
 MARKERS = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|constrain|>", "<|call|>")
-OPEN_ANALYSIS = "<|channel|>analysis<|message|>"
-"""What a turn begins with, after the prompt's ``<|start|>assistant``."""
-OPEN_FINAL = "<|end|><|start|>assistant<|channel|>final<|message|>"
-"""What stands between the thinking part and the answer."""
 _HEADER = re.compile(
     r"(?:<\|start\|>(?P<role>[^<]*))?(?:<\|channel\|>(?P<channel>[^<]*))?"
     r"(?:<\|constrain\|>(?P<type>[^<]*))?<\|message\|>"
 )
 _MARKER = re.compile("|".join(map(re.escape, MARKERS)))
 _END = re.compile(r"<\|(?:end|call|return|start)\|>")
+_BLANK = re.compile(r"\s*")
 _RECIPIENT = re.compile(r"\bto=(\S+)")
 
 
@@ -74,7 +71,7 @@ def parse_harmony(text: str) -> list[HarmonyMessage] | None:
     Returns:
         The messages in order; None when the text is not in the format.
     """
-    messages, at = [], len(text) - len(text.lstrip())
+    messages, at = [], _blank_end(text, 0)
     while at < len(text):
         header = _HEADER.match(text, at)
         if header is None or (header["channel"] is None and header["role"] is None):
@@ -94,7 +91,7 @@ def parse_harmony(text: str) -> list[HarmonyMessage] | None:
             )
         )
         at = stop if end is None or end.group() == "<|start|>" else end.end()
-        at += len(text) - at - len(text[at:].lstrip())
+        at = _blank_end(text, at)
     return messages or None
 
 
@@ -129,6 +126,13 @@ def split_harmony(text: str) -> list[Span] | None:
         first = len(text[:start].encode())
         spans.append(Span(start=first, end=first + len(text[start:end].encode())))
     return spans
+
+
+def _blank_end(text: str, at: int) -> int:
+    """Where the whitespace that begins at ``at`` ends."""
+    blank = _BLANK.match(text, at)
+    assert blank is not None
+    return blank.end()
 
 
 @lru_cache(maxsize=8)
