@@ -204,10 +204,12 @@ def _tokens(choice: _Choice) -> tuple[list[int], list[float], list[bytes] | None
 
 def _sound(logprobs: list[float | None]) -> list[float]:
     """The values, when all are logarithms of probabilities."""
-    for at, value in enumerate(logprobs):
-        if value is None or not math.isfinite(value) or value > _ABOVE_ZERO:
-            raise Fault("no log-probs", f"token {at} has {value}")
-    return logprobs  # type: ignore[return-value]
+    if None in logprobs:
+        raise Fault("no log-probs", f"token {logprobs.index(None)} has none")
+    values: list[float] = logprobs  # type: ignore[assignment]
+    if values and (max(values) > _ABOVE_ZERO or not math.isfinite(sum(values))):
+        raise Fault("no log-probs", f"values from {min(values):g} to {max(values):g} are given")
+    return values
 
 
 def _require_pieces(pieces: list[bytes] | None) -> list[bytes]:
