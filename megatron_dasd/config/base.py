@@ -37,7 +37,7 @@ class Settings(BaseModel):
 
         A stage may go on under another layout than it began with.
         """
-        return self.model_dump(mode="json", exclude={"launch"})
+        return self.model_dump(mode="json", exclude={"launch", "num_workers"})
 
 
 class ThinkingFormat(BaseModel):
