@@ -17,6 +17,7 @@ setup(
     python_requires=">=3.12",
     install_requires=[
         "aiohttp>=3.14",
+        "gigatoken>=0.10",  # with a fall-back to tokenizers for what it does not take
         "huggingface-hub>=2.4",
         "jinja2>=3.1",
         "matplotlib>=3.11",

@@ -32,7 +32,12 @@ _OWN_FIELDS = (
     *("max_tokens", "logprobs", "prompt_logprobs", "echo"),
 )
 """Fields of a request that follow from other settings, or that the answers are read by."""
-_LAYOUT: Any = {"launch": True, "engine": {"server": _REACHING}, "server": _REACHING}
+_LAYOUT: Any = {
+    "launch": True,
+    "num_workers": True,
+    "engine": {"server": _REACHING},
+    "server": _REACHING,
+}
 
 
 class Settings(BaseModel):
