@@ -8,6 +8,7 @@ import torch
 
 from megatron_dasd.config.base import Launch
 from megatron_dasd.device import cpu_adapter
+from megatron_dasd.device.apex import refuse_foreign_apex
 from megatron_dasd.models.architecture import Architecture, Flags
 
 _CPU_FLAGS: Flags = {
@@ -59,7 +60,12 @@ def to_argv(flags: Flags) -> list[str]:
 
 
 def parse_flags(flags: Flags) -> Namespace:
-    """Let Megatron parse and check its flags in this process; without a GPU, adapt it first."""
+    """Let Megatron parse and check its flags in this process; without a GPU, adapt it first.
+
+    Raises:
+        UserError: another project's ``apex`` is in the way.
+    """
+    refuse_foreign_apex()
     if cpu_adapter.needed():
         cpu_adapter.install()
     from megatron.training.arguments import parse_and_validate_args
