@@ -23,7 +23,7 @@ STAGES = {
 LAYERS = [
     {"errors", "records", "config", "seeds"},
     {"records_io", "artifacts", "progress", "device"},
-    {"text", "engines", "data", "losses", "models", "checkpoint"},
+    {"text", "engines", "data", "losses", "models", "checkpoint", "precision"},
     STAGES,
     {"pipeline"},
 ]

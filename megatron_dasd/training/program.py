@@ -20,9 +20,11 @@ def main(payload: dict[str, Any]) -> None:
     from megatron.training.argument_utils import pretrain_cfg_container_from_args
 
     from megatron_dasd.models.provider import model_provider
+    from megatron_dasd.precision.emulation import with_precision
     from megatron_dasd.training import metrics
     from megatron_dasd.training.step import forward_step
 
+    provider_of_model = with_precision(args, model_provider)
     set_startup_timestamps(program_start=start, main_entry=time.time())
     metrics.install(Path(payload["metrics"]))
     provider = partial(_data_iterators, payload=payload)
@@ -32,7 +34,7 @@ def main(payload: dict[str, Any]) -> None:
         provider,
         ModelType.encoder_or_decoder,
         forward_step,
-        model_provider=model_provider,
+        model_provider=provider_of_model,
     )
 
 

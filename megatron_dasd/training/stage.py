@@ -15,6 +15,7 @@ from megatron_dasd.device.launch import launch
 from megatron_dasd.errors import UserError
 from megatron_dasd.models.architecture import Flags, read_architecture
 from megatron_dasd.models.program import common_flags
+from megatron_dasd.precision.recipes import how_fp8_runs, precision_flags, weights_dtype
 from megatron_dasd.progress import progress
 
 _TAIL_BYTES = 4096
@@ -35,8 +36,10 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
     metrics = folder.path / LOGS / METRICS
     start = open_checkpoint(inputs[settings.checkpoint])
     architecture = read_architecture(model_folder(inputs[settings.model]))
+    dtype = weights_dtype(settings.precision)
     flags = {
-        **common_flags(architecture, settings.launch, data.seq_length, settings.dtype),
+        **common_flags(architecture, settings.launch, data.seq_length, dtype),
+        **precision_flags(settings.precision),
         **_optimizer_flags(settings, iterations),
         **_heldout_flags(settings, iterations, heldout),
         "seed": settings.seed,
@@ -56,6 +59,9 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
         "seed": settings.seed,
         "metrics": str(metrics),
     }
+    fp8 = how_fp8_runs(settings.precision)
+    if fp8:
+        print(f"    {settings.precision}: {fp8}", flush=True)
     done = tracker.repair(saves)
     if done < iterations:
         _train(payload, settings, folder, metrics, iterations, done)
@@ -68,7 +74,9 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
         )
     tracker.keep_only(saves, iterations)
     return {
-        "dtype": settings.dtype,
+        "dtype": dtype,
+        "precision": settings.precision,
+        "fp8": fp8,
         "iterations": iterations,
         "num_samples": num_samples,
         "padding_samples": iterations * settings.global_batch_size - num_samples,
