@@ -51,7 +51,7 @@ def test_a_full_size_student_fits() -> None:
             "attention width per tensor-parallel rank is 60, no multiple of 16",
         ),
         (
-            # 32 x 128 / 4 = 1024 fits, (32 + 2) x 8 / ... does not
+            # 16 x 4 / 4 = 16 fits, (16 + 1 + 1) x 4 / 4 = 18 does not
             {"num_attention_heads": 16, "num_query_groups": 1, "kv_channels": 4},
             "width of query, key and value per tensor-parallel rank is 18, no multiple of 16",
         ),
