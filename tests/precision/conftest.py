@@ -75,7 +75,9 @@ class Laboratory:
             while len(letters) < SEQ_LENGTH:
                 follows = random.random() < 0.75
                 letters.append((5 * letters[-1] + 7) % 26 if follows else int(random.integers(26)))
-            writer.add(str(number), [3 + letter for letter in letters], [0, *[1] * (SEQ_LENGTH - 1)])
+            writer.add(
+                str(number), [3 + letter for letter in letters], [0, *[1] * (SEQ_LENGTH - 1)]
+            )
         writer.finish()
 
 

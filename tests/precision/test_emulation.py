@@ -9,7 +9,8 @@ from torch import Tensor
 from megatron_dasd.device.launch import launch
 from megatron_dasd.precision.emulation import _Product
 from megatron_dasd.precision.quantisation import E4M3, E5M2, Format
-from megatron_dasd.precision.scaling import Blockwise, Scaling, Tensorwise
+from megatron_dasd.precision.scaling import Blockwise, DelayedHistories, Scaling, Tensorwise
+from tests.precision.programs import ARGUMENTS, whole_tensors
 
 TOKENS, INPUTS, OUTPUTS = 160, 144, 272
 
@@ -121,8 +122,9 @@ def test_types_stay_as_they_are() -> None:
 
 def run_model(folder: Path, micro_batches: int = 1, **arguments: Any) -> dict[str, Any]:
     out = folder / "facts.json"
-    payload = {"micro_batches": micro_batches, "config": {}, "arguments": {}, "out": str(out)}
-    launch("tests.precision.programs", payload | arguments, 1, folder)
+    payload = {"do": "experts", "micro_batches": micro_batches, "out": str(out)}
+    payload |= {"config": {}, "arguments": {}} | arguments
+    launch("tests.precision.programs", payload, 1, folder)
     facts: dict[str, Any] = json.loads(out.read_text())
     return facts
 
@@ -161,3 +163,64 @@ def test_delayed_scales_follow_micro_batches(tmp_path: Path) -> None:
     # The same tensors came again: what the second use found it left.
     assert twice["scales"]["decoder.layers.0.self_attention.linear_qkv"][:2] == scales[:2]
     assert twice["losses"][1] != twice["losses"][0]
+
+
+# -- two tensor-parallel ranks against one process ----------------------------------------------
+
+SHARD_DIMENSION = {"y": 0, "x": 0, "fc1": 0, "fc2": 1}
+CLOSE = 1e-3
+"""A sum in another order may round a number to the next FP8 one: some 2e-4 of a whole tensor.
+A wrong scale errs by some 3e-2."""
+
+
+def run_shards(folder: Path, micro_batches: int, **arguments: Any) -> dict[str, Tensor]:
+    out = folder / "shards"
+    payload = {"do": "shards", "micro_batches": micro_batches, "out": str(out)}
+    launch("tests.precision.programs", payload | {"arguments": arguments}, 2, folder)
+    parts = [torch.load(f"{out}-{rank}", weights_only=True) for rank in range(2)]
+    return {
+        name: torch.cat([part[name] for part in parts], dim=dimension)
+        for name, dimension in SHARD_DIMENSION.items()
+    }
+
+
+def run_whole(num_shards: int, fc1_scaling: Scaling, fc2_scaling: Scaling) -> dict[str, Tensor]:
+    """The same two layers in one process, the inner width cut into shards that are summed."""
+    whole = {name: x.requires_grad_() for name, x in whole_tensors().items()}
+    y = torch.zeros(())
+    for fc1, fc2 in zip(
+        whole["fc1"].chunk(num_shards, dim=0), whole["fc2"].chunk(num_shards, dim=1), strict=True
+    ):
+        y = y + _Product.apply(_Product.apply(whole["x"], fc1, fc1_scaling), fc2, fc2_scaling)
+    y.backward(whole["gradient"])
+    gradients = {name: whole[name].grad for name in ("x", "fc1", "fc2")}
+    return {"y": y.detach()} | {k: v for k, v in gradients.items() if v is not None}
+
+
+def assert_close(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    for name in SHARD_DIMENSION:
+        assert relative(found[name], wanted[name]) < CLOSE, name
+
+
+def test_tensorwise_shards_have_their_own_scales(tmp_path: Path) -> None:
+    """Weights and inner activations are scaled by shard; what is gathered is scaled whole."""
+    found = run_shards(tmp_path, 1, fp8_recipe="tensorwise")
+    scaling = Tensorwise(E5M2)
+    assert_close(found, run_whole(2, scaling, scaling))
+    with pytest.raises(AssertionError):
+        assert_close(found, run_whole(1, scaling, scaling))
+
+
+def test_blockwise_shards_of_whole_blocks_equal_one_rank(tmp_path: Path) -> None:
+    scaling = Blockwise(E4M3)
+    found = run_shards(tmp_path, 1, fp8="e4m3", fp8_recipe="blockwise")
+    assert_close(found, run_whole(1, scaling, scaling))
+
+
+def test_delayed_shards_share_the_largest_of_all(tmp_path: Path) -> None:
+    histories = DelayedHistories(ARGUMENTS, E5M2, 2, None)
+    for _ in range(2):
+        wanted = run_whole(1, histories.layer(0), histories.layer(1))
+        histories.forward.end_use()
+        histories.backward.end_use()
+    assert_close(run_shards(tmp_path, 2), wanted)
