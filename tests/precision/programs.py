@@ -1,4 +1,4 @@
-"""What a rank runs for the emulation's tests: Megatron's own model, with experts, in emulated FP8."""
+"""What a rank runs for the emulation's tests: Megatron's own layers in emulated FP8."""
 
 import json
 from argparse import Namespace
