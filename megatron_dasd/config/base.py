@@ -33,11 +33,12 @@ class Settings(BaseModel):
     """Default: the pipeline's."""
 
     def identity(self) -> dict[str, Any]:
-        """What determines the result, as JSON values: every setting but the layout of processes.
+        """What determines the result, as JSON values: every setting but those of how it is made.
 
-        A stage may go on under another layout than it began with.
+        A stage may go on under another layout of processes, or with another loader of the same
+        rows, than it began with.
         """
-        return self.model_dump(mode="json", exclude={"launch"})
+        return self.model_dump(mode="json", exclude={"launch", "loader"})
 
 
 class ThinkingFormat(BaseModel):

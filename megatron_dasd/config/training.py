@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 from megatron_dasd.config.base import Fraction, Input, Launch, Positive, Settings
 
 Precision = Literal["fp32", "bf16", "fp8-blockwise", "fp8-tensorwise", "fp8-delayed"]
+Loader = Literal["torch", "dali"]
 _SET_BY_PRECISION = ("bf16", "fp16", "fp8-format", "fp8-recipe")
 """Megatron's flags that ``precision`` stands for."""
 
@@ -37,6 +38,8 @@ class Train(Settings):
     precision: Precision = "bf16"
     """Of the linear layers' products; weights, optimizer and all else as in bf16.  On a machine
     without a GPU FP8 is emulated, slowly, by its recipe's own rounding."""
+    loader: Loader = "torch"
+    """What makes batches of rows; ``dali`` (NVIDIA DALI) copies them to the GPU ahead."""
     save_interval: Positive | None = None
     """Iterations between checkpoints; None: at the end only."""
     eval_interval: Positive | None = None

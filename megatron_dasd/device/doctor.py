@@ -129,7 +129,7 @@ def _container() -> Finding:
 
 
 def _ask_torch() -> _Torch:
-    if not _is_there("torch"):
+    if not is_installed("torch"):
         return _Torch(error="is not installed: run make setup")
     works, said = _run_python(_TORCH_FACTS)
     if not works:
@@ -183,7 +183,7 @@ def _nccl(torch: _Torch) -> Finding:
 
 def _transformer_engine(torch: _Torch) -> Finding:
     name = "Transformer Engine"
-    if not _is_there("transformer_engine"):
+    if not is_installed("transformer_engine"):
         if torch.gpus:
             wrong = "training on this GPU needs it: pip install 'megatron_dasd[te]'"
             return Finding(name, "broken", "", wrong)
@@ -235,7 +235,7 @@ def _mpi() -> Finding:
 
 
 def _optional(name: str, module: str, package: str, code: str, on: str, off: str) -> Finding:
-    if not _is_there(module):
+    if not is_installed(module):
         return Finding(name, "off", "", off)
     works, said = _run_python(code)
     found = _version_of(package)
@@ -257,7 +257,8 @@ def _slurm() -> Finding:
 # -- helpers -----------------------------------------------------------------------------------
 
 
-def _is_there(module: str) -> bool:
+def is_installed(module: str) -> bool:
+    """Whether Python would find a module; it is not imported, and may not work."""
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # the package above it is not there

@@ -52,12 +52,13 @@ def _data_iterators(
     rank, size = mpu.get_data_parallel_rank(), mpu.get_data_parallel_world_size()
     train = PackedDataset(Path(payload["data"]))
     train_packs = training_packs(len(train), payload["num_samples"], payload["seed"])
-    train_rows = batches(train, train_packs, args.consumed_train_samples, rank, size)
+    loader = payload["loader"]
+    train_rows = batches(train, train_packs, args.consumed_train_samples, rank, size, loader)
     if not payload["heldout"]:
         return train_rows, None, None
     heldout = PackedDataset(Path(payload["heldout"]))
     packs = heldout_packs(len(heldout), args.global_batch_size)
-    return train_rows, batches(heldout, packs, 0, rank, size), None
+    return train_rows, batches(heldout, packs, 0, rank, size, loader), None
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ def test_the_layout_of_processes_does_not_determine_the_result() -> None:
     one = Train(**TRAIN, seed=1)
     two = Train(**TRAIN, seed=1, launch=Launch(num_ranks=4, tensor_parallel=2, pipeline_parallel=2))
     assert one.identity() == two.identity()
+    assert one.identity() == Train(**TRAIN, seed=1, loader="dali").identity()
     assert one.identity() != Train(**TRAIN, seed=2).identity()
     assert one.identity() != Train(**TRAIN, seed=1, lr=1e-4).identity()
     assert json.loads(json.dumps(one.identity())) == one.identity()

@@ -81,7 +81,7 @@ def test_the_table_shows_names_of_extras_whole() -> None:
     text = run_tool().stdout
     assert "Megatron-Core" in text
     for extra, finding in (("te", "Transformer Engine"), ("dali", "DALI")):
-        if not doctor._is_there({"te": "transformer_engine", "dali": "nvidia.dali"}[extra]):
+        if not doctor.is_installed({"te": "transformer_engine", "dali": "nvidia.dali"}[extra]):
             assert f"pip install 'megatron_dasd[{extra}]'" in text, finding
 
 
@@ -100,7 +100,7 @@ def test_gpus_by_what_they_can_compute(torch: doctor._Torch, state: str, words: 
 
 
 def test_a_gpu_without_transformer_engine_cannot_train(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_is_there", lambda module: False)
+    monkeypatch.setattr(doctor, "is_installed", lambda module: False)
     torch = doctor._Torch(gpus=[("H100", 9, 0, 80 * 2**30)])
     assert doctor._transformer_engine(torch).state == "broken"
     assert doctor._transformer_engine(doctor._Torch()).state == "off"
