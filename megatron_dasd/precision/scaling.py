@@ -199,8 +199,11 @@ class Delayed:
         )
 
     def load_state(self, state: Tensor | None) -> None:
-        """See :class:`Scaling`; a history of another length is begun anew, its scales kept."""
-        if state is None:
+        """See :class:`Scaling`; a history of another length is begun anew, its scales kept.
+
+        What another program left in this place is no state.
+        """
+        if not isinstance(state, Tensor) or state.ndim != 2 or state.shape[1] != 3:
             return
         for (history, columns), part in zip(self._parts(), state.split([2, 1], dim=1), strict=True):
             history.scales[columns] = part[-1]

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from megatron_dasd.artifacts import LOGS, METRICS, Manifest, StageFolder
-from megatron_dasd.checkpoint import import_stage
-from megatron_dasd.config.training import ImportHf, Train
+from megatron_dasd.artifacts import LOGS, METRICS, Manifest, StageFolder, model_folder
+from megatron_dasd.checkpoint import export_stage, import_stage
+from megatron_dasd.config.training import ExportHf, ImportHf, Train
 from megatron_dasd.data.indexed import PackedDataWriter
 from megatron_dasd.sources.random_model import byte_tokenizer
 from megatron_dasd.training import stage as train_stage
@@ -34,15 +35,30 @@ class Laboratory:
             settings = ImportHf(kind="import_hf", model="model")
             folder.finish(figures=import_stage.run(settings, {"model": self.model}, folder))
 
-    def train(self, name: str, steps: int, **changes: Any) -> Manifest:
-        """Train for some steps; the rows are the same in every run."""
+    def train(
+        self, name: str, steps: int, begin_with: str = "imported", **changes: Any
+    ) -> Manifest:
+        """Train for some steps, from the imported weights or those of another run.
+
+        The rows are the same in every run.
+        """
         given = {"global_batch_size": BATCH, "lr": 1e-3, "min_lr": 1e-4, "seed": 5}
         given["epochs"] = steps * BATCH / self.num_packs
         references = {x: x for x in ("model", "checkpoint", "data")}
         settings = Train(kind="train", **references, **(given | changes))
-        inputs = {"model": self.model, "checkpoint": self.place / "imported", "data": self.data}
+        inputs = {"model": self.model, "checkpoint": self.place / begin_with, "data": self.data}
         with StageFolder(self.place / name, name, "train", {"name": name}, {}) as folder:
             return folder.finish(figures=train_stage.run(settings, inputs, folder))
+
+    def export(self, name: str) -> dict[str, torch.Tensor]:
+        """The weights of a run as a Hugging Face folder has them."""
+        inputs = {"model": self.model, "checkpoint": self.place / name}
+        settings = ExportHf(kind="export_hf", model="model", checkpoint="checkpoint")
+        place = self.place / f"{name} exported"
+        with StageFolder(place, "exported", "export_hf", {}, {}) as folder:
+            folder.finish(figures=export_stage.run(settings, inputs, folder))
+        (weights,) = model_folder(place).glob("*.safetensors")
+        return load_file(weights)
 
     def curve(self, name: str, what: str = "loss") -> np.ndarray:
         """The loss, or another figure, of every step of a run."""

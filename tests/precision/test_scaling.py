@@ -149,9 +149,10 @@ def test_a_history_of_another_length_keeps_its_scales() -> None:
     assert longer.forward.amaxes.count_nonzero() == 0
 
 
-def test_without_a_state_a_run_begins_anew() -> None:
+@pytest.mark.parametrize("state", [None, torch.zeros(900, dtype=torch.uint8), b"bytes"])
+def test_without_a_state_a_run_begins_anew(state: Any) -> None:
     chunk = histories(num_layers=1)
-    chunk.layer(0).load_state(None)
+    chunk.layer(0).load_state(state)
     assert chunk.forward.scales.tolist() == [1.0, 1.0]
 
 

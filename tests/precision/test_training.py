@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from megatron_dasd.errors import UserError
 
@@ -55,6 +56,19 @@ def test_a_restart_with_delayed_scaling_goes_on_exactly(laboratory: Any) -> None
     for what in ("loss", "grad_norm"):
         one_go, two = (laboratory.curve(name, what) for name in ("in one go", "in two"))
         assert one_go.tolist() == two.tolist()
+
+
+def test_weights_trained_in_fp8_serve_every_precision(laboratory: Any) -> None:
+    """The next stage takes them whatever its precision is, and so does the export."""
+    laboratory.train("delayed", 2, precision="fp8-delayed")
+    losses = []
+    for precision in ("bf16", "fp8-blockwise", "fp8-delayed"):
+        name = f"{precision} after delayed"
+        laboratory.train(name, 1, begin_with="delayed", precision=precision)
+        losses.append(laboratory.curve(name)[0])
+    assert max(losses) / min(losses) < 1.01
+    exported = laboratory.export("delayed")
+    assert exported["lm_head.weight"].dtype == torch.bfloat16
 
 
 def test_recomputation_changes_nothing(laboratory: Any) -> None:
