@@ -25,6 +25,7 @@ from torch.distributed import ProcessGroup
 
 from megatron_dasd.device import cpu_adapter
 from megatron_dasd.precision import requirements
+from megatron_dasd.precision.numerics import Numerics
 from megatron_dasd.precision.quantisation import Quantised
 from megatron_dasd.precision.scaling import (
     Blockwise,
@@ -37,11 +38,14 @@ from megatron_dasd.precision.scaling import (
 ModelProvider = Callable[..., torch.nn.Module]
 
 
-def with_precision(args: Namespace, provider: ModelProvider) -> ModelProvider:
+def with_precision(args: Namespace, provider: ModelProvider, numerics: Numerics) -> ModelProvider:
     """The model provider whose models train in the precision that Megatron's ``args`` ask for.
 
     On a GPU that is Megatron's and Transformer Engine's work.  Without one FP8 is emulated, and
     Megatron, which would do nothing about it, is not told.
+
+    Args:
+        numerics: notes what becomes of the numbers that are quantised in emulation.
 
     Raises:
         UserError: FP8 is asked for and cannot be had here.
@@ -53,20 +57,20 @@ def with_precision(args: Namespace, provider: ModelProvider) -> ModelProvider:
         return provider
     asked = copy(args)
     args.fp8, args.fp8_param_gather = None, False
-    return _emulating(provider, asked)
+    return _emulating(provider, asked, numerics)
 
 
-def _emulating(provider: ModelProvider, args: Namespace) -> ModelProvider:
+def _emulating(provider: ModelProvider, args: Namespace, numerics: Numerics) -> ModelProvider:
     @wraps(provider)
     def provide(*positional: Any, **named: Any) -> Any:
         chunk: Any = provider(*positional, **named)
-        emulate(chunk.decoder, args)
+        emulate(chunk.decoder, args, numerics)
         return chunk
 
     return provide
 
 
-def emulate(decoder: Any, args: Namespace) -> None:
+def emulate(decoder: Any, args: Namespace, numerics: Numerics) -> None:
     """Let the linear layers of a model chunk's ``TransformerBlock`` multiply in FP8, in place."""
     layers = [
         module
@@ -92,7 +96,7 @@ def emulate(decoder: Any, args: Namespace) -> None:
     for module, scaling in zip(layers, scalings, strict=True):
         is_column = isinstance(module, ColumnParallelLinear)
         module.__class__ = Fp8ColumnParallelLinear if is_column else Fp8RowParallelLinear
-        module.scaling = scaling
+        module.scaling, module.numerics = scaling, numerics
 
 
 def _end_uses(decoder: Any, histories: DelayedHistories) -> None:
@@ -119,6 +123,7 @@ class _Fp8Linear(torch.nn.Module):
     """What the column-parallel and the row-parallel layer share."""
 
     scaling: Scaling
+    numerics: Numerics
 
     def _forward_impl(
         self,
@@ -134,7 +139,7 @@ class _Fp8Linear(torch.nn.Module):
             input = gather_from_sequence_parallel_region(input, group=tp_group)
         elif allreduce_dgrad:
             input = copy_to_tensor_model_parallel_region(input, group=tp_group)
-        output: Tensor = _Product.apply(input, weight, self.scaling)
+        output: Tensor = _Product.apply(input, weight, self.scaling, self.numerics)
         return output if bias is None else output + bias
 
     def get_extra_state(self) -> Tensor | None:
@@ -158,27 +163,35 @@ class _Product(torch.autograd.Function):
     """``Y = X W^T`` and the two products of its backward pass, all from FP8 operands."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, scaling: Scaling) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, scaling: Scaling, numerics: Numerics
+    ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         quantised_x, quantised_weight = scaling.input(rows), scaling.weight(weight)
         kept, w = quantised_x.over_tokens, quantised_weight
         ctx.save_for_backward(kept.data, kept.scale, w.data, w.scale)
         ctx.blocks = kept.block, w.block
-        ctx.scaling, ctx.dtypes = scaling, (x.dtype, weight.dtype)
-        y = quantised_x.over_channels.dequantise() @ w.dequantise().t()
+        ctx.scaling, ctx.numerics, ctx.dtypes = scaling, numerics, (x.dtype, weight.dtype)
+        dequantised_x, dequantised_w = quantised_x.over_channels.dequantise(), w.dequantise()
+        if any(ctx.needs_input_grad):  # not in evaluation
+            numerics.note("input", rows, quantised_x.over_channels, dequantised_x)
+            numerics.note("weight", weight, w, dequantised_w)
+        y = dequantised_x @ dequantised_w.t()
         return y.to(x.dtype).view(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         x_data, x_scale, w_data, w_scale = ctx.saved_tensors
         x_block, w_block = ctx.blocks
         x_dtype, w_dtype = ctx.dtypes
         rows = gradient.reshape(-1, gradient.shape[-1])
         quantised = ctx.scaling.gradient(rows)
         w = Quantised(w_data, w_scale, w_block)
-        dx = quantised.over_channels.dequantise() @ w.dequantise()
+        dequantised = quantised.over_channels.dequantise()
+        ctx.numerics.note("gradient", rows, quantised.over_channels, dequantised)
+        dx = dequantised @ w.dequantise()
         dw = None
         if ctx.needs_input_grad[1]:
             x = Quantised(x_data, x_scale, x_block)
             dw = (quantised.over_tokens.dequantise().t() @ x.dequantise()).to(w_dtype)
-        return dx.to(x_dtype).view(*gradient.shape[:-1], -1), dw, None
+        return dx.to(x_dtype).view(*gradient.shape[:-1], -1), dw, None, None

@@ -21,12 +21,14 @@ def main(payload: dict[str, Any]) -> None:
 
     from megatron_dasd.models.provider import model_provider
     from megatron_dasd.precision.emulation import with_precision
+    from megatron_dasd.precision.numerics import Numerics
     from megatron_dasd.training import metrics
     from megatron_dasd.training.step import forward_step
 
-    provider_of_model = with_precision(args, model_provider)
+    numerics = Numerics()
+    provider_of_model = with_precision(args, model_provider, numerics)
     set_startup_timestamps(program_start=start, main_entry=time.time())
-    metrics.install(Path(payload["metrics"]))
+    metrics.install(Path(payload["metrics"]), numerics.take)
     provider = partial(_data_iterators, payload=payload)
     provider.is_distributed = True  # type: ignore[attr-defined]  # every rank reads for itself
     pretrain(

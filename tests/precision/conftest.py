@@ -62,8 +62,12 @@ class Laboratory:
 
     def curve(self, name: str, what: str = "loss") -> np.ndarray:
         """The loss, or another figure, of every step of a run."""
-        lines = (self.place / name / LOGS / METRICS).read_text().splitlines()
-        return np.array([json.loads(line)[what] for line in lines])
+        return np.array([line[what] for line in self.lines(name)])
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """What the metrics of a run say of every step."""
+        text = (self.place / name / LOGS / METRICS).read_text()
+        return [json.loads(line) for line in text.splitlines()]
 
     def _save_model(self) -> None:
         torch.manual_seed(0)

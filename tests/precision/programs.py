@@ -34,10 +34,11 @@ def main(payload: dict[str, Any]) -> None:
 def experts(payload: dict[str, Any]) -> None:
     """Micro-batches through a model with experts, and what became of its parts."""
     from megatron_dasd.precision.emulation import emulate
+    from megatron_dasd.precision.numerics import Numerics
 
     model = expert_model(**payload["config"])
     exact = losses(model)
-    emulate(model.decoder, Namespace(**(vars(ARGUMENTS) | payload["arguments"])))
+    emulate(model.decoder, Namespace(**(vars(ARGUMENTS) | payload["arguments"])), Numerics())
     emulated = [losses(model) for _ in range(payload["micro_batches"])]
     facts = {
         "emulated": [
@@ -116,6 +117,7 @@ def whole_tensors() -> dict[str, torch.Tensor]:
 def shards(payload: dict[str, Any], rank: int, size: int) -> None:
     """Column-parallel, then row-parallel, in fp32 with sequence parallelism; results by shards."""
     from megatron_dasd.precision.emulation import emulate
+    from megatron_dasd.precision.numerics import Numerics
 
     whole = whole_tensors()
     block = two_layers(size)
@@ -123,7 +125,7 @@ def shards(payload: dict[str, Any], rank: int, size: int) -> None:
     with torch.no_grad():
         fc1.weight.copy_(whole["fc1"].chunk(size, dim=0)[rank])
         fc2.weight.copy_(whole["fc2"].chunk(size, dim=1)[rank])
-    emulate(block, Namespace(**(vars(ARGUMENTS) | payload["arguments"])))
+    emulate(block, Namespace(**(vars(ARGUMENTS) | payload["arguments"])), Numerics())
     for _ in range(payload["micro_batches"]):
         x = whole["x"].chunk(size)[rank].unsqueeze(1).clone().requires_grad_()
         fc1.weight.grad = fc2.weight.grad = None

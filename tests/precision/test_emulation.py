@@ -8,6 +8,7 @@ from torch import Tensor
 
 from megatron_dasd.device.launch import launch
 from megatron_dasd.precision.emulation import _Product
+from megatron_dasd.precision.numerics import Numerics
 from megatron_dasd.precision.quantisation import E4M3, E5M2, Format
 from megatron_dasd.precision.scaling import Blockwise, DelayedHistories, Scaling, Tensorwise
 from tests.precision.programs import ARGUMENTS, whole_tensors
@@ -39,7 +40,7 @@ def products(scaling: Scaling) -> tuple[Tensor, Tensor, Tensor]:
     """Output, input's gradient and weight's gradient of an emulated layer."""
     x = random(TOKENS, INPUTS, seed=0).requires_grad_()
     weight = random(OUTPUTS, INPUTS, seed=1).requires_grad_()
-    y = _Product.apply(x.view(2, -1, INPUTS), weight, scaling).view(TOKENS, OUTPUTS)
+    y = _Product.apply(x.view(2, -1, INPUTS), weight, scaling, Numerics()).view(TOKENS, OUTPUTS)
     y.backward(random(TOKENS, OUTPUTS, seed=2))
     assert x.grad is not None
     assert weight.grad is not None
@@ -101,7 +102,7 @@ def test_the_error_has_the_size_of_the_formats_rounding(
 def test_a_frozen_weight_gets_no_gradient() -> None:
     x = torch.ones(16, 16, requires_grad=True)
     weight = torch.ones(16, 16)
-    _Product.apply(x, weight, Blockwise(E4M3)).sum().backward()
+    _Product.apply(x, weight, Blockwise(E4M3), Numerics()).sum().backward()
     assert weight.grad is None
     assert x.grad is not None
     assert x.grad.tolist() == [[16.0] * 16] * 16
@@ -110,7 +111,7 @@ def test_a_frozen_weight_gets_no_gradient() -> None:
 def test_types_stay_as_they_are() -> None:
     x = torch.ones(16, 16, dtype=torch.bfloat16, requires_grad=True)
     weight = torch.ones(16, 16, dtype=torch.bfloat16, requires_grad=True)
-    y = _Product.apply(x, weight, Blockwise(E4M3))
+    y = _Product.apply(x, weight, Blockwise(E4M3), Numerics())
     y.sum().backward()
     assert x.grad is not None
     assert weight.grad is not None
@@ -191,7 +192,8 @@ def run_whole(num_shards: int, fc1_scaling: Scaling, fc2_scaling: Scaling) -> di
     for fc1, fc2 in zip(
         whole["fc1"].chunk(num_shards, dim=0), whole["fc2"].chunk(num_shards, dim=1), strict=True
     ):
-        y = y + _Product.apply(_Product.apply(whole["x"], fc1, fc1_scaling), fc2, fc2_scaling)
+        inner = _Product.apply(whole["x"], fc1, fc1_scaling, Numerics())
+        y = y + _Product.apply(inner, fc2, fc2_scaling, Numerics())
     y.backward(whole["gradient"])
     gradients = {name: whole[name].grad for name in ("x", "fc1", "fc2")}
     return {"y": y.detach()} | {k: v for k, v in gradients.items() if v is not None}
