@@ -74,9 +74,14 @@ def launch(
 
 
 def run_program(main: Callable[[dict[str, Any]], None]) -> None:
-    """Entry point of a program: read the payload, run, tell a user's mistake in one line."""
+    """Entry point of a program: read the payload and run."""
+    run_guarded(lambda: main(json.loads(Path(sys.argv[1]).read_text())))
+
+
+def run_guarded(main: Callable[[], None]) -> None:
+    """Run as a rank, and tell a user's mistake in one line."""
     try:
-        main(json.loads(Path(sys.argv[1]).read_text()))
+        main()
     except UserError as error:
         print(f"{_ERROR_PREFIX}{error}", file=sys.stderr, flush=True)
         os._exit(2)  # the other ranks may wait in a collective: no orderly farewell

@@ -27,6 +27,7 @@ from megatron_dasd.device import cpu_adapter
 from megatron_dasd.precision import requirements
 from megatron_dasd.precision.numerics import Numerics
 from megatron_dasd.precision.quantisation import Quantised
+from megatron_dasd.precision.recipes import precision_of, where_fp8_runs
 from megatron_dasd.precision.scaling import (
     Blockwise,
     DelayedHistories,
@@ -53,6 +54,8 @@ def with_precision(args: Namespace, provider: ModelProvider, numerics: Numerics)
     if args.fp8 is None:
         return provider
     requirements.require(args)
+    if args.rank == 0:
+        print(f"{precision_of(args) or 'FP8'}: {where_fp8_runs()}")
     if not cpu_adapter.needed():
         return provider
     asked = copy(args)

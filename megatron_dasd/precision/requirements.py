@@ -23,13 +23,12 @@ def require(args: Namespace) -> None:
         UserError: what is missing, and what to do.
     """
     precision = precision_of(args)
-    problem = shape_problem(args)
-    if problem is None and cpu_adapter.needed():
-        problem = emulation_problem(args)
-    elif problem is None:
-        problem = machine_problem(precision, _engine_version(), *_gpu())
+    if cpu_adapter.needed():
+        problem = shape_problem(args) or emulation_problem(args)
+    else:
+        problem = shape_problem(args) or machine_problem(precision, _engine_version(), *_gpu())
     if problem:
-        raise UserError(f"precision {precision}: {problem}")
+        raise UserError(f"precision {precision or f'fp8 {args.fp8_recipe}'}: {problem}")
 
 
 def shape_problem(args: Namespace) -> str | None:
@@ -65,6 +64,8 @@ def _dimensions(args: Namespace) -> Iterator[tuple[str, float, int]]:
 
 def emulation_problem(args: Namespace) -> str | None:
     """Why these flags cannot be emulated on the CPU; None: they can."""
+    if precision_of(args) is None:
+        return f"is not emulated on the CPU; choose one of {', '.join(RECIPES)}"
     if not args.fp8_wgrad:
         return "weight gradients outside FP8 are not emulated on the CPU; leave no-fp8-wgrad out"
     if args.fp8_recipe == "delayed" and args.recompute_granularity is not None:
@@ -73,7 +74,7 @@ def emulation_problem(args: Namespace) -> str | None:
 
 
 def machine_problem(
-    precision: Precision,
+    precision: Precision | None,
     engine: tuple[int, ...] | None,
     gpu: str,
     capability: tuple[int, int],
@@ -82,18 +83,22 @@ def machine_problem(
     """Why this GPU machine cannot train in an FP8 precision; None: it can.
 
     Args:
+        precision: None: a recipe of Megatron's that is not ours, whose needs Transformer Engine
+            will tell.
         engine: Transformer Engine's version; None: it does not import.
         gpu: name of the GPU.
         capability: its compute capability.
         cuda: the CUDA that torch was built for.
     """
-    recipe = RECIPES[precision]
     if engine is None:
         # Megatron would say nothing and train without FP8.
         return (
             "Transformer Engine is not installed or does not import (tools/doctor.py says why); "
             "pip install 'megatron_dasd[te]', or choose precision bf16"
         )
+    if precision is None:
+        return None
+    recipe = RECIPES[precision]
     if engine < recipe.min_engine:
         return (
             f"needs Transformer Engine {_dotted(recipe.min_engine)} or newer, here is "

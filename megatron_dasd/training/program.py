@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from megatron_dasd.device.launch import run_program
-from megatron_dasd.models.program import parse_flags
+from megatron_dasd.models.architecture import Flags
+from megatron_dasd.models.program import parse_argv, to_argv
+
+ROWS_FLAGS: Flags = {"calculate-per-token-loss": True, "dataloader-type": "external"}
+"""What packed rows ask of Megatron: losses summed over tokens, batches that it does not split."""
 
 
 def main(payload: dict[str, Any]) -> None:
     """Hand Megatron's ``pretrain()`` our data, model and step."""
     start = time.time()
-    args = parse_flags(payload["flags"])
+    args = parse_argv([*to_argv(payload["flags"]), *payload.get("argv", [])])
     # after start-up: these modules take their device from the adapter
     from megatron.core.enums import ModelType
     from megatron.training import pretrain, set_startup_timestamps
@@ -28,7 +32,8 @@ def main(payload: dict[str, Any]) -> None:
     numerics = Numerics()
     provider_of_model = with_precision(args, model_provider, numerics)
     set_startup_timestamps(program_start=start, main_entry=time.time())
-    metrics.install(Path(payload["metrics"]), numerics.take)
+    if payload["metrics"]:
+        metrics.install(Path(payload["metrics"]), numerics.take)
     provider = partial(_data_iterators, payload=payload)
     provider.is_distributed = True  # type: ignore[attr-defined]  # every rank reads for itself
     pretrain(
@@ -53,8 +58,9 @@ def _data_iterators(
     args = get_args()
     rank, size = mpu.get_data_parallel_rank(), mpu.get_data_parallel_world_size()
     train = PackedDataset(Path(payload["data"]))
-    train_packs = training_packs(len(train), payload["num_samples"], payload["seed"])
     loader = payload["loader"]
+    num_samples = payload["num_samples"] or args.train_iters * args.global_batch_size
+    train_packs = training_packs(len(train), num_samples, args.seed)
     train_rows = batches(train, train_packs, args.consumed_train_samples, rank, size, loader)
     if not payload["heldout"]:
         return train_rows, None, None

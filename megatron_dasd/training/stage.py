@@ -8,17 +8,20 @@ from typing import Any
 
 from megatron_dasd.artifacts import LOGS, METRICS, StageFolder, model_folder
 from megatron_dasd.checkpoint import tracker
-from megatron_dasd.checkpoint.artifact import FOLDER, open_checkpoint
+from megatron_dasd.checkpoint.artifact import FOLDER, open_checkpoint, remember_source
 from megatron_dasd.config.training import Train
 from megatron_dasd.data.meta import DataMeta, read_meta
 from megatron_dasd.device.doctor import is_installed
 from megatron_dasd.device.launch import launch
 from megatron_dasd.errors import UserError
 from megatron_dasd.models.architecture import Flags, read_architecture
-from megatron_dasd.models.program import common_flags
-from megatron_dasd.precision.recipes import how_fp8_runs, precision_flags, weights_dtype
+from megatron_dasd.models.program import layout_flags
+from megatron_dasd.precision.recipes import RECIPES, precision_flags, weights_dtype, where_fp8_runs
 from megatron_dasd.progress import progress
+from megatron_dasd.training.program import ROWS_FLAGS
 
+_CHECKPOINT_FLAGS = {"load", "pretrained-checkpoint"}
+"""Megatron's flags that name a checkpoint to open."""
 _TAIL_BYTES = 4096
 """The end of the metrics file that holds its newest lines."""
 
@@ -38,10 +41,15 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
     saves = folder.path / FOLDER
     metrics = folder.path / LOGS / METRICS
     start = open_checkpoint(inputs[settings.checkpoint])
-    architecture = read_architecture(model_folder(inputs[settings.model]))
+    for flag in _CHECKPOINT_FLAGS & settings.megatron.keys():
+        open_checkpoint(Path(settings.megatron[flag]))  # looked through before Megatron opens it
+    model = model_folder(inputs[settings.model])
+    if settings.moe_aux_loss_coeff and not read_architecture(model).experts:
+        raise UserError(f"moe_aux_loss_coeff: the model in {model} has no experts to balance")
     dtype = weights_dtype(settings.precision)
     flags = {
-        **common_flags(architecture, settings.launch, data.seq_length, dtype),
+        "dasd-hf-model": model,
+        **layout_flags(settings.launch, data.seq_length, dtype),
         **precision_flags(settings.precision),
         **_optimizer_flags(settings, iterations),
         **_heldout_flags(settings, iterations, heldout),
@@ -59,14 +67,15 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
         "data": str(inputs[settings.data]),
         "heldout": str(inputs[settings.heldout]) if settings.heldout else None,
         "num_samples": num_samples,
-        "seed": settings.seed,
         "metrics": str(metrics),
         "loader": settings.loader,
     }
-    fp8 = how_fp8_runs(settings.precision)
+    fp8 = where_fp8_runs() if settings.precision in RECIPES else None
     if fp8:
         print(f"    {settings.precision}: {fp8}", flush=True)
     done = tracker.repair(saves)
+    if done:
+        open_checkpoint(saves)  # looked through before Megatron opens it
     if done < iterations:
         _train(payload, settings, folder, metrics, iterations, done)
         done = tracker.repair(saves)
@@ -77,6 +86,7 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
             f"the same command goes on from there (log: {folder.path / LOGS})"
         )
     tracker.keep_only(saves, iterations)
+    remember_source(model_folder(inputs[settings.model]), saves)
     return {
         "dtype": dtype,
         "precision": settings.precision,
@@ -129,9 +139,9 @@ def _optimizer_flags(settings: Train, iterations: int) -> Flags:
         "adam-beta2": settings.adam_beta2,
         "adam-eps": settings.adam_eps,
         "clip-grad": settings.clip_grad,
-        "calculate-per-token-loss": True,
-        "dataloader-type": "external",
+        "moe-aux-loss-coeff": settings.moe_aux_loss_coeff,
         "log-interval": 1,
+        **ROWS_FLAGS,
     }
 
 

@@ -6,7 +6,6 @@ import pytest
 from megatron_dasd.config.training import Precision
 from megatron_dasd.precision.recipes import (
     RECIPES,
-    how_fp8_runs,
     precision_flags,
     precision_of,
     weights_dtype,
@@ -47,6 +46,5 @@ def test_the_precision_is_found_from_megatrons_arguments(precision: Precision) -
     assert precision_of(Namespace(fp8_recipe=recipe)) == precision
 
 
-def test_only_fp8_is_announced() -> None:
-    assert how_fp8_runs("bf16") is None
-    assert how_fp8_runs("fp8-delayed")
+def test_other_recipes_of_megatrons_are_not_ours() -> None:
+    assert precision_of(Namespace(fp8_recipe="mxfp8")) is None

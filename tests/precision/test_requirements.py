@@ -88,6 +88,8 @@ def test_a_model_of_experts_alone_has_no_dense_width() -> None:
         ("fp8-blockwise", (2, 20, 2), H100, (12, 9), None),
         ("fp8-tensorwise", (2, 20, 2), (8, 9), (12, 1), None),
         ("fp8-delayed", (2, 20, 2), (10, 0), (13, 0), None),
+        (None, (2, 20, 2), (10, 0), (13, 0), None),
+        (None, None, (10, 0), (13, 0), "Transformer Engine is not installed"),
         ("fp8-delayed", None, H100, (13, 0), "Transformer Engine is not installed"),
         ("fp8-tensorwise", (2, 1), H100, (13, 0), "Transformer Engine 2.2 or newer, here is 2.1"),
         ("fp8-blockwise", (2, 2, 1), H100, (13, 0), "2.3 or newer, here is 2.2.1; upgrade it"),
@@ -99,7 +101,7 @@ def test_a_model_of_experts_alone_has_no_dense_width() -> None:
     ],
 )
 def test_what_a_gpu_machine_lacks(
-    precision: Precision,
+    precision: Precision | None,
     engine: tuple[int, ...] | None,
     capability: tuple[int, int],
     cuda: tuple[int, int],
@@ -115,6 +117,9 @@ def test_what_a_gpu_machine_lacks(
 
 def test_what_is_not_emulated_is_refused() -> None:
     assert emulation_problem(arguments()) is None
+    problem = emulation_problem(arguments(fp8_recipe="mxfp8"))
+    assert problem is not None
+    assert "choose one of fp8-blockwise, fp8-tensorwise, fp8-delayed" in problem
     problem = emulation_problem(arguments(fp8_wgrad=False))
     assert problem is not None
     assert "no-fp8-wgrad" in problem
@@ -126,3 +131,5 @@ def test_what_is_not_emulated_is_refused() -> None:
 def test_the_message_names_the_precision() -> None:
     with pytest.raises(UserError, match="^precision fp8-blockwise: hidden size is 2568, no mult"):
         require(arguments(hidden_size=2568))
+    with pytest.raises(UserError, match="^precision fp8 mxfp8: is not emulated"):
+        require(arguments(fp8_recipe="mxfp8"))
