@@ -32,8 +32,9 @@ _OWN_FIELDS = (
     *("max_tokens", "logprobs", "prompt_logprobs", "echo"),
 )
 """Fields of a request that follow from other settings, or that the answers are read by."""
-_LAYOUT: Any = {
+_HOW: Any = {
     "launch": True,
+    "loader": True,
     "num_workers": True,
     "engine": {"server": _REACHING},
     "server": _REACHING,
@@ -55,12 +56,12 @@ class Settings(BaseModel):
     """Default: the pipeline's."""
 
     def identity(self) -> dict[str, Any]:
-        """What determines the result, as JSON values: every setting but the layout of processes.
+        """What determines the result, as JSON values: every setting but those of how it is made.
 
-        A stage may go on under another layout than it began with, and with other servers of the
-        same model.
+        A stage may go on under another layout of processes, with another loader of the same rows
+        or with other servers of the same model than it began with.
         """
-        return self.model_dump(mode="json", exclude=_LAYOUT)
+        return self.model_dump(mode="json", exclude=_HOW)
 
 
 class ThinkingFormat(BaseModel):
