@@ -27,17 +27,20 @@ class Settings(BaseModel):
     """Whether the manifests of all stages that this one rests on, wall times included, are its
     inputs too."""
 
+    not_of_result: ClassVar[frozenset[str]] = frozenset({"launch"})
+    """Settings that say how the work is done, and leave the result as it is."""
+
     kind: str
     """Which stage this is; each subclass has one name for itself."""
     seed: int | None = None
     """Default: the pipeline's."""
 
     def identity(self) -> dict[str, Any]:
-        """What determines the result, as JSON values: every setting but the layout of processes.
+        """What determines the result, as JSON values.
 
-        A stage may go on under another layout than it began with.
+        A stage may go on under another layout of processes than it began with.
         """
-        return self.model_dump(mode="json", exclude={"launch"})
+        return self.model_dump(mode="json", exclude=set(self.not_of_result))
 
 
 class ThinkingFormat(BaseModel):

@@ -1,6 +1,6 @@
 """Settings of training and of checkpoints, in and out."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -9,6 +9,8 @@ from megatron_dasd.config.base import Fraction, Input, Launch, Positive, Setting
 
 class Train(Settings):
     """One training stage through Megatron's ``pretrain()``."""
+
+    not_of_result: ClassVar[frozenset[str]] = Settings.not_of_result | {"chunked_loss"}
 
     kind: Literal["train"]
     model: Input
@@ -30,6 +32,11 @@ class Train(Settings):
     adam_beta2: Fraction = 0.95
     adam_eps: Annotated[float, Field(gt=0)] = 1e-8
     clip_grad: Annotated[float, Field(ge=0)] = 1.0
+    normalise_by: Literal["token", "sequence"] = "token"
+    """What weighs the same in the loss: every token with a loss, or every sequence."""
+    chunked_loss: bool = True
+    """Output layer and loss together, without the logits ever being whole: a few percent of the
+    memory for a third more time of that part.  The result is the same."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     save_interval: Positive | None = None
     """Iterations between checkpoints; None: at the end only."""

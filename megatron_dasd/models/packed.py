@@ -1,5 +1,6 @@
 """Packed rows through the model: several documents in one row, attention inside each."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -45,12 +46,22 @@ def packed_seq_params(document_ids: Tensor) -> PackedSeqParams:
     )
 
 
-def forward(model: torch.nn.Module, batch: Batch, with_loss: bool = True) -> Tensor:
+def forward(
+    model: torch.nn.Module,
+    batch: Batch,
+    with_loss: bool = True,
+    output_processor: Callable[..., Tensor] | None = None,
+) -> Tensor:
     """Run one packed row through this rank's pipeline stage.
 
+    Args:
+        output_processor: takes the place of the output layer and its loss, see
+            ``losses.output_layer``.
+
     Returns:
-        On the last stage the token losses -ln p(label), ``[1, seq]``, or without loss the logits,
-        ``[1, seq, vocab/tp]``; elsewhere hidden states.
+        On the last stage what the output processor gives; without one the token losses
+        -ln p(label), ``[1, seq]``, or without loss the logits, ``[1, seq, vocab/tp]``.  Elsewhere
+        hidden states.
     """
     return model(  # type: ignore[no-any-return]
         batch["tokens"],
@@ -58,4 +69,5 @@ def forward(model: torch.nn.Module, batch: Batch, with_loss: bool = True) -> Ten
         None,
         labels=batch["labels"] if with_loss else None,
         packed_seq_params=packed_seq_params(batch["document_ids"]),
+        output_processor=output_processor,
     )

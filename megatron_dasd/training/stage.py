@@ -55,6 +55,10 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
         "num_samples": num_samples,
         "seed": settings.seed,
         "metrics": str(metrics),
+        "loss": {
+            "normalise_by": settings.normalise_by,
+            "chunked_loss": settings.chunked_loss,
+        },
     }
     done = tracker.repair(saves)
     if done < iterations:
