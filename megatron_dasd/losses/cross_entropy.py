@@ -19,7 +19,7 @@ Normalisation = Literal["token", "sequence"]
 
 
 def token_shares(
-    weights: Tensor, document_ids: Tensor, normalisation: Normalisation
+    weights: Tensor, position_ids: Tensor, normalisation: Normalisation
 ) -> tuple[Tensor, Tensor]:
     """What every token of a row adds to the sum, by its loss, and to the count.
 
@@ -28,8 +28,7 @@ def token_shares(
 
     Args:
         weights: ``[seq]``, at least 0.
-        document_ids: ``[seq]``, the same number for the tokens of a sequence, ascending, -1 for
-            padding.
+        position_ids: ``[seq]``, 0 where a sequence begins.
 
     Returns:
         Factors ``[seq]`` float32, and counts ``[seq]`` int32, 0 or 1.
@@ -37,12 +36,11 @@ def token_shares(
     counts = weights > 0
     if normalisation == "token":
         return weights.float(), counts.int()
-    sequence = document_ids + 1  # 0: padding
-    num_sequences = sequence.numel() + 1
-    lengths = torch.zeros(num_sequences, dtype=torch.long, device=weights.device)
-    lengths.scatter_add_(0, sequence, counts.long())
-    # A sequence counts at its first loss token: the one with no loss token before it.
-    before = counts.long().cumsum(0) - counts.long()
+    sequence = (position_ids == 0).long().cumsum(0) - 1
+    counted = counts.long()
+    lengths = torch.zeros_like(counted).scatter_add_(0, sequence, counted)
+    # A sequence counts at its first loss token: as many lie before it as in earlier sequences.
+    before = counted.cumsum(0) - counted
     before_sequence = lengths.cumsum(0) - lengths
     first = counts & (before == before_sequence[sequence])
     return weights.float() / lengths[sequence].clamp(min=1), first.int()

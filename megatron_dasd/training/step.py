@@ -31,5 +31,7 @@ def forward_step(
     batch = next(data_iterator)
     processor = partial(token_losses, vocab_size=get_args().vocab_size) if chunked_loss else None
     output = forward(model, batch, output_processor=processor)
-    shares = token_shares(batch["loss_mask"].flatten(), batch["document_ids"], normalise_by)
+    shares = token_shares(
+        batch["loss_mask"].flatten(), batch["position_ids"].flatten(), normalise_by
+    )
     return output, partial(weighted_loss, *shares)

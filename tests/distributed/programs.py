@@ -52,7 +52,9 @@ def loss_and_gradients(model: torch.nn.Module, rows: list[dict[str, np.ndarray]]
         batch = to_batch(row)
         processor = partial(token_losses, vocab_size=get_args().vocab_size)
         losses = forward(model, batch, output_processor=processor)
-        shares = token_shares(batch["loss_mask"].flatten(), batch["document_ids"], "token")
+        shares = token_shares(
+            batch["loss_mask"].flatten(), batch["position_ids"].flatten(), "token"
+        )
         loss, _, _ = weighted_loss(*shares, losses)
         loss.backward()
         total += loss.item()

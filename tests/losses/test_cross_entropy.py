@@ -5,18 +5,18 @@ from torch import Tensor
 from megatron_dasd.losses.cross_entropy import token_shares, weighted_loss
 
 WEIGHTS = torch.tensor([0.0, 1.0, 1.0, 0.0, 0.5, 1.0, 1.0, 0.0])
-DOCUMENTS = torch.tensor([0, 0, 0, 1, 1, 1, 1, -1])
+POSITIONS = torch.tensor([0, 1, 2, 0, 1, 2, 3, 0])
 
 
 def test_per_token_every_weight_is_a_factor() -> None:
-    factors, counts = token_shares(WEIGHTS, DOCUMENTS, "token")
+    factors, counts = token_shares(WEIGHTS, POSITIONS, "token")
     assert factors.tolist() == WEIGHTS.tolist()
     assert counts.tolist() == [0, 1, 1, 0, 1, 1, 1, 0]
     assert counts.dtype == torch.int32
 
 
 def test_per_sequence_divides_by_its_loss_tokens_and_counts_it_once() -> None:
-    factors, counts = token_shares(WEIGHTS, DOCUMENTS, "sequence")
+    factors, counts = token_shares(WEIGHTS, POSITIONS, "sequence")
     expected = [0, 1 / 2, 1 / 2, 0, 0.5 / 3, 1 / 3, 1 / 3, 0]
     assert factors.tolist() == pytest.approx(expected)
     assert counts.tolist() == [0, 1, 0, 0, 1, 0, 0, 0]
@@ -24,7 +24,7 @@ def test_per_sequence_divides_by_its_loss_tokens_and_counts_it_once() -> None:
 
 def test_a_sequence_without_loss_tokens_counts_for_nothing() -> None:
     weights = torch.tensor([0.0, 0.0, 1.0, 0.0])
-    factors, counts = token_shares(weights, torch.tensor([0, 0, 1, 2]), "sequence")
+    factors, counts = token_shares(weights, torch.tensor([0, 1, 0, 0]), "sequence")
     assert factors.tolist() == [0, 0, 1, 0]
     assert counts.tolist() == [0, 0, 1, 0]
 
@@ -32,7 +32,7 @@ def test_a_sequence_without_loss_tokens_counts_for_nothing() -> None:
 @pytest.mark.parametrize("normalisation", ["token", "sequence"])
 def test_a_row_divided_over_ranks_counts_as_one(normalisation: str) -> None:
     losses = torch.arange(8.0)
-    factors, counts = token_shares(WEIGHTS, DOCUMENTS, normalisation)  # type: ignore[arg-type]
+    factors, counts = token_shares(WEIGHTS, POSITIONS, normalisation)  # type: ignore[arg-type]
     whole = weighted_loss(factors, counts, losses)
     parts = [weighted_loss(factors[i::2], counts[i::2], losses[i::2]) for i in range(2)]
     assert sum(part[0] for part in parts).item() == pytest.approx(whole[0].item())  # type: ignore[union-attr]
@@ -40,7 +40,7 @@ def test_a_row_divided_over_ranks_counts_as_one(normalisation: str) -> None:
 
 
 def loss(weights: Tensor, losses: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    shares = token_shares(weights, torch.zeros(weights.numel(), dtype=torch.long), "token")
+    shares = token_shares(weights, torch.arange(weights.numel()), "token")
     return weighted_loss(*shares, losses)
 
 
@@ -74,7 +74,7 @@ def test_an_infinite_masked_loss_does_not_count() -> None:
 def test_a_fully_masked_row_gives_zero_of_zero(normalisation: str) -> None:
     shares = token_shares(
         torch.zeros(3),
-        torch.tensor([0, 0, -1]),
+        torch.tensor([0, 1, 0]),
         normalisation,  # type: ignore[arg-type]
     )
     losses = torch.ones(1, 3, requires_grad=True)
