@@ -108,18 +108,52 @@ class _LinearLogprobs(torch.autograd.Function):
         at_chosen = grads + logprobs.exp() * common.unsqueeze(1)
         grad_hidden = torch.zeros_like(hidden, dtype=lse.dtype) if ctx.needs_input_grad[0] else None
         sink = _WeightGradient(weight, ctx.shard, ctx.into_main_grad, ctx.needs_input_grad[1])
-        for start, end in _slices(len(hidden), ctx.shard.num_ids):
+        slices = _Slices(hidden, ctx.shard.num_ids)
+        for start, end in slices:
             inside, column = _locate(token_ids, ctx.shard.first_id + start, end - start)
-            logits = _logits(hidden, weight[start:end]).sub_(lse.unsqueeze(1))
+            logits = slices.logits(weight[start:end]).sub_(lse.unsqueeze(1))
             _hide(logits, inside, column).exp_().mul_(others.unsqueeze(1))
             logits.scatter_add_(1, column, at_chosen.where(inside, 0.0))
-            grad_logits = logits.to(hidden.dtype)
+            grad_logits = slices.narrowed(logits)
             if grad_hidden is not None:
                 _add_product(grad_hidden, grad_logits, weight[start:end])
             sink.add(start, end, grad_logits, hidden)
         if grad_hidden is not None:
             grad_hidden = grad_hidden.to(hidden.dtype)
         return grad_hidden, sink.result(), None, None, None
+
+
+class _Slices:
+    """The logits of one slice of the vocabulary after another, in memory that is used again.
+
+    Iterating gives the first row of each slice and the one after its last.
+    """
+
+    def __init__(self, hidden: Tensor, num_ids: int) -> None:
+        self._hidden, self._num_ids = hidden, num_ids
+        self._width = max(1, min(num_ids, SLICE_ELEMENTS // max(1, len(hidden))))
+        self._product = hidden.new_empty(len(hidden) * self._width)
+        # float32 at least, as Megatron's loss takes them; the same memory if they are that anyway
+        self._wide = self._product.to(torch.promote_types(hidden.dtype, torch.float32))
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        for start in range(0, self._num_ids, self._width):
+            yield start, min(start + self._width, self._num_ids)
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """Logits ``[T, rows]``, until this is called again."""
+        product, wide = (
+            buffer[: len(self._hidden) * len(rows)].view(len(self._hidden), len(rows))
+            for buffer in (self._product, self._wide)
+        )
+        torch.mm(self._hidden, rows.t(), out=product)
+        return wide if wide.dtype == product.dtype else wide.copy_(product)
+
+    def narrowed(self, logits: Tensor) -> Tensor:
+        """What was made of the logits, in the dtype of the hidden states."""
+        if logits.dtype == self._product.dtype:
+            return logits
+        return self._product[: logits.numel()].view_as(logits).copy_(logits)
 
 
 class _WeightGradient:
@@ -154,14 +188,14 @@ def _over_own_ids(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of this rank's logits: the highest, the sum of exp(z - highest) of those not chosen, and the
     chosen ones (0 where another rank has them)."""
-    num_tokens = len(hidden)
-    dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
-    highest = torch.full((num_tokens,), float("-inf"), dtype=dtype, device=hidden.device)
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+    highest = torch.full((len(hidden),), float("-inf"), dtype=dtype, device=hidden.device)
     rest = torch.zeros_like(highest)
     chosen = torch.zeros(token_ids.shape, dtype=dtype, device=hidden.device)
-    for start, end in _slices(num_tokens, shard.num_ids):
+    slices = _Slices(hidden, shard.num_ids)
+    for start, end in slices:
         inside, column = _locate(token_ids, shard.first_id + start, end - start)
-        logits = _logits(hidden, weight[start:end])
+        logits = slices.logits(weight[start:end])
         before, highest = highest, torch.maximum(highest, logits.amax(1))
         chosen += logits.gather(1, column).where(inside, 0.0)
         _hide(logits, inside, column)
@@ -181,18 +215,6 @@ def _over_ranks(
     sums = torch.cat([(rest * (highest - overall).exp()).unsqueeze(1), chosen], dim=1)
     torch.distributed.all_reduce(sums, group=group)
     return overall, sums[:, 0], sums[:, 1:]
-
-
-def _slices(num_tokens: int, num_ids: int) -> Iterator[tuple[int, int]]:
-    width = max(1, SLICE_ELEMENTS // max(1, num_tokens))
-    for start in range(0, num_ids, width):
-        yield start, min(start + width, num_ids)
-
-
-def _logits(hidden: Tensor, rows: Tensor) -> Tensor:
-    """Logits ``[T, rows]``, in float32 at least, as Megatron's loss takes them."""
-    logits = hidden @ rows.t()
-    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _locate(token_ids: Tensor, first_id: int, width: int) -> tuple[Tensor, Tensor]:
