@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-SLICE_ELEMENTS = 2**24
-"""Logits that exist at a time: tokens x columns of a slice (64 MiB of float32)."""
+SLICE_ELEMENTS = 2**25
+"""Logits that exist at a time: tokens x columns of a slice (128 MiB of float32)."""
 
 
 @dataclass(frozen=True)
