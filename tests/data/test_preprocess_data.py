@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import PreTrainedTokenizerFast
 
 from megatron_dasd.artifacts import Manifest
 from megatron_dasd.config.data import PreprocessData
 from megatron_dasd.data.meta import Document
 from megatron_dasd.data.packed_dataset import PackedDataset
-from megatron_dasd.data.preprocess_data import run, training_example
+from megatron_dasd.data.preprocess_data import run
 from megatron_dasd.errors import UserError
 from megatron_dasd.records import FilteredResponse, Prompt, Response, Span
 from megatron_dasd.records_io import read_records
@@ -31,6 +30,7 @@ def settings(**changes: object) -> PreprocessData:
         "responses": "responses",
         "seq_length": 2 * EXAMPLE_TOKENS,
         "seed": 1,
+        "pack_align": 1,
     }
     return PreprocessData(**(given | changes))  # type: ignore[arg-type]
 
@@ -55,36 +55,6 @@ def make_filtered(
 
 def names(folder: Path) -> list[str]:
     return [document.name for document in read_records(folder, Document)]
-
-
-def test_tokens_and_mask_of_a_response(
-    make_filtered: MakeFiltered, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    token_ids, mask = training_example(make_filtered(), settings(), tokenizer)
-    letters = {c: i for i, c in enumerate("abcdefghijklmnopqrstuvwxyz", start=3)}
-    # <|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n
-    newline = tokenizer.convert_tokens_to_ids("Ċ")
-    prompt = [1, *(letters[c] for c in "user"), newline, letters["q"], 2, newline]
-    prompt += [1, *(letters[c] for c in "assistant"), newline]
-    assert token_ids[:PROMPT_TOKENS] == prompt
-    assert tokenizer.decode(token_ids[PROMPT_TOKENS:-1]) == OUTPUT
-    assert token_ids[-1] == 2
-    assert mask == [0] * PROMPT_TOKENS + [1] * (len(OUTPUT) + 1)
-    assert len(token_ids) == len(mask)
-
-
-def test_the_student_s_own_ids_and_their_mask(
-    make_filtered: MakeFiltered, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    # the student wrote "<think>\na" with ids that no tokenizer would give
-    response = make_filtered(student_prefix="<think>\na", student_prefix_ids=[77, 88])
-    rest = len("b\n</think>\n\nc") + 1
-    token_ids, mask = training_example(response, settings(), tokenizer)
-    assert token_ids[PROMPT_TOKENS : PROMPT_TOKENS + 2] == [77, 88]
-    assert mask == [0] * PROMPT_TOKENS + [1] * (2 + rest)
-    same_ids, masked = training_example(response, settings(mask_student_prefix=True), tokenizer)
-    assert same_ids == token_ids
-    assert masked == [0] * (PROMPT_TOKENS + 2) + [1] * rest
 
 
 def test_what_is_left_out_is_counted(
