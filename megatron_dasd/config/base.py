@@ -35,10 +35,12 @@ _OWN_FIELDS = (
 _HOW: Any = {
     "launch": True,
     "loader": True,
+    "chunked_loss": True,
     "num_workers": True,
     "engine": {"server": _REACHING},
     "server": _REACHING,
 }
+"""Settings that say how the work is done, and leave the result as it is."""
 
 
 class Settings(BaseModel):

@@ -56,6 +56,10 @@ class PreprocessData(Packed):
     system_prompt: str | None = None
     mask_student_prefix: bool = False
     """Leave the student's prefix out of the loss (the report found this worse)."""
+    reweight_tau: Annotated[float, Field(gt=0)] | None = None
+    """Weigh a prompt's responses by the teacher's own probability of them, softmax(mean teacher
+    log-prob / tau) times their number, so that they weigh 1 on average.  In nats a token; None:
+    all weigh the same."""
     num_workers: Positive | None = None
     """Processes that tokenise; None: one a core.  Under MPI its ranks do, whatever this says."""
     on_malformed: OnMalformed = "stop"

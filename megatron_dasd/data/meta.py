@@ -9,6 +9,7 @@
         tokens.bin/.idx      Megatron indexed dataset, a sequence a document
         loss_mask.bin/.idx   the same shape, uint8: 1 marks a token that is a target
         <companion>.bin/.idx the same shape, where there is something to say: see COMPANIONS
+        sequence_weights.npy [documents] float32, where asked for: factors of the documents' losses
         pack_documents.npy   [documents] document ids, those of a pack next to each other
         pack_offsets.npy     [packs + 1] where each pack begins among them
 """
@@ -27,6 +28,7 @@ TOKENS = "tokens"
 LOSS_MASK = "loss_mask"
 TEACHER_LOGPROBS = "teacher_logprobs"
 SENTENCE_CLASSES = "sentence_classes"
+SEQUENCE_WEIGHTS = "sequence_weights.npy"
 PACK_DOCUMENTS = "pack_documents.npy"
 PACK_OFFSETS = "pack_offsets.npy"
 
@@ -63,6 +65,8 @@ class Document:
     domain: str | None = None
     temperature: float | None = None
     candidate: int | None = None
+    mean_teacher_logprob: float | None = None
+    """Mean ln p of the tokens that the teacher wrote, its own tokens, untempered."""
 
 
 @dataclass(frozen=True, kw_only=True)

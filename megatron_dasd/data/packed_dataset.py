@@ -18,6 +18,7 @@ from megatron_dasd.data.meta import (
     META,
     PACK_DOCUMENTS,
     PACK_OFFSETS,
+    SEQUENCE_WEIGHTS,
     TOKENS,
     data_folder,
     dtypes,
@@ -48,6 +49,10 @@ class PackedDataset:
                 np.load(self._folder / name, mmap_mode="r", allow_pickle=False)
                 for name in (PACK_DOCUMENTS, PACK_OFFSETS)
             )
+            self._weights = None
+            if SEQUENCE_WEIGHTS in self.meta.file_bytes:
+                file = self._folder / SEQUENCE_WEIGHTS
+                self._weights = np.load(file, mmap_mode="r", allow_pickle=False)
         except (AssertionError, OSError, ValueError) as error:
             raise UserError(f"{self._folder}: damaged ({error}); {_AGAIN}") from None
         self.packs = Packs(documents, offsets)
@@ -80,8 +85,11 @@ class PackedDataset:
         return row
 
     def document(self, number: int) -> dict[str, npt.NDArray[Any]]:
-        """Values of a document in every dataset, ``[tokens]``."""
-        return {name: dataset[number] for name, dataset in self.datasets.items()}
+        """Values of a document in every dataset, ``[tokens]``; the loss mask is weighted."""
+        values = {name: dataset[number] for name, dataset in self.datasets.items()}
+        if self._weights is not None:
+            values[LOSS_MASK] = values[LOSS_MASK] * self._weights[number]
+        return values
 
     def padding_row(self) -> Row:
         """A row without documents, which counts for nothing."""
@@ -112,6 +120,8 @@ class PackedDataset:
         borders = self.packs.offsets
         if self.packs.documents.shape != (meta.num_documents,):
             yield f"{PACK_DOCUMENTS} does not hold {meta.num_documents} documents"
+        if self._weights is not None and self._weights.shape != (meta.num_documents,):
+            yield f"{SEQUENCE_WEIGHTS} does not hold {meta.num_documents} weights"
         if (
             borders.shape != (meta.num_packs + 1,)
             or borders[0] != 0

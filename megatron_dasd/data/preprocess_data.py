@@ -24,14 +24,22 @@ import numpy.typing as npt
 from megatron_dasd.artifacts import StageFolder, model_folder, write_atomic
 from megatron_dasd.config.data import PreprocessData
 from megatron_dasd.data.indexed import DataFormat, write_data
-from megatron_dasd.data.meta import COMPANIONS, DATA, META, read_meta
+from megatron_dasd.data.meta import (
+    COMPANIONS,
+    DATA,
+    META,
+    SEQUENCE_WEIGHTS,
+    Document,
+    read_meta,
+)
 from megatron_dasd.data.responses import IDENTITY, Shard, plan_shards, read_shard
 from megatron_dasd.data.shards import Job, is_done, make_shard, shard_path, skipped, tools
 from megatron_dasd.data.tokenizer import read_vocab_size
+from megatron_dasd.data.weights import sequence_weights
 from megatron_dasd.data.workers import run_all
 from megatron_dasd.errors import UserError
 from megatron_dasd.progress import progress
-from megatron_dasd.records_io import SetAside
+from megatron_dasd.records_io import SetAside, read_records
 from megatron_dasd.seeds import derive_seed
 from megatron_dasd.text.bulk import ExactnessError, choose_library
 from megatron_dasd.text.encoding import end_of_turn_id
@@ -108,8 +116,27 @@ class _Preprocessing:
             counts = dict(self._folder.tally())
             raise UserError(f"{self._responses}: no response left to train on ({counts})")
         scratch = self._folder.scratch(DATA)
+        if self._settings.reweight_tau is not None:
+            np.save(scratch / SEQUENCE_WEIGHTS, self._weights(self._settings.reweight_tau))
         write_data(scratch, shards, self._format)
         self._folder.commit(scratch)
+
+    def _weights(self, tau: float) -> npt.NDArray[np.float32]:
+        """[documents] their weights.
+
+        Raises:
+            UserError: the teacher's log-probs of a response are missing.
+        """
+        prompt_ids, logprobs = [], []
+        for document in read_records(self._folder.path, Document):
+            if document.mean_teacher_logprob is None:
+                raise UserError(
+                    f"{self._responses}: {document.name}: field tokens.logprobs: is empty; "
+                    "reweight_tau needs the teacher's log-probs"
+                )
+            prompt_ids.append(str(document.prompt_id))
+            logprobs.append(document.mean_teacher_logprob)
+        return sequence_weights(prompt_ids, logprobs, tau)
 
     def _make_shards(self) -> list[Path]:
         """Make what is not there yet; returns the folders of all shards, in order."""

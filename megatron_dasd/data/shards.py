@@ -178,9 +178,16 @@ class _ShardWork:
             except ValueError as error:
                 self._malformed(batch, row, error)
                 continue
-            self._write(batch, row, example, companions)
+            self._write(batch, row, example, companions, columns.mean_teacher_logprob(row))
 
-    def _write(self, batch: Batch, row: int, example: Example, companions: dict[str, Any]) -> None:
+    def _write(
+        self,
+        batch: Batch,
+        row: int,
+        example: Example,
+        companions: dict[str, Any],
+        mean_teacher_logprob: float | None,
+    ) -> None:
         name = name_of(batch, row)
         tokens = np.concatenate([example.prompt_ids, example.response_ids])
         self._writer.add(name, {TOKENS: tokens, LOSS_MASK: example.loss_mask, **companions})
@@ -194,6 +201,7 @@ class _ShardWork:
                 domain=prompt.domain,
                 temperature=batch.value("temperature", row),
                 candidate=batch.value("candidate", row),
+                mean_teacher_logprob=mean_teacher_logprob,
             )
         )
         self.aside.counts["kept" if self._drawn is None else "mix: kept"] += 1
@@ -243,6 +251,11 @@ class _CompanionColumns:
         self._sizes = Lists(sizes.to_numpy(zero_copy_only=False).astype(np.int64), offsets)
         numbers = classes.to_numpy(zero_copy_only=False)
         self._classes = Lists((numbers + 1).astype(np.uint8), offsets)
+
+    def mean_teacher_logprob(self, row: int) -> float | None:
+        """Of the tokens that the teacher wrote, in nats."""
+        logprobs = self._logprobs[row]
+        return float(logprobs.mean()) if logprobs.size else None
 
     def of(
         self, row: int, output: str, example: Example, table: TokenBytes

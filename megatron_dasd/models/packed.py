@@ -1,5 +1,7 @@
 """Packed rows through the model: several documents in one row, attention inside each."""
 
+from collections.abc import Callable
+
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
@@ -48,12 +50,22 @@ def packed_seq_params(batch: Batch) -> PackedSeqParams:
     )
 
 
-def forward(model: torch.nn.Module, batch: Batch, with_loss: bool = True) -> Tensor:
+def forward(
+    model: torch.nn.Module,
+    batch: Batch,
+    with_loss: bool = True,
+    output_processor: Callable[..., Tensor] | None = None,
+) -> Tensor:
     """Run one packed row through this rank's pipeline stage.
 
+    Args:
+        output_processor: takes the place of the output layer and its loss, see
+            ``losses.output_layer``.
+
     Returns:
-        On the last stage the token losses -ln p(label), ``[1, seq]``, or without loss the logits,
-        ``[1, seq, vocab/tp]``; elsewhere hidden states.
+        On the last stage what the output processor gives; without one the token losses
+        -ln p(label), ``[1, seq]``, or without loss the logits, ``[1, seq, vocab/tp]``.  Elsewhere
+        hidden states.
     """
     return model(  # type: ignore[no-any-return]
         batch["tokens"],
@@ -61,4 +73,5 @@ def forward(model: torch.nn.Module, batch: Batch, with_loss: bool = True) -> Ten
         None,
         labels=batch["labels"] if with_loss else None,
         packed_seq_params=packed_seq_params(batch),
+        output_processor=output_processor,
     )

@@ -124,11 +124,16 @@ def _token_losses(model: list[torch.nn.Module], row: dict[str, np.ndarray]) -> n
     Runs Megatron's schedule, so that any pipeline layout works.
     """
     from megatron.core.pipeline_parallel import get_forward_backward_func
+    from megatron.training import get_args
 
+    from megatron_dasd.losses.output_layer import token_losses
     from megatron_dasd.models.packed import forward, to_batch
 
+    processor = partial(token_losses, vocab_size=get_args().vocab_size)
+
     def step(rows: Iterator[Any], chunk: torch.nn.Module) -> tuple[Tensor, Any]:
-        return forward(chunk, next(rows)), lambda output, non_loss_data: output
+        output = forward(chunk, next(rows), output_processor=processor)
+        return output, lambda output, non_loss_data: output
 
     batch = to_batch(row)
     outputs = get_forward_backward_func()(

@@ -43,7 +43,7 @@ def main(payload: dict[str, Any]) -> None:
         pretrain_cfg_container_from_args(args),
         provider,
         ModelType.encoder_or_decoder,
-        forward_step,
+        partial(forward_step, **payload["loss"]),
         model_provider=provider_of_model,
     )
 

@@ -65,6 +65,10 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
         "num_samples": num_samples,
         "metrics": str(metrics),
         "loader": settings.loader,
+        "loss": {
+            "normalise_by": settings.normalise_by,
+            "chunked_loss": settings.chunked_loss,
+        },
     }
     fp8 = where_fp8_runs() if settings.precision in RECIPES else None
     if fp8:

@@ -1,6 +1,7 @@
 """Stage preprocess_data: exact tokens and masks, what is left out, and the mix."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -321,3 +322,35 @@ def test_malformed_records_are_named_or_set_aside(
         assert len(reasons) == num_bad
         assert reasons[0] == "record 2: field output: Input should be a valid string"
         assert reasons[-1].startswith("record 4: field output_spans: do not lie in the output")
+
+
+def test_responses_weighed_by_the_teachers_own_probability(
+    run_stage: RunStage,
+    make_filtered: MakeFiltered,
+    write_records: WriteRecords,
+    model_dir: Path,
+    tmp_path: Path,
+) -> None:
+    # e^-1 and e^-(1 + ln 3) of one prompt: 3/2 and 1/2; another prompt's response is alone
+    parts = [
+        [make_filtered("p0"), make_filtered("p1", logprob=-5.0)],
+        [make_filtered("p0", candidate=1, logprob=-1.0 - math.log(3))],
+    ]
+    inputs = {"model": model_dir, "responses": write_records("responses", parts)}
+    manifest = run_stage(run, settings(reweight_tau=1.0), inputs)
+    data = PackedDataset(tmp_path / "stage")
+    masks = [data.document(number)["loss_mask"] for number in range(3)]
+    assert [sorted(set(mask.tolist())) for mask in masks] == [
+        [0, pytest.approx(1.5)],
+        [0, 1],
+        [0, pytest.approx(0.5)],
+    ]
+    assert manifest.figures["num_loss_tokens"] == 3 * (len(OUTPUT) + 1)
+    in_rows = sum(data[index]["loss_mask"].sum() for index in range(len(data)))
+    assert in_rows == pytest.approx(3 * (len(OUTPUT) + 1))
+    weights = tmp_path / "stage" / "data" / "sequence_weights.npy"
+    damaged = bytearray(weights.read_bytes())
+    damaged[damaged.index(b"(3,)") + 1] = ord("2")
+    weights.write_bytes(damaged)
+    with pytest.raises(UserError, match="sequence_weights.npy does not hold 3 weights"):
+        PackedDataset(tmp_path / "stage")
