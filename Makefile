@@ -32,10 +32,11 @@ test: lint
 	$(PYTHON) -m pytest -m 'not slow'
 
 test-long: $(STAMP)
+	.ci/install-vllm
 	$(PYTHON) -m pytest -m slow
 
 bench: $(STAMP)
 	$(PYTHON) tools/bench.py
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info build runs/demo runs/micro
+	rm -rf .venv .vllm-venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info build runs/demo runs/micro
