@@ -42,6 +42,11 @@ class Train(Settings):
     without a GPU FP8 is emulated, slowly, by its recipe's own rounding."""
     loader: Loader = "torch"
     """What makes batches of rows; ``dali`` (NVIDIA DALI) copies them to the GPU ahead."""
+    normalise_by: Literal["token", "sequence"] = "token"
+    """What weighs the same in the loss: every token with a loss, or every sequence."""
+    chunked_loss: bool = True
+    """Output layer and loss together, without the logits ever being whole: a few percent of the
+    memory for a third more time of that part.  The result is the same."""
     save_interval: Positive | None = None
     """Iterations between checkpoints; None: at the end only."""
     eval_interval: Positive | None = None

@@ -1,11 +1,13 @@
 """The training program of one rank.  Payload: see ``training.stage``."""
 
 import time
+from argparse import Namespace
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from megatron_dasd.checkpoint.artifact import TRACKER, open_checkpoint
 from megatron_dasd.device.launch import run_program
 from megatron_dasd.models.architecture import Flags
 from megatron_dasd.models.program import parse_argv, to_argv
@@ -18,6 +20,7 @@ def main(payload: dict[str, Any]) -> None:
     """Hand Megatron's ``pretrain()`` our data, model and step."""
     start = time.time()
     args = parse_argv([*to_argv(payload["flags"]), *payload.get("argv", [])])
+    _look_through_checkpoints(args)
     # after start-up: these modules take their device from the adapter
     from megatron.core.enums import ModelType
     from megatron.training import pretrain, set_startup_timestamps
@@ -40,9 +43,16 @@ def main(payload: dict[str, Any]) -> None:
         pretrain_cfg_container_from_args(args),
         provider,
         ModelType.encoder_or_decoder,
-        forward_step,
+        partial(forward_step, **payload["loss"]),
         model_provider=provider_of_model,
     )
+
+
+def _look_through_checkpoints(args: Namespace) -> None:
+    """Before Megatron opens what its flags name: where to go on from, or else where to begin."""
+    for flag in (args.load, args.pretrained_checkpoint):
+        if flag and (args.ckpt_step is not None or (Path(flag) / TRACKER).exists()):
+            open_checkpoint(Path(flag), args.ckpt_step)
 
 
 def _data_iterators(

@@ -19,8 +19,6 @@ from megatron_dasd.precision.recipes import RECIPES, precision_flags, weights_dt
 from megatron_dasd.progress import progress
 from megatron_dasd.training.program import ROWS_FLAGS
 
-_CHECKPOINT_FLAGS = {"load", "pretrained-checkpoint"}
-"""Megatron's flags that name a checkpoint to open."""
 _TAIL_BYTES = 4096
 """The end of the metrics file that holds its newest lines."""
 
@@ -38,8 +36,6 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
     saves = folder.path / FOLDER
     metrics = folder.path / LOGS / METRICS
     start = open_checkpoint(inputs[settings.checkpoint])
-    for flag in _CHECKPOINT_FLAGS & settings.megatron.keys():
-        open_checkpoint(Path(settings.megatron[flag]))  # looked through before Megatron opens it
     model = model_folder(inputs[settings.model])
     if settings.moe_aux_loss_coeff and not read_architecture(model).experts:
         raise UserError(f"moe_aux_loss_coeff: the model in {model} has no experts to balance")
@@ -66,13 +62,15 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
         "num_samples": num_samples,
         "metrics": str(metrics),
         "loader": settings.loader,
+        "loss": {
+            "normalise_by": settings.normalise_by,
+            "chunked_loss": settings.chunked_loss,
+        },
     }
     fp8 = where_fp8_runs() if settings.precision in RECIPES else None
     if fp8:
         print(f"    {settings.precision}: {fp8}", flush=True)
     done = tracker.repair(saves)
-    if done:
-        open_checkpoint(saves)  # looked through before Megatron opens it
     if done < iterations:
         _train(payload, settings, folder, metrics, iterations, done)
         done = tracker.repair(saves)
