@@ -3,6 +3,7 @@
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -126,3 +127,26 @@ def load_model(flags: Flags, checkpoint: Path | None) -> list[torch.nn.Module]:
     for chunk in model:
         chunk.eval()
     return list(model)
+
+
+def load_shape(architecture: Architecture, dtype: str, **flags: Any) -> torch.nn.Module:
+    """Start Megatron and build the whole model on the meta device: its shape, without its memory.
+
+    One rank, the local layers, gloo: the same on every machine.
+    """
+    parse_flags(
+        {
+            **common_flags(architecture, Launch(), seq_length=1, dtype=dtype),
+            **_CPU_FLAGS,
+            "no-initialization": True,
+            "moe-grouped-gemm": False,
+            **flags,
+        }
+    )
+    from megatron.training.initialize import initialize_megatron
+
+    from megatron_dasd.models.provider import model_provider
+
+    initialize_megatron()
+    with torch.device("meta"):
+        return model_provider()

@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from megatron_dasd.checkpoint.artifact import TRACKER, open_checkpoint
 from megatron_dasd.data.meta import read_meta
 from megatron_dasd.errors import UserError
 from megatron_dasd.training.program import ROWS_FLAGS
@@ -17,7 +18,7 @@ def payload_of(argv: list[str]) -> dict[str, Any]:
     """What the command line asks for, as the training program takes it.
 
     Raises:
-        UserError: no model named, or no packed data there.
+        UserError: no such model, no packed data there, or a checkpoint that must not be opened.
     """
     parser = argparse.ArgumentParser(
         description="Train with Megatron on packed rows; every further flag is Megatron's own.",
@@ -38,6 +39,7 @@ def payload_of(argv: list[str]) -> dict[str, Any]:
     own, megatron = parser.parse_known_args(argv)
     if not Path(own.dasd_hf_model).is_dir():
         raise UserError(f"--dasd-hf-model: {own.dasd_hf_model}: no such folder")
+    _look_through_checkpoints(megatron)
     return {
         "flags": {
             "dasd-hf-model": own.dasd_hf_model,
@@ -53,3 +55,15 @@ def payload_of(argv: list[str]) -> dict[str, Any]:
         "num_samples": None,
         "metrics": own.dasd_metrics,
     }
+
+
+def _look_through_checkpoints(megatron: list[str]) -> None:
+    """Every checkpoint that Megatron would open is looked through before."""
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    parser.add_argument("--load", type=Path)
+    parser.add_argument("--pretrained-checkpoint", type=Path)
+    named, _ = parser.parse_known_args(megatron)
+    for folder in (named.load, named.pretrained_checkpoint):
+        # A run that has not saved yet has nothing there to load.
+        if folder and (folder / TRACKER).exists():
+            open_checkpoint(folder)

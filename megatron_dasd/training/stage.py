@@ -8,7 +8,7 @@ from typing import Any
 
 from megatron_dasd.artifacts import LOGS, METRICS, StageFolder, model_folder
 from megatron_dasd.checkpoint import tracker
-from megatron_dasd.checkpoint.artifact import FOLDER, open_checkpoint
+from megatron_dasd.checkpoint.artifact import FOLDER, open_checkpoint, remember_source
 from megatron_dasd.config.training import Train
 from megatron_dasd.data.meta import DataMeta, read_meta
 from megatron_dasd.device.launch import launch
@@ -18,6 +18,8 @@ from megatron_dasd.models.program import layout_flags
 from megatron_dasd.progress import progress
 from megatron_dasd.training.program import ROWS_FLAGS
 
+_CHECKPOINT_FLAGS = {"load", "pretrained-checkpoint"}
+"""Megatron's flags that name a checkpoint to open."""
 _TAIL_BYTES = 4096
 """The end of the metrics file that holds its newest lines."""
 
@@ -35,6 +37,8 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
     saves = folder.path / FOLDER
     metrics = folder.path / LOGS / METRICS
     start = open_checkpoint(inputs[settings.checkpoint])
+    for flag in _CHECKPOINT_FLAGS & settings.megatron.keys():
+        open_checkpoint(Path(settings.megatron[flag]))  # looked through before Megatron opens it
     model = model_folder(inputs[settings.model])
     if settings.moe_aux_loss_coeff and not read_architecture(model).experts:
         raise UserError(f"moe_aux_loss_coeff: the model in {model} has no experts to balance")
@@ -60,6 +64,8 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
         "metrics": str(metrics),
     }
     done = tracker.repair(saves)
+    if done:
+        open_checkpoint(saves)  # looked through before Megatron opens it
     if done < iterations:
         _train(payload, settings, folder, metrics, iterations, done)
         done = tracker.repair(saves)
@@ -70,6 +76,7 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
             f"the same command goes on from there (log: {folder.path / LOGS})"
         )
     tracker.keep_only(saves, iterations)
+    remember_source(model_folder(inputs[settings.model]), saves)
     return {
         "dtype": settings.dtype,
         "iterations": iterations,
