@@ -121,9 +121,9 @@ def main() -> None:
             continue
         missed, too_many, lossless = mistakes(split)
         long = text * (LONG_CHARACTERS // len(text))
-        started = time.perf_counter()
+        started = time.process_time()
         split(long)
-        rate = len(long) / (time.perf_counter() - started) / 1e6
+        rate = len(long) / (time.process_time() - started) / 1e6
         print(f"| {name} | {missed} | {too_many} | {'yes' if lossless else 'no'} | {rate:.3f} |")
 
 
