@@ -1,7 +1,7 @@
 """Reasoning texts whose sentences were marked by hand, and a count of a splitter's mistakes.
 
 ``PYTHONPATH=. python tests/text/marked_sentences.py`` compares ``text.sentences`` with those of the
-well-kept splitters that are installed (``pip install pysbd sentencex syntok blingfire``); the
+well-kept splitters that are installed (``pip install pysbd sentencex syntok blingfire numpy``); the
 result stands in docs/divergence.md.
 """
 # ruff: noqa: E501, RUF001 -- lines of texts; full-width marks are meant
