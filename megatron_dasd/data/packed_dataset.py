@@ -81,7 +81,8 @@ class PackedDataset:
 
     def document(self, number: int) -> dict[str, npt.NDArray[Any]]:
         """Values of a document in every dataset, ``[tokens]``."""
-        return {name: dataset[number] for name, dataset in self.datasets.items()}
+        # copies: a dataset that goes unmaps its file under the views that it gave
+        return {name: dataset[number].copy() for name, dataset in self.datasets.items()}
 
     def padding_row(self) -> Row:
         """A row without documents, which counts for nothing."""

@@ -1,4 +1,4 @@
-"""Preprocessing killed at random moments, and under MPI, ends with the bytes of one quiet process."""
+"""Preprocessing killed at random moments, and under MPI, ends with the bytes of a quiet run."""
 
 import random
 import shutil
