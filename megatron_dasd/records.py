@@ -16,7 +16,8 @@ from typing import Literal
 
 Split = Literal["train", "heldout"]
 FinishReason = Literal["stop", "length"]
-Provenance = Literal["teacher", "student", "shared"]
+Provenance = Literal["teacher", "student", "shared", "boosted"]
+"""Whose sentence it is; ``boosted`` (the distilled student's own) is known after training only."""
 
 
 def _require_text(name: str, value: str) -> None:
@@ -75,6 +76,8 @@ class TokenLogprobs:
                 raise ValueError(
                     f"{name}: {len(getattr(self, name))} values for {len(self.token_ids)} tokens"
                 )
+        if min(self.num_bytes, default=0) < 0:
+            raise ValueError("num_bytes: holds a negative value")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +159,8 @@ class Sentence:
     teacher_probability: float
     student_probability: float
     provenance: Provenance
+    distilled_probability: float | None = None
+    """Under the student after training, where that was scored too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +175,8 @@ class Rollout:
     """What the student wrote.  Producer: roll_out_student.  Consumer: continue_teacher."""
 
     prompt: Prompt
+    candidate: int = 0
+    """Its number among the prompt's rollouts."""
     token_ids: list[int]
     """Verbatim as generated, end-of-turn token left out."""
     num_bytes: list[int]

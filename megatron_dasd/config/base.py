@@ -32,7 +32,15 @@ _OWN_FIELDS = (
     *("max_tokens", "logprobs", "prompt_logprobs", "echo"),
 )
 """Fields of a request that follow from other settings, or that the answers are read by."""
-_LAYOUT: Any = {"launch": True, "engine": {"server": _REACHING}, "server": _REACHING}
+_HOW: Any = {
+    "launch": True,
+    "loader": True,
+    "chunked_loss": True,
+    "num_workers": True,
+    "engine": {"server": _REACHING},
+    "server": _REACHING,
+}
+"""Settings that say how the work is done, and leave the result as it is."""
 
 
 class Settings(BaseModel):
@@ -50,12 +58,12 @@ class Settings(BaseModel):
     """Default: the pipeline's."""
 
     def identity(self) -> dict[str, Any]:
-        """What determines the result, as JSON values: every setting but the layout of processes.
+        """What determines the result, as JSON values: every setting but those of how it is made.
 
-        A stage may go on under another layout than it began with, and with other servers of the
-        same model.
+        A stage may go on under another layout of processes, with another loader of the same rows
+        or with other servers of the same model than it began with.
         """
-        return self.model_dump(mode="json", exclude=_LAYOUT)
+        return self.model_dump(mode="json", exclude=_HOW)
 
 
 class ThinkingFormat(BaseModel):
@@ -168,6 +176,8 @@ class Launch(BaseModel):
     num_ranks: Positive = 1
     tensor_parallel: Positive = 1
     pipeline_parallel: Positive = 1
+    expert_parallel: Positive = 1
+    """Ranks that share a layer's experts; taken from among the data-parallel ones."""
 
     @model_validator(mode="after")
     def _divides(self) -> "Launch":
@@ -176,5 +186,11 @@ class Launch(BaseModel):
             raise ValueError(
                 f"num_ranks {self.num_ranks} is no multiple of tensor_parallel x "
                 f"pipeline_parallel = {model_ranks}"
+            )
+        data_ranks = self.num_ranks // model_ranks
+        if data_ranks % self.expert_parallel:
+            raise ValueError(
+                f"expert_parallel {self.expert_parallel} does not divide the {data_ranks} "
+                "data-parallel ranks (num_ranks over tensor_parallel x pipeline_parallel)"
             )
         return self

@@ -2,9 +2,14 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from megatron_dasd.config.base import Fraction, Input, Launch, Positive, Settings
+
+Precision = Literal["fp32", "bf16", "fp8-blockwise", "fp8-tensorwise", "fp8-delayed"]
+Loader = Literal["torch", "dali"]
+SET_BY_PRECISION = ("bf16", "fp16", "fp8-format", "fp8-recipe")
+"""Megatron's flags that ``precision`` stands for."""
 
 
 class Train(Settings):
@@ -30,7 +35,18 @@ class Train(Settings):
     adam_beta2: Fraction = 0.95
     adam_eps: Annotated[float, Field(gt=0)] = 1e-8
     clip_grad: Annotated[float, Field(ge=0)] = 1.0
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    moe_aux_loss_coeff: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the loss that balances the load of routed experts; 0: none."""
+    precision: Precision = "bf16"
+    """Of the linear layers' products; weights, optimizer and all else as in bf16.  On a machine
+    without a GPU FP8 is emulated, slowly, by its recipe's own rounding."""
+    loader: Loader = "torch"
+    """What makes batches of rows; ``dali`` (NVIDIA DALI) copies them to the GPU ahead."""
+    normalise_by: Literal["token", "sequence"] = "token"
+    """What weighs the same in the loss: every token with a loss, or every sequence."""
+    chunked_loss: bool = True
+    """Output layer and loss together, without the logits ever being whole: a few percent of the
+    memory for a third more time of that part.  The result is the same."""
     save_interval: Positive | None = None
     """Iterations between checkpoints; None: at the end only."""
     eval_interval: Positive | None = None
@@ -38,6 +54,14 @@ class Train(Settings):
     launch: Launch = Launch()
     megatron: dict[str, Any] = {}
     """Further Megatron flags by name, e.g. ``{recompute-activations: true}``."""
+
+    @field_validator("megatron")
+    @classmethod
+    def _leaves_precision_alone(cls, flags: dict[str, Any]) -> dict[str, Any]:
+        for name in flags:
+            if name.replace("_", "-") in SET_BY_PRECISION:
+                raise ValueError(f"{name} follows from the setting precision; leave it out here")
+        return flags
 
 
 class ImportHf(Settings):
@@ -47,6 +71,26 @@ class ImportHf(Settings):
     model: Input
 
 
+class ModelCard(BaseModel):
+    """What the exported model's card says beside what the pipeline knows; hub ids where it says id.
+
+    None and empty: left out, or taken over from the card of the model that the student came from.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str | None = None
+    """Title; None: the stage's name."""
+    license: str | None = None
+    """A licence's id, e.g. ``apache-2.0``."""
+    base_model: str | None = None
+    """Id of the model that the student came from."""
+    datasets: list[str] = []
+    """Ids of published data that went into the training."""
+    language: list[str] = []
+    """Codes, e.g. ``en``."""
+
+
 class ExportHf(Settings):
     """Megatron checkpoint to a Hugging Face folder."""
 
@@ -54,6 +98,9 @@ class ExportHf(Settings):
     model: Input
     """Hugging Face folder that the student came from: config, tokenizer, chat template."""
     checkpoint: Input
+    max_shard_gb: Annotated[float, Field(gt=0)] = 5.0
+    """Size of a safetensors file, in units of 1e9 bytes."""
+    card: ModelCard = ModelCard()
 
 
 class VerifyConversion(Settings):
@@ -66,4 +113,5 @@ class VerifyConversion(Settings):
     responses: Input
     """Records whose outputs are the text."""
     num_tokens: Positive = 512
-    tolerance: Annotated[float, Field(gt=0)] = 1e-3
+    tolerance: Annotated[float, Field(gt=0)] = 5e-4
+    """Largest difference of a logit."""

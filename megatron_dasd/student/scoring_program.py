@@ -104,7 +104,7 @@ def response_logprobs(
         tokens = [np.array(examples[m][0] + examples[m][1]) for m in members]
         used = sum(map(len, tokens))
         row_length = -(-used // _ROW_MULTIPLE) * _ROW_MULTIPLE
-        row = packed_row([(t, np.ones(len(t))) for t in tokens], row_length)
+        row = packed_row([{"tokens": t, "loss_mask": np.ones(len(t))} for t in tokens], row_length)
         losses = _token_losses(model, row)
         if losses is None:
             continue
@@ -124,11 +124,16 @@ def _token_losses(model: list[torch.nn.Module], row: dict[str, np.ndarray]) -> n
     Runs Megatron's schedule, so that any pipeline layout works.
     """
     from megatron.core.pipeline_parallel import get_forward_backward_func
+    from megatron.training import get_args
 
+    from megatron_dasd.losses.output_layer import token_losses
     from megatron_dasd.models.packed import forward, to_batch
 
+    processor = partial(token_losses, vocab_size=get_args().vocab_size)
+
     def step(rows: Iterator[Any], chunk: torch.nn.Module) -> tuple[Tensor, Any]:
-        return forward(chunk, next(rows)), lambda output, non_loss_data: output
+        output = forward(chunk, next(rows), output_processor=processor)
+        return output, lambda output, non_loss_data: output
 
     batch = to_batch(row)
     outputs = get_forward_backward_func()(

@@ -109,7 +109,9 @@ def test_what_no_server_answers_well_is_set_aside_with_its_reason(
     assert counts["fault: malformed JSON"] == 3 * failed
     assert keys_of(tmp_path / "stage") == wanted(5, 3)
     (first, *_) = sorted((tmp_path / "stage").glob("set_aside-*.parquet"))
-    assert pq.read_table(first).to_pylist()[0]["reason"].startswith("server: malformed JSON: ")
+    row = pq.read_table(first).to_pylist()[0]
+    assert row["reason"] == "server: malformed JSON"
+    assert row["detail"]
 
 
 def test_chat_needs_no_tokenizer_and_completions_do(
