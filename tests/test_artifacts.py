@@ -169,7 +169,7 @@ def test_counts_travel_with_the_part(tmp_path: Path) -> None:
     metadata = pq.read_schema(tmp_path / "s" / "part-00001.parquet").metadata
     assert json.loads(metadata[b"counts"]) == {"kept": 2}
     aside = pq.read_table(tmp_path / "s" / "set_aside-00001.parquet").to_pylist()
-    assert aside == [{"reason": "bad", "record": "1"}]
+    assert aside == [{"reason": "bad", "record": "1", "detail": None}]
 
 
 def test_a_file_that_went_missing_or_shrank_is_noticed(tmp_path: Path) -> None:
