@@ -191,8 +191,15 @@ def _content(response: ScoredResponse) -> list[str]:
 
 
 def _models(batch: RecordBatch[ScoredResponse], row: int) -> list[ModelTokens]:
-    """The teacher's and the student's reading of a response."""
+    """The teacher's and the student's reading of a response.
+
+    Raises:
+        ValueError: one of them is not there.
+    """
     response = batch.records[row]
+    for field in ("tokens", "student_tokens"):
+        if not getattr(response, field).token_ids:
+            raise ValueError(f"{field}: is empty, this text came without log-probs")
     return [
         ModelTokens(response.text, response.text_spans, *batch.tokens("tokens", row)),
         ModelTokens(response.output, response.output_spans, *batch.tokens("student_tokens", row)),

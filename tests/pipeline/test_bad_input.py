@@ -209,6 +209,11 @@ LINES: dict[str, tuple[str, str, str]] = {
         changed("select_das", "student_tokens", "num_bytes", to=[0] * (len(TEXT) + 1)),
         f"field num_bytes: sum to 0, the text has {len(TEXT)} bytes",
     ),
+    "a text without the teacher's log-probs": (
+        "select_das",
+        changed("select_das", "tokens", to={"token_ids": [], "num_bytes": [], "logprobs": []}),
+        "field tokens: is empty, this text came without log-probs",
+    ),
     "spans of other content": (
         "select_das",
         changed("select_das", "text_spans", to=[{"start": 8, "end": 12}, {"start": 29, "end": 32}]),
