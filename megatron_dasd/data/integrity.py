@@ -35,7 +35,7 @@ MAX_FAULTS_OF_A_KIND = 5
 def faults(path: Path) -> Iterator[str]:
     """Yield what is wrong with a preprocessing stage's folder, or its ``data``, a line a fault.
 
-    Reads every byte once or twice; in memory are a few megabytes and a bit for every document.
+    Reads every byte once or twice; in memory are a few megabytes and a byte for every document.
     """
     yield from _faults_of_files(path)
     try:

@@ -8,7 +8,7 @@ checked one by one as ``records_io`` does, which finds the record, the field and
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import batched
+from itertools import batched, islice
 from pathlib import Path
 from typing import Any, get_args
 
@@ -196,38 +196,40 @@ def _lines(piece: Piece) -> Iterator[str]:
 def _read_row_groups(
     piece: Piece, fields: Sequence[str], on_malformed: OnMalformed
 ) -> Iterator[Batch]:
+    """Read the wanted columns; from a batch that does not pass on, all columns, row by row."""
+    num_passed = 0
     try:
         with pq.ParquetFile(piece.file, memory_map=True, pre_buffer=False) as file:
             there = set(file.schema_arrow.names)
             wanted = [name for name in fields if name in there]
-            groups = range(piece.start, piece.end)
-            number = piece.first_record
-            for columns in file.iter_batches(
-                BATCH_RECORDS, row_groups=groups, columns=wanted, use_threads=False
-            ):
-                numbers = range(number, number + columns.num_rows)
-                number += columns.num_rows
-                yield _checked(file, piece, columns, numbers, fields, on_malformed)
+            for numbers, columns in _numbered_batches(file, piece, wanted):
+                try:
+                    batch = _at_once(piece.file, numbers, columns, fields)
+                except _DoubtError:
+                    break
+                num_passed += 1
+                yield batch
+            else:
+                return
+            # what is wrong may lie in any column
+            rest = _numbered_batches(file, piece, None)
+            for numbers, columns in islice(rest, num_passed, None):
+                rows = zip(numbers, columns.to_pylist(), strict=True)
+                yield _one_by_one(piece.file, rows, fields, on_malformed)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{piece.file}: not a readable Parquet file ({error})") from None
 
 
-def _checked(
-    file: pq.ParquetFile,
-    piece: Piece,
-    columns: pa.RecordBatch,
-    numbers: range,
-    fields: Sequence[str],
-    on_malformed: OnMalformed,
-) -> Batch:
-    try:
-        return _at_once(piece.file, numbers, columns, fields)
-    except _DoubtError:
-        # all columns of the same rows, since what is wrong may lie in any of them
-        skip = numbers.start - piece.first_record
-        group = file.read_row_groups(range(piece.start, piece.end), use_threads=False)
-        rows = group.slice(skip, len(numbers)).to_pylist()
-        return _one_by_one(piece.file, zip(numbers, rows, strict=True), fields, on_malformed)
+def _numbered_batches(
+    file: pq.ParquetFile, piece: Piece, columns: list[str] | None
+) -> Iterator[tuple[range, pa.RecordBatch]]:
+    number = piece.first_record
+    groups = range(piece.start, piece.end)
+    for batch in file.iter_batches(
+        BATCH_RECORDS, row_groups=groups, columns=columns, use_threads=False
+    ):
+        yield range(number, number + batch.num_rows), batch
+        number += batch.num_rows
 
 
 class _DoubtError(Exception):

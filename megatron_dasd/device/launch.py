@@ -4,10 +4,12 @@ One process a rank, its output in a log file of its own.  A rank that fails ends
 ranks end with this process however it ends, so that no orphan goes on writing to a checkpoint.
 """
 
+import contextlib
 import importlib
 import json
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import sys
@@ -22,6 +24,7 @@ from megatron_dasd.errors import UserError
 
 _POLL_SECONDS = 0.1
 _ERROR_PREFIX = "error: "
+_MEETING_PORTS = range(20_000, 32_000)
 _FORK_SERVER = multiprocessing.get_context("forkserver")
 
 
@@ -138,9 +141,15 @@ def _share_cores(num_ranks: int) -> None:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port for the ranks to meet on, below those that systems hand out to outgoing connections.
+
+    One of those could be taken again before the first rank listens on it.
+    """
+    for port in random.SystemRandom().sample(_MEETING_PORTS, 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise UserError(f"no free port among {_MEETING_PORTS.start} to {_MEETING_PORTS.stop - 1}")
 
 
 def _reason(module: str, rank: int, code: int | None, log_dir: Path) -> str:

@@ -80,7 +80,7 @@ def undisturbed(pipeline: Path, place: Path) -> tuple[Manifest, float]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_killed_again_and_again(pipeline: Path, tmp_path: Path) -> None:
     expected, seconds = undisturbed(pipeline, tmp_path)
     assert expected.counts["kept"] == NUM_PARTS * RECORDS_OF_A_PART

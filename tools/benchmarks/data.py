@@ -89,7 +89,7 @@ def opening_rows() -> Iterator[Row]:
     """The first batch of a large index, in a process of its own each time."""
     with tempfile.TemporaryDirectory() as place:
         small, large = Path(place) / "small", Path(place) / "large"
-        packed_index.write(small, NUM_DOCUMENTS // 100)
+        packed_index.write(small, NUM_DOCUMENTS // 10)
         packed_index.write(large, NUM_DOCUMENTS)
         few, many = (
             [packed_index.measure_first_batch(folder) for _ in range(3)]
@@ -111,7 +111,7 @@ def opening_rows() -> Iterator[Row]:
         unit="MB",
         own=[grown for _, grown in many],
         peer=[grown + 2.0 for _, grown in few],
-        peer_name="the same with a hundredth of the documents, and 2 MB",
+        peer_name="the same with a tenth of the documents, and 2 MB",
         bar="memory that does not grow with the index",
     )
 
