@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 from typing import Any, get_args
 
+from megatron_dasd.checkpoint.artifact import TRACKER, open_checkpoint
 from megatron_dasd.config.training import SET_BY_PRECISION, Loader, Precision
 from megatron_dasd.data.meta import read_meta
 from megatron_dasd.errors import UserError
@@ -20,7 +21,7 @@ def payload_of(argv: list[str]) -> dict[str, Any]:
     """What the command line asks for, as the training program takes it.
 
     Raises:
-        UserError: no model named, or no packed data there.
+        UserError: no such model, no packed data there, or a checkpoint that must not be opened.
     """
     parser = argparse.ArgumentParser(
         description="Train with Megatron on packed rows; every further flag is Megatron's own.",
@@ -50,6 +51,7 @@ def payload_of(argv: list[str]) -> dict[str, Any]:
     if not Path(own.dasd_hf_model).is_dir():
         raise UserError(f"--dasd-hf-model: {own.dasd_hf_model}: no such folder")
     precision = _precision_flags(own.dasd_precision, megatron) if own.dasd_precision else {}
+    _look_through_checkpoints(megatron)
     return {
         "flags": {
             "dasd-hf-model": own.dasd_hf_model,
@@ -74,3 +76,15 @@ def _precision_flags(precision: Precision, typed: list[str]) -> Flags:
         if flag.split("=")[0].removeprefix("--") in SET_BY_PRECISION:
             raise UserError(f"{flag} follows from --dasd-precision {precision}; leave it out")
     return {"bf16": weights_dtype(precision) == "bfloat16", **precision_flags(precision)}
+
+
+def _look_through_checkpoints(megatron: list[str]) -> None:
+    """Every checkpoint that Megatron would open is looked through before."""
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    parser.add_argument("--load", type=Path)
+    parser.add_argument("--pretrained-checkpoint", type=Path)
+    named, _ = parser.parse_known_args(megatron)
+    for folder in (named.load, named.pretrained_checkpoint):
+        # A run that has not saved yet has nothing there to load.
+        if folder and (folder / TRACKER).exists():
+            open_checkpoint(folder)
