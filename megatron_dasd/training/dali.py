@@ -3,14 +3,17 @@
 from collections.abc import Iterator
 from itertools import chain
 
+import numpy as np
 import torch
 
-from megatron_dasd.data.rows import Row
+from megatron_dasd.data.rows import BORDERS, Row
 from megatron_dasd.device import cpu_adapter
 from megatron_dasd.device.doctor import is_installed
 from megatron_dasd.errors import UserError
 from megatron_dasd.models.packed import Batch
 
+_ON_CPU = "longest_slot"
+"""What a batch keeps on the CPU; see :data:`megatron_dasd.models.packed.Batch`."""
 _AHEAD = 2
 """Rows that are read, and on a GPU copied, before their step asks for them."""
 
@@ -33,7 +36,8 @@ def _dali_batches(rows: Iterator[Row]) -> Iterator[Batch]:
     from nvidia.dali import Pipeline, fn
     from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
-    first = next(rows)
+    given = map(_with_longest_slot, rows)
+    first = next(given)
     names = list(first)
     on_gpu = not cpu_adapter.needed()
     pipeline = Pipeline(
@@ -42,9 +46,18 @@ def _dali_batches(rows: Iterator[Row]) -> Iterator[Batch]:
         device_id=torch.cuda.current_device() if on_gpu else None,
         prefetch_queue_depth=_AHEAD,
     )
-    source = (tuple(row[name] for name in names) for row in chain([first], rows))
+    source = (tuple(row[name] for name in names) for row in chain([first], given))
     with pipeline:
         fields = fn.external_source(source=source, num_outputs=len(names), batch=False)
-        pipeline.set_outputs(*[field.gpu() if on_gpu else field for field in fields])
+        placed = [
+            field.gpu() if on_gpu and name != _ON_CPU else field
+            for name, field in zip(names, fields, strict=True)
+        ]
+        pipeline.set_outputs(*placed)
+    without_batch = {_ON_CPU, *BORDERS}
     for (batch,) in DALIGenericIterator([pipeline], names):
-        yield {name: x[0] if name == "document_ids" else x for name, x in batch.items()}
+        yield {name: x[0] if name in without_batch else x for name, x in batch.items()}
+
+
+def _with_longest_slot(row: Row) -> Row:
+    return {_ON_CPU: np.diff(row["cu_seqlens_padded"]).max(), **row}

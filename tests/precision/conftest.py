@@ -13,11 +13,12 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qw
 from megatron_dasd.artifacts import LOGS, METRICS, Manifest, StageFolder, model_folder
 from megatron_dasd.checkpoint import export_stage, import_stage
 from megatron_dasd.config.training import ExportHf, ImportHf, Train
-from megatron_dasd.data.indexed import PackedDataWriter
+from megatron_dasd.data.indexed import DataFormat, ShardWriter, write_data
 from megatron_dasd.sources.random_model import byte_tokenizer
 from megatron_dasd.training import stage as train_stage
 
 SEQ_LENGTH = 128
+PACK_ALIGN = 16
 STEPS = 200
 BATCH = 2
 
@@ -104,7 +105,8 @@ class Laboratory:
     def _write_data(self) -> None:
         """Rows in which a letter follows from the one before, three times in four."""
         self.data.mkdir()
-        writer = PackedDataWriter(self.data, SEQ_LENGTH, len(self.tokenizer), eod_id=2)
+        data_format = DataFormat(SEQ_LENGTH, PACK_ALIGN, len(self.tokenizer), eod_id=2)
+        writer = ShardWriter(self.data, data_format)
         random = np.random.default_rng(1)
         self.num_packs = 64
         for number in range(self.num_packs):
@@ -112,10 +114,10 @@ class Laboratory:
             while len(letters) < SEQ_LENGTH:
                 follows = random.random() < 0.75
                 letters.append((5 * letters[-1] + 7) % 26 if follows else int(random.integers(26)))
-            writer.add(
-                str(number), [3 + letter for letter in letters], [0, *[1] * (SEQ_LENGTH - 1)]
-            )
-        writer.finish()
+            document = {"tokens": [3 + letter for letter in letters]}
+            writer.add(str(number), document | {"loss_mask": [0, *[1] * (SEQ_LENGTH - 1)]})
+        writer.close()
+        write_data(self.data, [self.data], data_format)
 
 
 @pytest.fixture(scope="session")

@@ -148,11 +148,9 @@ def test_what_cannot_be_emulated_stops_at_the_start(laboratory: Any) -> None:
         laboratory.train("refused", STEPS, precision="fp8-delayed", megatron=FULL_RECOMPUTE)
 
 
-def test_a_model_that_does_not_fit_stops_at_the_start(laboratory: Any) -> None:
-    with pytest.raises(UserError, match="MLP width per tensor-parallel rank is 250, no multiple"):
-        laboratory.train(
-            "narrow", STEPS, precision="fp8-blockwise", megatron={"ffn-hidden-size": 250}
-        )
+def test_rows_that_do_not_fit_stop_at_the_start(laboratory: Any) -> None:
+    with pytest.raises(UserError, match="row of tokens per context-parallel rank is 24, no mult"):
+        laboratory.train("odd", STEPS, precision="fp8-blockwise", megatron={"seq-length": 24})
 
 
 @pytest.mark.slow
