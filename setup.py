@@ -16,6 +16,7 @@ setup(
     package_data={"megatron_dasd.evaluation": ["*.j2"]},
     python_requires=">=3.12",
     install_requires=[
+        "gigatoken>=0.10",  # with a fall-back to tokenizers for what it does not take
         "jinja2>=3.1",
         "matplotlib>=3.11",
         # Its training program and its internals are adapted: a minor version is a contract.

@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from megatron_dasd import __version__
@@ -162,7 +163,7 @@ def write_part(
     folder: Path,
     index: int,
     record_type: type,
-    records: Iterable[Any],
+    records: Iterable[Any] | pa.Table,
     counts: Mapping[str, int] | None = None,
     set_aside: Iterable[Mapping[str, Any]] = (),
 ) -> None:
@@ -267,7 +268,7 @@ class StageFolder:
         self,
         index: int,
         record_type: type,
-        records: Iterable[Any],
+        records: Iterable[Any] | pa.Table,
         counts: Mapping[str, int] | None = None,
         set_aside: Iterable[Mapping[str, Any]] = (),
     ) -> None:
@@ -276,6 +277,7 @@ class StageFolder:
         Args:
             index: number of the part, counted from 0.
             record_type: dataclass of ``records``.
+            records: records, or a table of them.
             counts: what became of the part's records; summed over parts into the manifest.
             set_aside: rows ``{"reason", "record"}`` that did not pass, kept beside the part.
         """

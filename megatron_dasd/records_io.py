@@ -43,25 +43,27 @@ def arrow_type(annotation: Any) -> pa.DataType:
 
 
 @cache
-def arrow_schema(record_type: type) -> pa.Schema:
+def arrow_schema(record_type: Any) -> pa.Schema:
     """Arrow schema of a record dataclass."""
     hints = get_type_hints(record_type)
     return pa.schema([(f.name, arrow_type(hints[f.name])) for f in fields(record_type)])
 
 
 def to_table(
-    record_type: type | None, records: Iterable[Any], counts: Mapping[str, int]
+    record_type: type | None, records: Iterable[Any] | pa.Table, counts: Mapping[str, int]
 ) -> pa.Table:
     """Records as an Arrow table that carries ``counts`` in its metadata.
 
     Args:
         record_type: dataclass of the records; None for rows ``{"reason", "record"}`` set aside.
+        records: records, rows, or a table of the record type's schema.
     """
     schema = arrow_schema(record_type) if record_type else _SET_ASIDE_SCHEMA
+    schema = schema.with_metadata({TALLY_KEY: json.dumps(dict(counts), sort_keys=True)})
+    if isinstance(records, pa.Table):
+        return records.cast(schema).replace_schema_metadata(schema.metadata)
     rows = [asdict(r) if is_dataclass(r) and not isinstance(r, type) else r for r in records]
-    return pa.Table.from_pylist(
-        rows, schema=schema.with_metadata({TALLY_KEY: json.dumps(dict(counts), sort_keys=True)})
-    )
+    return pa.Table.from_pylist(rows, schema=schema)
 
 
 @cache
@@ -143,16 +145,25 @@ def read_records[T](
         UserError: the file cannot be read, or (by default) a record is malformed.
     """
     for file in record_files(path):
-        for number, row in _rows(file):
-            try:
-                record = parse_record(
-                    record_type, _parse_line(row) if isinstance(row, str) else row
-                )
-            except ValueError as error:
-                text = row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)
-                on_malformed(f"{file}: record {number}: {error}", text)
-                continue
+        for _, record in parse_rows(file, numbered_rows(file), record_type, on_malformed):
             yield record
+
+
+def parse_rows[T](
+    file: Path,
+    rows: Iterable[tuple[int, Any]],
+    record_type: type[T],
+    on_malformed: OnMalformed = stop_on_malformed,
+) -> Iterator[tuple[int, T]]:
+    """Yield the well-formed records among some rows of a file, with their numbers."""
+    for number, row in rows:
+        try:
+            record = parse_record(record_type, _parse_line(row) if isinstance(row, str) else row)
+        except ValueError as error:
+            text = row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)
+            on_malformed(f"{file}: record {number}: {error}", text)
+            continue
+        yield number, record
 
 
 def _parse_line(line: str) -> dict[str, Any]:
@@ -165,8 +176,12 @@ def _parse_line(line: str) -> dict[str, Any]:
     return row
 
 
-def _rows(file: Path) -> Iterator[tuple[int, Any]]:
-    """Rows, numbered from 1: dicts from Parquet, unparsed lines from JSON lines."""
+def numbered_rows(file: Path) -> Iterator[tuple[int, Any]]:
+    """Yield rows, numbered from 1: dicts from Parquet, unparsed lines from JSON lines.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
     if file.suffix == ".parquet":
         try:
             yield from enumerate(_parquet_rows(file), start=1)

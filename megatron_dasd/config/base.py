@@ -27,7 +27,7 @@ class Settings(BaseModel):
     """Whether the manifests of all stages that this one rests on, wall times included, are its
     inputs too."""
 
-    not_of_result: ClassVar[frozenset[str]] = frozenset({"launch"})
+    not_of_result: ClassVar[frozenset[str]] = frozenset({"launch", "num_workers"})
     """Settings that say how the work is done, and leave the result as it is."""
 
     kind: str

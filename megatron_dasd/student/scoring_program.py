@@ -118,7 +118,7 @@ def response_logprobs(
         tokens = [np.array(examples[m][0] + examples[m][1]) for m in members]
         used = sum(map(len, tokens))
         row_length = -(-used // _ROW_MULTIPLE) * _ROW_MULTIPLE
-        row = packed_row([(t, np.ones(len(t))) for t in tokens], row_length)
+        row = packed_row([{"tokens": t, "loss_mask": np.ones(len(t))} for t in tokens], row_length)
         losses = _token_losses(model, row)
         if losses is None:
             continue

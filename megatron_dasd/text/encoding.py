@@ -88,11 +88,32 @@ def encode_example(
     Raises:
         ValueError: ``output`` does not begin with ``prefix_text``.
     """
+    asked, rest = split_example(prompt_text, output, prefix_text)
+    rest_ids = encode(tokenizer, rest, parse_special=False)
+    return encode(tokenizer, asked), [*prefix_ids, *rest_ids, end_of_turn_id(tokenizer)]
+
+
+def split_example(prompt_text: str, output: str, prefix_text: str = "") -> tuple[str, str]:
+    """The two texts of an example that are encoded, each by itself: the prompt and the response.
+
+    The assistant's turn is what is laid behind the prompt that asks for it, exactly as at
+    inference, so its tokens need not be looked for in a rendered conversation, in which some
+    templates leave its thinking out or move it.  A template that opens the thinking part in the
+    prompt is met by leaving that to the response, which has it anyway.
+
+    Returns:
+        (prompt, response without the student's prefix)
+
+    Raises:
+        ValueError: ``output`` does not begin with ``prefix_text``.
+    """
     if not output.startswith(prefix_text):
         raise ValueError("output: does not begin with the student's prefix")
-    rest = encode(tokenizer, output[len(prefix_text) :], parse_special=False)
-    response_ids = [*prefix_ids, *rest, end_of_turn_id(tokenizer)]
-    return encode(tokenizer, prompt_text), response_ids
+    for opening in ("<think>\n", "<think>"):
+        if prompt_text.endswith(opening) and output.startswith(opening):
+            prompt_text = prompt_text.removesuffix(opening)
+            break
+    return prompt_text, output[len(prefix_text) :]
 
 
 def token_bytes(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[bytes]:

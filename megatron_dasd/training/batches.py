@@ -6,11 +6,9 @@ same rows meet in a step at any data-parallel size and after any restart.
 """
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 
-import numpy as np
-
-from megatron_dasd.data.packed_dataset import PackedDataset, sample_order
+from megatron_dasd.data.order import pack_at
+from megatron_dasd.data.packed_dataset import PackedDataset
 from megatron_dasd.models.packed import Batch, to_batch
 
 PackOf = Callable[[int], int | None]
@@ -20,15 +18,11 @@ PackOf = Callable[[int], int | None]
 def training_packs(num_packs: int, num_samples: int, seed: int) -> PackOf:
     """Every epoch in an order of its own; past ``num_samples``, in the last batch, padding."""
 
-    @lru_cache(maxsize=2)
-    def order(epoch: int) -> np.ndarray:
-        return sample_order(num_packs, seed, epoch)
-
     def pack_of(sample: int) -> int | None:
         if sample >= num_samples:
             return None
         epoch, position = divmod(sample, num_packs)
-        return int(order(epoch)[position])
+        return pack_at(position, num_packs, seed, epoch)
 
     return pack_of
 

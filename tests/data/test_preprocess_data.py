@@ -1,17 +1,17 @@
 """Stage preprocess_data: exact tokens and masks, what is left out, and the mix."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import PreTrainedTokenizerFast
 
 from megatron_dasd.artifacts import Manifest
 from megatron_dasd.config.data import PreprocessData
 from megatron_dasd.data.meta import Document
 from megatron_dasd.data.packed_dataset import PackedDataset
-from megatron_dasd.data.preprocess_data import run, training_example
+from megatron_dasd.data.preprocess_data import run
 from megatron_dasd.errors import UserError
 from megatron_dasd.records import FilteredResponse, Prompt, Response, Span
 from megatron_dasd.records_io import read_records
@@ -31,6 +31,7 @@ def settings(**changes: object) -> PreprocessData:
         "responses": "responses",
         "seq_length": 2 * EXAMPLE_TOKENS,
         "seed": 1,
+        "pack_align": 1,
     }
     return PreprocessData(**(given | changes))  # type: ignore[arg-type]
 
@@ -55,36 +56,6 @@ def make_filtered(
 
 def names(folder: Path) -> list[str]:
     return [document.name for document in read_records(folder, Document)]
-
-
-def test_tokens_and_mask_of_a_response(
-    make_filtered: MakeFiltered, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    token_ids, mask = training_example(make_filtered(), settings(), tokenizer)
-    letters = {c: i for i, c in enumerate("abcdefghijklmnopqrstuvwxyz", start=3)}
-    # <|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n
-    newline = tokenizer.convert_tokens_to_ids("Ċ")
-    prompt = [1, *(letters[c] for c in "user"), newline, letters["q"], 2, newline]
-    prompt += [1, *(letters[c] for c in "assistant"), newline]
-    assert token_ids[:PROMPT_TOKENS] == prompt
-    assert tokenizer.decode(token_ids[PROMPT_TOKENS:-1]) == OUTPUT
-    assert token_ids[-1] == 2
-    assert mask == [0] * PROMPT_TOKENS + [1] * (len(OUTPUT) + 1)
-    assert len(token_ids) == len(mask)
-
-
-def test_the_student_s_own_ids_and_their_mask(
-    make_filtered: MakeFiltered, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    # the student wrote "<think>\na" with ids that no tokenizer would give
-    response = make_filtered(student_prefix="<think>\na", student_prefix_ids=[77, 88])
-    rest = len("b\n</think>\n\nc") + 1
-    token_ids, mask = training_example(response, settings(), tokenizer)
-    assert token_ids[PROMPT_TOKENS : PROMPT_TOKENS + 2] == [77, 88]
-    assert mask == [0] * PROMPT_TOKENS + [1] * (2 + rest)
-    same_ids, masked = training_example(response, settings(mask_student_prefix=True), tokenizer)
-    assert same_ids == token_ids
-    assert masked == [0] * (PROMPT_TOKENS + 2) + [1] * rest
 
 
 def test_what_is_left_out_is_counted(
@@ -180,3 +151,35 @@ def test_a_restart_gives_the_same_bytes(
     (tmp_path / "stage" / "part-00000.parquet").unlink()
     again = run_stage(run, settings(), inputs)
     assert (again.digest, again.figures) == (whole.digest, whole.figures)
+
+
+def test_responses_weighed_by_the_teachers_own_probability(
+    run_stage: RunStage,
+    make_filtered: MakeFiltered,
+    write_records: WriteRecords,
+    model_dir: Path,
+    tmp_path: Path,
+) -> None:
+    # e^-1 and e^-(1 + ln 3) of one prompt: 3/2 and 1/2; another prompt's response is alone
+    parts = [
+        [make_filtered("p0"), make_filtered("p1", logprob=-5.0)],
+        [make_filtered("p0", candidate=1, logprob=-1.0 - math.log(3))],
+    ]
+    inputs = {"model": model_dir, "responses": write_records("responses", parts)}
+    manifest = run_stage(run, settings(reweight_tau=1.0), inputs)
+    data = PackedDataset(tmp_path / "stage")
+    masks = [data.document(number)["loss_mask"] for number in range(3)]
+    assert [sorted(set(mask.tolist())) for mask in masks] == [
+        [0, pytest.approx(1.5)],
+        [0, 1],
+        [0, pytest.approx(0.5)],
+    ]
+    assert manifest.figures["num_loss_tokens"] == 3 * (len(OUTPUT) + 1)
+    in_rows = sum(data[index]["loss_mask"].sum() for index in range(len(data)))
+    assert in_rows == pytest.approx(3 * (len(OUTPUT) + 1))
+    weights = tmp_path / "stage" / "data" / "sequence_weights.npy"
+    damaged = bytearray(weights.read_bytes())
+    damaged[damaged.index(b"(3,)") + 1] = ord("2")
+    weights.write_bytes(damaged)
+    with pytest.raises(UserError, match="sequence_weights.npy does not hold 3 weights"):
+        PackedDataset(tmp_path / "stage")

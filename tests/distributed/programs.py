@@ -21,19 +21,18 @@ def main(payload: dict[str, Any]) -> None:
     rows = PackedDataset(Path(payload["data"]))
     figures = {
         "packed": [loss_and_gradients(model, [rows[i]]) for i in range(3)],
-        "apart": [loss_and_gradients(model, documents(rows[i])) for i in range(3)],
-        "documents": [len(documents(rows[i])) for i in range(3)],
+        "apart": [loss_and_gradients(model, documents(rows, i)) for i in range(3)],
+        "documents": [len(documents(rows, i)) for i in range(3)],
     }
     Path(payload["out"]).write_text(json.dumps(figures))
 
 
-def documents(row: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+def documents(rows: Any, index: int) -> list[dict[str, np.ndarray]]:
     """Each document of a row in a row of its own, without padding."""
-    ids = row["document_ids"]
-    return [
-        {name: values[ids == document] for name, values in row.items()}
-        for document in range(int(ids.max()) + 1)
-    ]
+    from megatron_dasd.data.rows import packed_row
+
+    found = [rows.document(number) for number in rows.packs[index].tolist()]
+    return [packed_row([document], len(document["tokens"])) for document in found]
 
 
 def loss_and_gradients(model: torch.nn.Module, rows: list[dict[str, np.ndarray]]) -> dict[str, Any]:
