@@ -8,7 +8,12 @@ from megatron_dasd.config.data import PreprocessData, PreprocessText
 from megatron_dasd.config.evaluation import Evaluate, Report
 from megatron_dasd.config.selection import FilterResponses, ScoreStudent, SelectDas
 from megatron_dasd.config.sources import ImportGguf, MakePrompts, PruneLayers, RandomModel
-from megatron_dasd.config.teacher import ContinueTeacher, RollOutStudent, SampleTeacher
+from megatron_dasd.config.teacher import (
+    ContinueTeacher,
+    RollOutStudent,
+    SampleTeacher,
+    ScoreTopk,
+)
 from megatron_dasd.config.training import ExportHf, ImportHf, Train, VerifyConversion
 
 StageSettings = Annotated[
@@ -23,6 +28,7 @@ StageSettings = Annotated[
     | SelectDas
     | PreprocessText
     | PreprocessData
+    | ScoreTopk
     | Train
     | ExportHf
     | VerifyConversion

@@ -2,9 +2,23 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from megatron_dasd.config.base import Fraction, Input, Launch, Positive, Settings
+
+
+class Distillation(BaseModel):
+    """How the teacher's likeliest tokens enter the loss."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    divergence: Literal[
+        "forward_kl", "reverse_kl", "jensen_shannon", "skew_kl", "total_variation"
+    ] = "forward_kl"
+    beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """The teacher's share of the mixture in ``jensen_shannon`` and ``skew_kl``."""
+    weight: Fraction = 0.5
+    """Of the divergence; the cross-entropy has what is left of 1."""
 
 
 class Train(Settings):
@@ -37,6 +51,10 @@ class Train(Settings):
     chunked_loss: bool = True
     """Output layer and loss together, without the logits ever being whole: a few percent of the
     memory for a third more time of that part.  The result is the same."""
+    teacher_topk: Input | None = None
+    """The teacher's likeliest tokens (``score_topk`` of ``data``), for token-level distillation."""
+    distillation: Distillation = Distillation()
+    """What is made of them."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     save_interval: Positive | None = None
     """Iterations between checkpoints; None: at the end only."""
@@ -45,6 +63,12 @@ class Train(Settings):
     launch: Launch = Launch()
     megatron: dict[str, Any] = {}
     """Further Megatron flags by name, e.g. ``{recompute-activations: true}``."""
+
+    @model_validator(mode="after")
+    def _distils_in_chunks(self) -> "Train":
+        if self.teacher_topk and not self.chunked_loss:
+            raise ValueError("teacher_topk needs chunked_loss: true")
+        return self
 
 
 class ImportHf(Settings):

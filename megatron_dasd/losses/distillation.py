@@ -7,11 +7,12 @@ teacher's tokens and of the rest come out of the same chunked, vocabulary-parall
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from megatron_dasd.losses.cross_entropy import weighted_loss
 from megatron_dasd.losses.divergences import Divergence, divergence, with_tail
 from megatron_dasd.losses.output_layer import output_logprobs
 
@@ -26,40 +27,34 @@ class TeacherTop:
     """``[batch, seq, k]``, natural, untempered; -inf where there is no token."""
 
 
-class TokenDistances(NamedTuple):
-    """Of every token, ``[batch, seq]``."""
-
-    cross_entropy: Tensor
-    """-ln p(label)."""
-    divergence: Tensor
-    """Between teacher and student, over the teacher's tokens and any other."""
-    teacher_mass: Tensor
-    """Probability that the teacher gives to its known tokens: what the divergence covers."""
-    student_mass: Tensor
-    """Probability that the student gives to them."""
-
-
 def token_distances(
     *,
     vocab_size: int,
     name: Divergence,
     beta: float,
-    context: TeacherTop,
+    teacher: TeacherTop,
     hidden_states: Tensor,
     output_layer: torch.nn.Module,
     output_weight: Tensor | None,
     labels: Tensor,
     scale_logits: Any,
     **_: Any,
-) -> TokenDistances:
+) -> Tensor:
     """Distances of every token; arguments as in ``output_layer.token_losses``.
 
     Args:
         vocab_size: true size of the vocabulary.
         name: which divergence, with its ``beta``.
-        context: the teacher's tokens at the positions of the labels.
+        teacher: its tokens at the positions of the labels.
+
+    Returns:
+        ``[4, batch, seq]``: the cross-entropy -ln p(label); the divergence; the probability that
+        the teacher gives to its known tokens, which is what the divergence covers; and the
+        probability that the student gives to them.
     """
-    top, teacher = (x.transpose(0, 1).flatten(0, 1) for x in (context.token_ids, context.logprobs))
+    top, known_logprobs = (
+        x.transpose(0, 1).flatten(0, 1) for x in (teacher.token_ids, teacher.logprobs)
+    )
     label = labels.t().reshape(-1, 1)
     is_label = top == label
     known = is_label.any(1)
@@ -73,11 +68,30 @@ def token_distances(
     # a label that the teacher does not name is one of the others; -inf where it is named
     others = torch.logaddexp(rest, of_label)
     student = torch.cat([of_top, others.unsqueeze(1)], dim=1)
-    distances = (
+    distances = [
         -of_known_label.where(known, of_label),
-        divergence(name, with_tail(teacher.to(student.dtype)), student, beta),
-        teacher.exp().sum(1),
+        divergence(name, with_tail(known_logprobs.to(student.dtype)), student, beta),
+        known_logprobs.exp().sum(1).to(student.dtype),
         of_top.detach().exp().sum(1),
-    )
+    ]
     batch, seq = labels.shape
-    return TokenDistances(*(x.view(seq, batch).t() for x in distances))
+    return torch.stack(distances).view(4, seq, batch).transpose(1, 2)
+
+
+def distillation_loss(
+    factors: Tensor, counts: Tensor, weight: float, distances: Tensor
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Cross-entropy and divergence mixed; arguments and result as in ``weighted_loss``.
+
+    Args:
+        factors: ``[batch, seq]``
+        counts: ``[batch, seq]``
+        weight: of the divergence, between 0 and 1.
+        distances: ``[4, batch, seq]``, see :func:`token_distances`.
+    """
+    sums = [weighted_loss(factors, counts, values) for values in distances]
+    divisor = sums[0][1]
+    total = (1.0 - weight) * sums[0][0] + weight * sums[1][0]
+    names = ("lm loss", "distillation loss", "teacher mass", "student mass")
+    logged = {name: part[2]["lm loss"] for name, part in zip(names, sums, strict=True)}
+    return total, divisor, logged

@@ -52,11 +52,13 @@ def _log_step(training_log: Callable[..., Any], path: Path) -> Callable[..., Any
         # The loss lives on the last pipeline stage; the last rank writes, as Megatron's own log.
         if _is_last_rank() and given["loss_dict"]:
             now = time.monotonic()
+            losses = {name: float(value) for name, value in given["loss_dict"].items()}
             _append(
                 path,
                 {
                     "iteration": given["iteration"],
-                    "loss": float(given["loss_dict"]["lm loss"]),
+                    "loss": losses.pop("lm loss"),
+                    **{name.replace(" ", "_"): value for name, value in losses.items()},
                     "grad_norm": float(given["grad_norm"]),
                     "lr": given["learning_rate"],
                     "consumed_samples": get_args().consumed_train_samples,

@@ -44,11 +44,13 @@ def _data_iterators(
     from megatron.training import get_args
 
     from megatron_dasd.data.packed_dataset import PackedDataset
+    from megatron_dasd.data.teacher_top import DistillationDataset
     from megatron_dasd.training.batches import batches, heldout_packs, training_packs
 
     args = get_args()
     rank, size = mpu.get_data_parallel_rank(), mpu.get_data_parallel_world_size()
-    train = PackedDataset(Path(payload["data"]))
+    path, top = Path(payload["data"]), payload["teacher_topk"]
+    train = DistillationDataset(path, Path(top)) if top else PackedDataset(path)
     train_packs = training_packs(len(train), payload["num_samples"], payload["seed"])
     train_rows = batches(train, train_packs, args.consumed_train_samples, rank, size)
     if not payload["heldout"]:

@@ -8,7 +8,9 @@ import torch
 from megatron.training import get_args
 from torch import Tensor
 
+from megatron_dasd.data.teacher_top import IDS, LOGPROBS
 from megatron_dasd.losses.cross_entropy import Normalisation, token_shares, weighted_loss
+from megatron_dasd.losses.distillation import TeacherTop, distillation_loss, token_distances
 from megatron_dasd.losses.output_layer import token_losses
 from megatron_dasd.models.packed import Batch, forward
 
@@ -20,6 +22,7 @@ def forward_step(
     *,
     normalise_by: Normalisation,
     chunked_loss: bool,
+    distillation: dict[str, Any],
 ) -> tuple[Tensor, Callable[[Tensor], Any]]:
     """Megatron's ``forward_step_func``: output of the stage and the loss to be taken of it.
 
@@ -27,11 +30,23 @@ def forward_step(
         normalise_by: see ``losses.cross_entropy``.
         chunked_loss: whether output layer and loss are taken together, see
             ``losses.linear_logprobs``.
+        distillation: divergence, its beta and weight; used for rows that know the teacher's
+            likeliest tokens (held-out rows do not).
     """
     batch = next(data_iterator)
-    processor = partial(token_losses, vocab_size=get_args().vocab_size) if chunked_loss else None
-    output = forward(model, batch, output_processor=processor)
     shares = token_shares(
         batch["loss_mask"].flatten(), batch["position_ids"].flatten(), normalise_by
     )
-    return output, partial(weighted_loss, *shares)
+    vocab_size = get_args().vocab_size
+    if IDS in batch:
+        processor = partial(
+            token_distances,
+            vocab_size=vocab_size,
+            name=distillation["divergence"],
+            beta=distillation["beta"],
+            teacher=TeacherTop(batch[IDS], batch[LOGPROBS]),
+        )
+        loss = partial(distillation_loss, *shares, distillation["weight"])
+        return forward(model, batch, output_processor=processor), loss
+    whole = partial(token_losses, vocab_size=vocab_size) if chunked_loss else None
+    return forward(model, batch, output_processor=whole), partial(weighted_loss, *shares)

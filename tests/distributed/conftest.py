@@ -58,8 +58,11 @@ class Workshop:
             folder.finish(figures=run(settings, inputs, folder))
         return folder
 
-    def train(self, name: str, model: str = "llama", **changes: Any) -> list[dict[str, Any]]:
+    def train(
+        self, name: str, model: str = "llama", teacher_topk: Path | None = None, **changes: Any
+    ) -> list[dict[str, Any]]:
         """Train ten steps and return the lines of its metrics."""
+        more = {"teacher_topk": teacher_topk} if teacher_topk else {}
         given = {
             "global_batch_size": 4,
             "epochs": 2.5,
@@ -68,7 +71,7 @@ class Workshop:
             "dtype": "float32",
             "seed": 11,
         }
-        references = {x: x for x in ("model", "checkpoint", "data", "heldout")}
+        references = {x: x for x in ("model", "checkpoint", "data", "heldout", *more)}
         self.run(
             name,
             train_stage.run,
@@ -77,6 +80,7 @@ class Workshop:
             checkpoint=self.checkpoints[model],
             data=self.data,
             heldout=self.heldout,
+            **more,
         )
         return self.metrics(name)
 

@@ -107,7 +107,7 @@ def distances(
         vocab_size=SHAPE[2],
         name=name,
         beta=0.3,
-        context=TeacherTop(*top),
+        teacher=TeacherTop(*top),
         hidden_states=hidden,
         output_layer=layer,
         output_weight=output_weight,
