@@ -8,8 +8,14 @@ import torch
 from megatron.training import get_args
 from torch import Tensor
 
+from megatron_dasd.data.meta import CLASS_NAMES, SENTENCE_CLASSES
 from megatron_dasd.data.teacher_top import IDS, LOGPROBS
-from megatron_dasd.losses.cross_entropy import Normalisation, token_shares, weighted_loss
+from megatron_dasd.losses.cross_entropy import (
+    Normalisation,
+    class_losses,
+    token_shares,
+    weighted_loss,
+)
 from megatron_dasd.losses.distillation import TeacherTop, distillation_loss, token_distances
 from megatron_dasd.losses.output_layer import token_losses
 from megatron_dasd.models.packed import Batch, forward
@@ -37,6 +43,7 @@ def forward_step(
     shares = token_shares(
         batch["loss_mask"].flatten(), batch["position_ids"].flatten(), normalise_by
     )
+    by_class = partial(_with_classes, factors=shares[0], classes=batch.get(SENTENCE_CLASSES))
     vocab_size = get_args().vocab_size
     if IDS in batch:
         processor = partial(
@@ -47,6 +54,22 @@ def forward_step(
             teacher=TeacherTop(batch[IDS], batch[LOGPROBS]),
         )
         loss = partial(distillation_loss, *shares, distillation["weight"])
-        return forward(model, batch, output_processor=processor), loss
+        return forward(model, batch, output_processor=processor), partial(by_class, loss)
     whole = partial(token_losses, vocab_size=vocab_size) if chunked_loss else None
-    return forward(model, batch, output_processor=whole), partial(weighted_loss, *shares)
+    loss = partial(weighted_loss, *shares)
+    return forward(model, batch, output_processor=whole), partial(by_class, loss)
+
+
+def _with_classes(
+    loss: Callable[[Tensor], tuple[Tensor, Tensor, dict[str, Tensor]]],
+    output: Tensor,
+    *,
+    factors: Tensor,
+    classes: Tensor | None,
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """A loss, and in what is logged the cross-entropy of each class of sentences too."""
+    total, divisor, logged = loss(output)
+    if classes is not None:
+        token_loss = output[0] if output.dim() > factors.dim() + 1 else output
+        logged |= class_losses(factors, token_loss, classes, CLASS_NAMES)
+    return total, divisor, logged

@@ -104,14 +104,21 @@ class Workshop:
     def _write_data(self, name: str, num_documents: int) -> Path:
         folder = self.place / name
         folder.mkdir()
-        data_format = DataFormat(SEQ_LENGTH, PACK_ALIGN, len(self.tokenizer), eod_id=2)
+        data_format = DataFormat(
+            SEQ_LENGTH, PACK_ALIGN, len(self.tokenizer), 2, companions=("sentence_classes",)
+        )
         writer = ShardWriter(folder, data_format)
         random = np.random.default_rng(num_documents)
         for number in range(num_documents):
             length = int(random.integers(4, 40))
             token_ids = random.integers(3, 30, length).tolist()
             mask = [0, 0, *[1] * (length - 2)]
-            writer.add(str(number), {"tokens": token_ids, "loss_mask": mask})
+            given = {"tokens": token_ids, "loss_mask": mask}
+            # no sentence, the teacher's or a shared one; one document has a student's
+            classes = [1 + (number == 5)] * (length // 2) + [3 * (number % 2)] * (
+                length - length // 2
+            )
+            writer.add(str(number), given | {"sentence_classes": classes})
         writer.close()
         write_data(folder, [folder], data_format)
         return folder
