@@ -13,10 +13,11 @@ setup(
     version=VERSION[1],
     description="Distribution-aligned sequence distillation on Megatron-Core",
     packages=find_packages(include=["megatron_dasd*"]),
-    package_data={"megatron_dasd.evaluation": ["*.j2"]},
+    package_data={"": ["*.j2", "*.txt"]},
     python_requires=">=3.12",
     install_requires=[
         "gigatoken>=0.10",  # with a fall-back to tokenizers for what it does not take
+        "huggingface-hub>=2.4",
         "jinja2>=3.1",
         "matplotlib>=3.11",
         # Its training program and its internals are adapted: a minor version is a contract.

@@ -16,7 +16,8 @@ from typing import Literal
 
 Split = Literal["train", "heldout"]
 FinishReason = Literal["stop", "length"]
-Provenance = Literal["teacher", "student", "shared"]
+Provenance = Literal["teacher", "student", "shared", "boosted"]
+"""Whose sentence it is; ``boosted`` (the distilled student's own) is known after training only."""
 
 
 def _require_text(name: str, value: str) -> None:
@@ -74,6 +75,8 @@ class TokenLogprobs:
                 raise ValueError(
                     f"{name}: {len(getattr(self, name))} values for {len(self.token_ids)} tokens"
                 )
+        if min(self.num_bytes, default=0) < 0:
+            raise ValueError("num_bytes: holds a negative value")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +99,7 @@ class Response:
     text: str
     """The teacher's own text, in its own delimiters; end-of-turn tokens left out."""
     tokens: TokenLogprobs
+    """Empty lists: the text came without them."""
     finish_reason: FinishReason
     student_prefix: str = ""
     """The student's own text that the teacher continued, normalised; empty when off-policy."""
@@ -105,7 +109,7 @@ class Response:
     def __post_init__(self) -> None:
         _require_text("text", self.text)
         covered, size = sum(self.tokens.num_bytes), len(self.text.encode())
-        if covered != size:
+        if self.tokens.token_ids and covered != size:
             raise ValueError(f"tokens.num_bytes: sum to {covered}, the text has {size} bytes")
         if bool(self.student_prefix) != bool(self.student_prefix_ids):
             raise ValueError("student_prefix_ids: must be given with student_prefix, and only then")
@@ -140,6 +144,8 @@ class Sentence:
     teacher_probability: float
     student_probability: float
     provenance: Provenance
+    distilled_probability: float | None = None
+    """Under the student after training, where that was scored too."""
 
 
 @dataclass(frozen=True, kw_only=True)

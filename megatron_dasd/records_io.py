@@ -21,7 +21,9 @@ from megatron_dasd.errors import UserError
 
 TALLY_KEY = b"counts"
 _SCALARS = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
-_SET_ASIDE_SCHEMA = pa.schema([("reason", pa.string()), ("record", pa.string())])
+_SET_ASIDE_SCHEMA = pa.schema(
+    [("reason", pa.string()), ("record", pa.string()), ("detail", pa.string())]
+)
 
 
 def arrow_type(annotation: Any) -> pa.DataType:
@@ -112,11 +114,12 @@ class SetAside:
         self.counts["malformed"] += 1
         self.rows.append({"reason": reason, "record": record})
 
-    def drop(self, reason: str, record: Any) -> None:
-        """Set a record aside under a named reason."""
+    def drop(self, reason: str, record: Any, detail: str | None = None) -> None:
+        """Set a record aside under a named reason; ``detail`` tells what of it gave the reason."""
         self.counts[f"dropped: {reason}"] += 1
         text = json.dumps(asdict(record), ensure_ascii=False)
-        self.rows.append({"reason": reason, "record": text})
+        row = {"reason": reason, "record": text}
+        self.rows.append(row | ({"detail": detail} if detail else {}))
 
 
 def record_files(path: Path) -> list[Path]:
@@ -158,7 +161,7 @@ def parse_rows[T](
     """Yield the well-formed records among some rows of a file, with their numbers."""
     for number, row in rows:
         try:
-            record = parse_record(record_type, _parse_line(row) if isinstance(row, str) else row)
+            record = parse_record(record_type, parse_line(row) if isinstance(row, str) else row)
         except ValueError as error:
             text = row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)
             on_malformed(f"{file}: record {number}: {error}", text)
@@ -166,13 +169,24 @@ def parse_rows[T](
         yield number, record
 
 
-def _parse_line(line: str) -> dict[str, Any]:
+def parse_line(line: str) -> dict[str, Any]:
+    """A line of a JSON lines file as an object.
+
+    Raises:
+        ValueError: it is none.
+    """
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"bad JSON ({error.msg}, column {error.colno})") from None
     if not isinstance(row, dict):
         raise ValueError("no JSON object")
+    if "\\ud" in line or "\\uD" in line:  # JSON can write half of a pair, which is no character
+        for name, value in row.items():
+            try:
+                json.dumps(value, ensure_ascii=False).encode()
+            except UnicodeEncodeError:
+                raise ValueError(f"field {name}: holds half a surrogate pair") from None
     return row
 
 

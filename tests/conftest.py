@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from transformers import LlamaConfig, PreTrainedTokenizerFast
+from transformers import LlamaConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from megatron_dasd.artifacts import Manifest, StageFolder
 from megatron_dasd.config.base import Settings
@@ -15,6 +15,8 @@ from megatron_dasd.records import Message, Prompt, Response, TokenLogprobs
 from megatron_dasd.records_io import to_table
 from megatron_dasd.sources import random_model
 from megatron_dasd.sources.random_model import byte_tokenizer
+from megatron_dasd.text.encoding import load_tokenizer
+from tests.real_tokenizers import tokenizer_folder
 
 RunStage = Callable[..., Manifest]
 
@@ -23,6 +25,18 @@ RunStage = Callable[..., Manifest]
 def tokenizer() -> PreTrainedTokenizerFast:
     """A token a byte: ids 0 to 2 are special, ``chr(3 + i)`` is the alphabet's character i."""
     return byte_tokenizer("abcdefghijklmnopqrstuvwxyz")
+
+
+@pytest.fixture(scope="session")
+def qwen3() -> PreTrainedTokenizerBase:
+    """The real tokenizer of Qwen3."""
+    return load_tokenizer(tokenizer_folder("qwen3"))
+
+
+@pytest.fixture(scope="session")
+def gptoss() -> PreTrainedTokenizerBase:
+    """The real tokenizer of gpt-oss."""
+    return load_tokenizer(tokenizer_folder("gptoss"))
 
 
 @pytest.fixture(scope="session")

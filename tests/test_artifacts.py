@@ -16,6 +16,7 @@ from megatron_dasd.artifacts import (
     StageFolder,
     check_files,
     input_digest,
+    lineage,
     model_folder,
     read_manifest,
     require_manifest,
@@ -217,3 +218,24 @@ def test_model_folder(tmp_path: Path) -> None:
     assert model_folder(tmp_path / "s" / "model") == tmp_path / "s" / "model"
     with pytest.raises(UserError, match="no Hugging Face model here"):
         model_folder(tmp_path)
+
+
+def finished(path: Path, content: str, **inputs: str) -> str:
+    """A finished stage in that folder; returns its digest."""
+    with StageFolder(path, path.name, "k", {"content": content}, inputs) as folder:
+        folder.write_json("facts.json", content)
+        return folder.finish().digest
+
+
+def test_lineage_is_what_a_stage_rests_on(tmp_path: Path) -> None:
+    a = finished(tmp_path / "a", "a", **{"../user.jsonl": "0" * 64})
+    b = finished(tmp_path / "b", "b", a=a)
+    c = finished(tmp_path / "c", "c", a=a, b=b)
+    finished(tmp_path / "other", "other")
+    finished(tmp_path / "d", "d", c=c, a=a)
+    assert [path.name for path in lineage(tmp_path / "d")] == ["a", "b", "c", "d"]
+    assert lineage(tmp_path / "d")[tmp_path / "b"].digest == b
+    # a folder that no longer holds what was read tells nothing, nor does what it rests on
+    finished(tmp_path / "c", "changed", a=a)
+    assert [path.name for path in lineage(tmp_path / "d")] == ["a", "d"]
+    assert lineage(tmp_path / "nowhere") == {}

@@ -1,32 +1,138 @@
-"""A Megatron checkpoint as a stage leaves it: a ``checkpoint`` folder beside the manifest."""
+"""A Megatron checkpoint: where it lies, of what type it is, and whether it may be opened.
 
-from dataclasses import dataclass
+::
+
+    CKPT/                                   in a stage's folder: checkpoint/
+      latest_checkpointed_iteration.txt     the iteration that counts
+      iter_0000000/                         .metadata, *.distcp, metadata.json
+      hf/                                   config, tokenizer, licence: what the weights came with
+"""
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 
-from megatron_dasd.artifacts import require_manifest
+import torch
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+
+from megatron_dasd.artifacts import ATTEMPT, require_manifest
+from megatron_dasd.checkpoint.hf_folder import README, copy_companions, inside
+from megatron_dasd.checkpoint.pickles import METADATA, read_metadata
 from megatron_dasd.errors import UserError
 
 FOLDER = "checkpoint"
 TRACKER = "latest_checkpointed_iteration.txt"
+HF = "hf"
+"""What came with the weights from Hugging Face, beside the iterations."""
+_EMBEDDING = "embedding.word_embeddings.weight"
+_OPTIMIZER = ("optimizer.", "chained_")
+"""How the names of an optimizer's tensors begin."""
+_RELEASE = "release"
 
 
 @dataclass(frozen=True)
 class MegatronCheckpoint:
-    """Where a finished stage's ``torch_dist`` checkpoint lies, and the type of its weights."""
+    """A whole ``torch_dist`` checkpoint that was looked through and may be opened."""
 
     folder: Path
+    """What Megatron's ``--load`` wants."""
+    weights: Path
+    """The folder of the iteration that counts."""
     dtype: str
-    """``bfloat16`` or ``float32``."""
+    """Type of the weights: ``bfloat16`` or ``float32``."""
+    metadata: Metadata = field(repr=False)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the weights, without an optimizer's state."""
+        return sum(
+            prod(tensor.size) * tensor.properties.dtype.itemsize
+            for tensor in model_tensors(self.metadata).values()
+        )
+
+    @property
+    def hf(self) -> Path | None:
+        """Config and tokenizer that the weights came with, if they lie beside them."""
+        folder = self.folder / HF
+        return folder if (folder / "config.json").is_file() else None
 
 
-def open_checkpoint(stage_folder: Path) -> MegatronCheckpoint:
-    """Find the checkpoint of a finished stage (import_hf or train).
+def open_checkpoint(path: Path, iteration: int | None = None) -> MegatronCheckpoint:
+    """Find a checkpoint and look through its pickles; to be called before anything else opens it.
+
+    Args:
+        path: of a finished stage (import_hf or train), or a folder that Megatron saved into.
+        iteration: in place of the one that the folder says counts.
 
     Raises:
-        UserError: the stage has not finished, or is of a kind that leaves no checkpoint.
+        UserError: the stage has not finished, there is no whole ``torch_dist`` checkpoint, or a
+            pickle in it names what no checkpoint is made of.
     """
-    manifest = require_manifest(stage_folder)
-    folder = stage_folder / FOLDER
-    if "dtype" not in manifest.figures or not (folder / TRACKER).exists():
-        raise UserError(f"{stage_folder}: a {manifest.kind} stage, which leaves no checkpoint")
-    return MegatronCheckpoint(folder=folder, dtype=manifest.figures["dtype"])
+    if (path / ATTEMPT).exists():
+        kind = require_manifest(path).kind
+        if not (path / FOLDER / TRACKER).exists():
+            raise UserError(f"{path}: a {kind} stage, which leaves no checkpoint")
+        path = path / FOLDER
+    weights = path / (_iteration_folder(path) if iteration is None else iteration_name(iteration))
+    _require_torch_dist(weights)
+    metadata = read_metadata(weights)
+    embedding = metadata.state_dict_metadata.get(_EMBEDDING)
+    if not isinstance(embedding, TensorStorageMetadata):
+        raise UserError(f"{weights / METADATA}: holds no {_EMBEDDING}; wanted a GPT model")
+    dtype = str(embedding.properties.dtype).removeprefix("torch.")
+    if embedding.properties.dtype not in (torch.bfloat16, torch.float32):
+        raise UserError(f"{weights / METADATA}: weights of type {dtype}, not bfloat16 or float32")
+    return MegatronCheckpoint(path, weights, dtype, metadata)
+
+
+def model_tensors(metadata: Metadata) -> dict[str, TensorStorageMetadata]:
+    """The model's tensors in a checkpoint, by name; those of an optimizer are left out."""
+    return {
+        key: value
+        for key, value in metadata.state_dict_metadata.items()
+        if isinstance(value, TensorStorageMetadata) and not key.startswith(_OPTIMIZER)
+    }
+
+
+def remember_source(model: Path, checkpoint: Path) -> None:
+    """Keep what a model came with (config, tokenizer, card) beside a checkpoint of it."""
+    folder = checkpoint / HF
+    folder.mkdir(exist_ok=True)
+    copy_companions(model, folder)
+    if (model / README).exists():
+        shutil.copyfile(inside(model, README), folder / README)
+
+
+def _iteration_folder(folder: Path) -> str:
+    tracker = folder / TRACKER
+    try:
+        text = tracker.read_text().strip()
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no Megatron checkpoint here (no {TRACKER})") from None
+    if text == _RELEASE:
+        return _RELEASE
+    if not text.isdecimal():
+        raise UserError(f"{tracker}: {text[:40]!r} is no iteration")
+    return iteration_name(int(text))
+
+
+def iteration_name(iteration: int) -> str:
+    """Megatron's name for the folder of an iteration."""
+    return f"iter_{iteration:07d}"
+
+
+def _require_torch_dist(weights: Path) -> None:
+    path = weights / "metadata.json"
+    try:
+        backend = json.loads(path.read_text())["sharded_backend"]
+    except FileNotFoundError:
+        raise UserError(
+            f"{weights}: no whole torch_dist checkpoint here (no {path.name}); a checkpoint of "
+            "another format is a pickle, which is not opened"
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: damaged") from None
+    if backend != "torch_dist":
+        raise UserError(f"{path}: format {backend} is not supported (only torch_dist)")

@@ -1,55 +1,101 @@
-"""Weights from a Hugging Face folder into a Megatron model in memory, and back."""
+"""Tensors of a Hugging Face folder and parameters of a Megatron model: which becomes which.
 
-from pathlib import Path
+The table of names drives all of it; what it says is held against both sides before a tensor moves.
+"""
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from megatron_dasd.checkpoint.hf_folder import HfWeights
-from megatron_dasd.checkpoint.names import rules
+from megatron_dasd.checkpoint.hf_folder import HfWeights, TensorInfo
+from megatron_dasd.checkpoint.names import Rule, rules
 from megatron_dasd.errors import UserError
 from megatron_dasd.models.architecture import Architecture
 
 _IGNORED_HF = ("rotary_emb.inv_freq",)
+"""Computed from the config; older files hold it all the same."""
 _TIED_HF = "lm_head.weight"
+"""The embedding once more, in some folders whose config ties both."""
 
 
-@torch.no_grad()
-def load_hf(model: torch.nn.Module, folder: Path, architecture: Architecture) -> None:
-    """Copy every tensor of the folder into a whole model (one rank, one stage).
+def rule_table(architecture: Architecture, parameters: Mapping[str, Tensor]) -> dict[str, Rule]:
+    """The rules by Megatron parameter, in order: one for each parameter, and none left over.
+
+    Args:
+        parameters: of the whole model on one rank, by name.
+    """
+    table: dict[str, Rule] = {}
+    for rule in rules(architecture):
+        if rule.megatron in table or rule.megatron not in parameters:
+            raise RuntimeError(f"a rule for {rule.megatron}, which is not there or has one already")
+        table[rule.megatron] = rule
+    if missing := parameters.keys() - table.keys():
+        raise RuntimeError(f"no rule for the Megatron tensors {sorted(missing)}")
+    return table
+
+
+def expected_tensors(
+    table: Mapping[str, Rule], parameters: Mapping[str, Tensor], dtype: torch.dtype
+) -> dict[str, TensorInfo]:
+    """The Hugging Face tensors that a model has, in the order of the rules.
+
+    Args:
+        parameters: may be on the meta device.
+        dtype: of the Hugging Face tensors.
+    """
+    tensors: dict[str, TensorInfo] = {}
+    for name, rule in table.items():
+        parts = rule.split(parameters[name])
+        for hf_name, part in zip(rule.hf, parts, strict=True):
+            if hf_name in tensors:
+                raise RuntimeError(f"two rules for the Hugging Face tensor {hf_name}")
+            tensors[hf_name] = TensorInfo(tuple(part.shape), dtype)
+    return tensors
+
+
+def check_source(
+    weights: HfWeights, expected: Mapping[str, TensorInfo], architecture: Architecture
+) -> None:
+    """Make sure that a folder holds the tensors that its config asks for, and no others.
 
     Raises:
-        UserError: a tensor is missing, left over, or of another shape.
+        UserError: naming a tensor that is missing, left over, of another shape or type.
     """
-    weights, parameters = HfWeights(folder), dict(model.named_parameters())
-    unread = {name for name in weights.names() if not name.endswith(_IGNORED_HF)}
-    if architecture.tied_embeddings:
-        unread.discard(_TIED_HF)
-    for rule in rules(architecture):
-        joined = rule.join([weights.read(name) for name in rule.hf])
-        parameter = parameters.pop(rule.megatron)
-        if joined.shape != parameter.shape:
+    folder, found = weights.folder, weights.tensors
+    for name, wanted in expected.items():
+        if name not in found:
+            raise UserError(f"{folder}: tensor {name} is missing")
+        if found[name].shape != wanted.shape:
             raise UserError(
-                f"{folder}: {', '.join(rule.hf)}: makes a tensor of shape {list(joined.shape)}, "
-                f"the config asks for {list(parameter.shape)}"
+                f"{folder}: tensor {name} has shape {list(found[name].shape)}, "
+                f"the config asks for {list(wanted.shape)}"
             )
-        parameter.copy_(joined)
-        unread.difference_update(rule.hf)
-    if unread:
-        raise UserError(f"{folder}: tensor {min(unread)} is not part of the architecture")
-    if parameters:
-        raise RuntimeError(f"no rule for the Megatron tensors {sorted(parameters)}")
+        if found[name].dtype != wanted.dtype:
+            raise UserError(
+                f"{folder}: tensor {name} is {_type(found[name])}, config.json says "
+                f"{_type(wanted)}; set its field dtype to what the weights are, all of one type"
+            )
+    for name in sorted(found.keys() - expected.keys()):
+        tied = architecture.tied_embeddings and name == _TIED_HF
+        if not tied and not name.endswith(_IGNORED_HF):
+            raise UserError(f"{folder}: tensor {name} is not part of the architecture")
 
 
-@torch.no_grad()
-def to_hf(
-    model: torch.nn.Module, architecture: Architecture, dtype: torch.dtype
-) -> dict[str, Tensor]:
-    """The Hugging Face tensors of a whole model (one rank, one stage), in ``dtype``."""
-    parameters = dict(model.named_parameters())
-    tensors: dict[str, Tensor] = {}
-    for rule in rules(architecture):
-        tensors |= zip(rule.hf, rule.split(parameters.pop(rule.megatron).to(dtype)), strict=True)
-    if parameters:
-        raise RuntimeError(f"no rule for the Megatron tensors {sorted(parameters)}")
-    return tensors
+def from_hf(weights: HfWeights, rule: Rule) -> Tensor:
+    """One Megatron parameter from the folder."""
+    return rule.join([weights.read(name) for name in rule.hf])
+
+
+def to_hf(parameter: Tensor, rule: Rule, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The Hugging Face tensors of one Megatron parameter, in ``dtype``."""
+    return dict(zip(rule.hf, rule.split(parameter.to(dtype)), strict=True))
+
+
+def total_bytes(tensors: Mapping[str, TensorInfo]) -> int:
+    """Size of all tensors together."""
+    return sum(info.num_bytes for info in tensors.values())
+
+
+def _type(info: TensorInfo) -> str:
+    return str(info.dtype).removeprefix("torch.")

@@ -1,34 +1,36 @@
-"""One-rank program of stage export_hf.  Payload: model, checkpoint, dtype, out."""
+"""One-rank program of an export.
 
-import json
+Payload: model, checkpoint, dtype, max_shard_bytes, out, result.
+"""
+
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from megatron_dasd.checkpoint.hf_folder import write_hf_folder
-from megatron_dasd.config.base import Launch
+from megatron_dasd.checkpoint.convert import expected_tensors, rule_table, to_hf, total_bytes
+from megatron_dasd.checkpoint.hf_folder import require_space
+from megatron_dasd.checkpoint.hf_writer import HfWriter
+from megatron_dasd.checkpoint.process import write_result
+from megatron_dasd.checkpoint.stored_model import StoredModel
 from megatron_dasd.device.launch import run_program
 from megatron_dasd.models.architecture import read_architecture
-from megatron_dasd.models.program import common_flags, load_model
 
 
 def main(payload: dict[str, Any]) -> None:
-    """Load the checkpoint as one whole model and write its tensors under their own names."""
-    source, out, dtype = Path(payload["model"]), Path(payload["out"]), payload["dtype"]
-    architecture = read_architecture(source)
-    flags = common_flags(architecture, Launch(), seq_length=1, dtype=dtype)
-    (model,) = load_model(flags, Path(payload["checkpoint"]))
-    # after start-up: these modules take their device from the adapter
-    from megatron.core.utils import unwrap_model
-
-    from megatron_dasd.checkpoint.convert import to_hf
-
-    tensors = to_hf(unwrap_model(model), architecture, getattr(torch, dtype))
-    write_hf_folder(out, tensors, source)
-    config = json.loads((out / "config.json").read_text())
-    config.pop("torch_dtype", None)
-    (out / "config.json").write_text(json.dumps(config | {"dtype": dtype}, indent=2) + "\n")
+    """Read the checkpoint tensor by tensor and write each under its own name."""
+    out, dtype = Path(payload["out"]), getattr(torch, payload["dtype"])
+    architecture = read_architecture(Path(payload["model"]))
+    model = StoredModel(architecture, Path(payload["checkpoint"]), payload["dtype"])
+    table = rule_table(architecture, model.parameters)
+    tensors = expected_tensors(table, model.parameters, dtype)
+    require_space(out, total_bytes(tensors))
+    with HfWriter(out, tensors, payload["max_shard_bytes"]) as writer:
+        for name, rule in table.items():
+            for hf_name, tensor in to_hf(model.read(name), rule, dtype).items():
+                writer.write(hf_name, tensor)
+    model.check_read_once()
+    write_result(payload, num_tensors=len(tensors))
 
 
 if __name__ == "__main__":

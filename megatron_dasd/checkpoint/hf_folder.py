@@ -1,43 +1,102 @@
-"""Hugging Face folders: safetensors in, safetensors out.  Nothing is unpickled."""
+"""Hugging Face folders: config, companions, and safetensors read one at a time.
+
+Nothing is unpickled, no code in a folder is run, and no file outside it is read or written.
+"""
 
 import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from megatron_dasd.errors import UserError
 
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
+GIGABYTE = 10**9
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32}
+README = "README.md"
+"""A model's card."""
 COMPANIONS = (
     "config.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    "chat_template.json",
+    "LICENSE",
+    "LICENSE.txt",
+    "LICENSE.md",
+    "NOTICE",
+    "USE_POLICY.md",
 )
 """Files that go with the weights from folder to folder."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What a file says of a tensor in it."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of its numbers."""
+        return prod(self.shape) * self.dtype.itemsize
 
 
 class HfWeights:
     """The tensors of a folder by name, read one at a time.
 
     Raises:
-        UserError: no safetensors there, an index that leaves the folder, a damaged file.
+        UserError: no safetensors there, an index that leaves the folder or does not agree with the
+            files, a damaged file, a tensor that is neither bfloat16 nor float32.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._file_of: dict[str, Path] = {}
-        for path in self._files():
-            try:
-                with safe_open(path, framework="pt") as file:
-                    self._file_of |= dict.fromkeys(file.keys(), path)
-            except (SafetensorError, OSError) as error:
-                raise UserError(f"{path}: not a readable safetensors file ({error})") from None
+        self.tensors: dict[str, TensorInfo] = {}
+        """By name, in no order."""
+        index = _read_index(folder)
+        for path in _weight_files(folder, index):
+            self._read_header(path, index)
+        for name, file in sorted(index.items()):
+            if name not in self._file_of:
+                raise UserError(f"{folder / file}: tensor {name} of {INDEX} is missing in it")
+
+    def _read_header(self, path: Path, index: Mapping[str, str]) -> None:
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118  # no mapping
+                    part = file.get_slice(name)
+                    info = (tuple(part.get_shape()), part.get_dtype())
+                    self._add(path, name, *info, listed=not index or index.get(name) == path.name)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path}: not a readable safetensors file ({error})") from None
+
+    def _add(self, path: Path, name: str, shape: tuple[int, ...], dtype: str, listed: bool) -> None:
+        if not listed:
+            raise UserError(f"{path}: holds tensor {name}, which {INDEX} does not place there")
+        if dtype not in DTYPES:
+            raise UserError(
+                f"{path}: tensor {name} is of type {dtype}; only {', '.join(DTYPES)} are supported"
+            )
+        self._file_of[name] = path
+        self.tensors[name] = TensorInfo(shape, DTYPES[dtype])
 
     def names(self) -> set[str]:
         """All tensors' names."""
@@ -51,31 +110,90 @@ class HfWeights:
         """
         if name not in self._file_of:
             raise UserError(f"{self.folder}: tensor {name} is missing")
+        # opened anew for each: a file kept open keeps in memory all that was ever read of it
         with safe_open(self._file_of[name], framework="pt") as file:
             return file.get_tensor(name)  # type: ignore[no-any-return]
 
-    def _files(self) -> list[Path]:
-        index = self.folder / _INDEX
-        if index.exists():
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        else:
-            names = [_SINGLE]
-        for name in names:
-            if Path(name).name != name:
-                raise UserError(f"{index}: {name} leaves the folder")
-            if not (self.folder / name).is_file():
-                raise UserError(f"{self.folder / name}: no such file; wanted safetensors weights")
-        return [self.folder / name for name in names]
+
+def _read_index(folder: Path) -> dict[str, str]:
+    """File by tensor; empty where there is no index, or one file that goes before it.
+
+    ``transformers`` looks for them in the same order.
+    """
+    path = folder / INDEX
+    if not path.exists() or (folder / SINGLE).exists():
+        return {}
+    try:
+        index = json.loads(path.read_text())["weight_map"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not an index of safetensors files ({error})") from None
+    if not isinstance(index, dict) or not all(isinstance(x, str) for x in index.values()):
+        raise UserError(f"{path}: field weight_map: wanted a file's name for every tensor")
+    return index
 
 
-def write_hf_folder(folder: Path, tensors: dict[str, Tensor], source: Path) -> None:
-    """Write weights beside the companions (config, tokenizer, template) of another folder."""
-    # contiguous: safetensors refuses views
-    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, folder / _SINGLE, metadata={"format": "pt"})
+def _weight_files(folder: Path, index: Mapping[str, str]) -> list[Path]:
+    names = sorted(set(index.values())) or [SINGLE]
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise UserError(f"{folder / INDEX}: {name} leaves the folder or is no safetensors file")
+    if not index and not (folder / SINGLE).exists():
+        pickles = sorted(p.name for p in folder.glob("*") if p.suffix in _PICKLES)
+        if pickles:
+            raise UserError(
+                f"{folder}: only pickled weights here ({pickles[0]}), which are not opened; "
+                "convert them to safetensors where you trust them"
+            )
+    return [inside(folder, name) for name in names]
+
+
+def inside(folder: Path, name: str) -> Path:
+    """A file of a folder that really lies there, or in the hub's cache that the folder is part of.
+
+    Raises:
+        UserError: no such file, or a link that leads elsewhere.
+    """
+    path = folder / name
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; wanted safetensors weights and their config")
+    home, real = folder.resolve(), path.resolve()
+    roots = [home]
+    if home.parent.name == "snapshots":  # the hub's cache links a snapshot's files to its blobs
+        roots.append(home.parent.parent / "blobs")
+    if not any(real.is_relative_to(root) for root in roots):
+        raise UserError(f"{path}: is a link out of the folder; put the file itself there")
+    return path
+
+
+def copy_companions(source: Path, folder: Path) -> None:
+    """Copy what goes with the weights (config, tokenizer, template, licence)."""
     for name in COMPANIONS:
         if (source / name).exists():
-            (folder / name).write_bytes((source / name).read_bytes())
+            shutil.copyfile(inside(source, name), folder / name)
+
+
+def set_dtype(folder: Path, dtype: str) -> None:
+    """Let a folder's config tell the type of its weights; all its other fields stay as they are."""
+    config = read_config(folder)
+    told = {name: dtype for name in ("dtype", "torch_dtype") if name in config} or {"dtype": dtype}
+    if config | told != config:
+        (folder / "config.json").write_text(json.dumps(config | told, indent=2) + "\n")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A folder's ``config.json``.
+
+    Raises:
+        UserError: not there, or not a JSON object.
+    """
+    path = inside(folder, "config.json")
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error})") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: not a JSON object")
+    return config
 
 
 def weights_dtype(folder: Path) -> str:
@@ -84,10 +202,24 @@ def weights_dtype(folder: Path) -> str:
     Raises:
         UserError: another type.
     """
-    config = json.loads((folder / "config.json").read_text())
+    config = read_config(folder)
     dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
     if dtype not in ("bfloat16", "float32"):
         raise UserError(
             f"{folder / 'config.json'}: field dtype: {dtype} is neither bfloat16 nor float32"
         )
     return str(dtype)
+
+
+def require_space(folder: Path, num_bytes: int) -> None:
+    """Make sure that a disk has room before anything is written.
+
+    Raises:
+        UserError: it has not.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise UserError(
+            f"{folder}: {num_bytes / GIGABYTE:.1f} GB are to be written and "
+            f"{free / GIGABYTE:.1f} GB are free; make room or choose another disk"
+        )

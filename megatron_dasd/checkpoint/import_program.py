@@ -1,30 +1,45 @@
-"""One-rank program of stage import_hf.  Payload: model, save, dtype."""
+"""One-rank program of an import.  Payload: model, save, dtype, result."""
 
 from pathlib import Path
 from typing import Any
 
-from megatron_dasd.config.base import Launch
+import torch
+
+from megatron_dasd.checkpoint.convert import check_source, expected_tensors, from_hf, rule_table
+from megatron_dasd.checkpoint.hf_folder import HfWeights
+from megatron_dasd.checkpoint.process import write_result
 from megatron_dasd.device.launch import run_program
 from megatron_dasd.models.architecture import read_architecture
-from megatron_dasd.models.program import common_flags, load_model
+from megatron_dasd.models.program import load_shape
 
 
 def main(payload: dict[str, Any]) -> None:
-    """Build the model, fill it, save it."""
+    """Let Megatron save a model whose parameters are read when they are written."""
     folder = Path(payload["model"])
     architecture = read_architecture(folder)
-    flags = common_flags(architecture, Launch(), seq_length=1, dtype=payload["dtype"])
-    flags |= {"save": payload["save"], "save-interval": 1}
-    flags |= {"no-save-optim": True, "no-save-rng": True}
-    (model,) = load_model(flags, checkpoint=None)
+    saving = {"save": payload["save"], "save-interval": 1}
+    saving |= {"no-save-optim": True, "no-save-rng": True}
+    model = load_shape(architecture, payload["dtype"], **saving)
     # after start-up: these modules take their device from the adapter
-    from megatron.core.utils import unwrap_model
     from megatron.training.checkpointing import save_checkpoint
 
-    from megatron_dasd.checkpoint.convert import load_hf
+    from megatron_dasd.checkpoint.sharding import Placement, StreamingSave
 
-    load_hf(unwrap_model(model), folder, architecture)
-    save_checkpoint(0, [model], None, None, num_floating_point_operations_so_far=0)
+    placement = Placement(model)
+    table = rule_table(architecture, placement.parameters)
+    weights = HfWeights(folder)
+    dtype = getattr(torch, payload["dtype"])
+    check_source(weights, expected_tensors(table, placement.parameters, dtype), architecture)
+    strategy = StreamingSave(placement, lambda name: from_hf(weights, table[name]))
+    save_checkpoint(
+        iteration=0,
+        model=[model],
+        optimizer=None,
+        opt_param_scheduler=None,
+        num_floating_point_operations_so_far=0,
+        checkpointing_context={"save_strategy": strategy},
+    )
+    write_result(payload, num_tensors=sum(len(rule.hf) for rule in table.values()))
 
 
 if __name__ == "__main__":

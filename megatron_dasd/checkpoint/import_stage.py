@@ -5,22 +5,44 @@ from pathlib import Path
 from typing import Any
 
 from megatron_dasd.artifacts import LOGS, StageFolder, model_folder
-from megatron_dasd.checkpoint.artifact import FOLDER
-from megatron_dasd.checkpoint.hf_folder import weights_dtype
+from megatron_dasd.checkpoint.artifact import FOLDER, remember_source
+from megatron_dasd.checkpoint.convert import total_bytes
+from megatron_dasd.checkpoint.hf_folder import (
+    HfWeights,
+    require_space,
+    weights_dtype,
+)
+from megatron_dasd.checkpoint.process import run_rank, writing_progress
 from megatron_dasd.config.training import ImportHf
-from megatron_dasd.device.launch import launch
 
 
 def run(settings: ImportHf, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
     """Import the model; the checkpoint keeps the weights' own type."""
-    model = model_folder(inputs[settings.model])
-    dtype = weights_dtype(model)
     scratch = folder.scratch(FOLDER)
-    launch(
-        "megatron_dasd.checkpoint.import_program",
-        {"model": str(model), "save": str(scratch), "dtype": dtype},
-        num_ranks=1,
-        log_dir=folder.path / LOGS,
-    )
+    figures = import_hf(model_folder(inputs[settings.model]), scratch, folder.path / LOGS)
     folder.commit(scratch)
-    return {"dtype": dtype}
+    return figures
+
+
+def import_hf(model: Path, out: Path, log_dir: Path) -> dict[str, Any]:
+    """Write a model's checkpoint, and what the model came with beside it.
+
+    Args:
+        model: a Hugging Face folder.
+        out: an empty folder.
+
+    Returns:
+        The type of the weights, the number of tensors, the largest memory it took.
+    """
+    dtype = weights_dtype(model)
+    num_bytes = total_bytes(HfWeights(model).tensors)
+    require_space(out, num_bytes)
+    with writing_progress("import", out, num_bytes) as show:
+        figures = run_rank(
+            "megatron_dasd.checkpoint.import_program",
+            {"model": str(model), "save": str(out), "dtype": dtype},
+            log_dir,
+            on_poll=show,
+        )
+    remember_source(model, out)
+    return {"dtype": dtype, **figures}

@@ -2,6 +2,8 @@
 
 A rule pairs one Megatron tensor with the Hugging Face tensors that it is made of.  Shapes: V
 vocabulary, H hidden, F feed-forward, Q query heads, G key-value heads, D channels a head.
+Megatron's names are those of a whole model on one rank with the local layer spec: experts are
+numbered over all, each with tensors of its own.
 """
 
 from collections.abc import Callable, Iterator
@@ -53,13 +55,25 @@ def _layer_rules(layer: int, architecture: Architecture) -> Iterator[Rule]:
             )
     yield _same(ours + "self_attention.linear_proj.weight", theirs + "self_attn.o_proj.weight")
     yield _same(ours + "pre_mlp_layernorm.weight", theirs + "post_attention_layernorm.weight")
+    if architecture.experts is None:
+        yield from _feed_forward(ours + "mlp.", theirs + "mlp.")
+        return
+    yield _same(ours + "mlp.router.weight", theirs + "mlp.gate.weight")
+    for expert in range(architecture.experts.num_experts):
+        yield from _feed_forward(
+            f"{ours}mlp.experts.local_experts.{expert}.", f"{theirs}mlp.experts.{expert}."
+        )
+
+
+def _feed_forward(ours: str, theirs: str) -> Iterator[Rule]:
+    """Gate above up, ``[2F, H]``, and down, ``[H, F]``."""
     yield Rule(
-        ours + "mlp.linear_fc1.weight",
-        (theirs + "mlp.gate_proj.weight", theirs + "mlp.up_proj.weight"),
+        ours + "linear_fc1.weight",
+        (theirs + "gate_proj.weight", theirs + "up_proj.weight"),
         torch.cat,
         lambda tensor: list(tensor.chunk(2)),
     )
-    yield _same(ours + "mlp.linear_fc2.weight", theirs + "mlp.down_proj.weight")
+    yield _same(ours + "linear_fc2.weight", theirs + "down_proj.weight")
 
 
 def _same(megatron: str, hf: str) -> Rule:

@@ -9,14 +9,14 @@ import shutil
 from pathlib import Path
 
 from megatron_dasd.artifacts import write_atomic
-from megatron_dasd.checkpoint.artifact import TRACKER
+from megatron_dasd.checkpoint.artifact import TRACKER, iteration_name
 
 _WRITTEN_LAST = "metadata.json"
 
 
 def checkpoint_folder(saves: Path, iteration: int) -> Path:
     """Where Megatron puts the checkpoint of an iteration."""
-    return saves / f"iter_{iteration:07d}"
+    return saves / iteration_name(iteration)
 
 
 def repair(saves: Path) -> int:

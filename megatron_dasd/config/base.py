@@ -73,6 +73,8 @@ class Launch(BaseModel):
     num_ranks: Positive = 1
     tensor_parallel: Positive = 1
     pipeline_parallel: Positive = 1
+    expert_parallel: Positive = 1
+    """Ranks that share a layer's experts; taken from among the data-parallel ones."""
 
     @model_validator(mode="after")
     def _divides(self) -> "Launch":
@@ -81,5 +83,11 @@ class Launch(BaseModel):
             raise ValueError(
                 f"num_ranks {self.num_ranks} is no multiple of tensor_parallel x "
                 f"pipeline_parallel = {model_ranks}"
+            )
+        data_ranks = self.num_ranks // model_ranks
+        if data_ranks % self.expert_parallel:
+            raise ValueError(
+                f"expert_parallel {self.expert_parallel} does not divide the {data_ranks} "
+                "data-parallel ranks (num_ranks over tensor_parallel x pipeline_parallel)"
             )
         return self

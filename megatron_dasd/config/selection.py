@@ -2,23 +2,58 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from megatron_dasd.config.base import Input, Launch, OnMalformed, Positive, Settings, ThinkingFormat
+from megatron_dasd.config.base import (
+    Fraction,
+    Input,
+    Launch,
+    OnMalformed,
+    Positive,
+    Settings,
+    ThinkingFormat,
+)
 
 
 class Repetition(BaseModel):
-    """Bounds of the repetition filter."""
+    """How often something may occur in a response.
+
+    A text of 64K tokens comes back to a thing more often than one of 500: what occurs no more often
+    than a ``max_share`` of all there is of its kind (lines, paragraphs, sentences, runs of words)
+    is not too often.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_repeated_lines: Positive = 4
     """Times that one line (of at least 3 words) may occur."""
+    max_repeated_paragraphs: Positive = 2
+    """Times that one paragraph (of at least 10 words) may occur."""
     max_repeated_sentences: Positive = 4
     """Times that one sentence (of at least 3 words) may occur."""
     ngram_words: Positive = 8
+    """Words of a run; marks in a row are a word, and so is every CJK character."""
     max_ngram_count: Positive = 8
     """Times that one run of ``ngram_words`` words may occur."""
+    max_share: Fraction = 0.01
+    """Share of all of its kind that one may make up, however often that is."""
+    loop_repeats: Annotated[int, Field(gt=1)] = 4
+    """A thinking part or answer that ends with one piece this many times over is a loop."""
+    loop_characters: Positive = 200
+    """Shorter ends are no loop."""
+
+
+class Decontamination(BaseModel):
+    """What of a benchmark may stand in no prompt and no response."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    fields: list[str] = []
+    """Fields of the benchmarks' records to look at; none: every field that is a text."""
+    ngram_words: Positive = 13
+    """Words in a row that give a benchmark away (Brown et al., arXiv 2005.14165, appendix C)."""
+    min_words: Positive = 8
+    """A benchmark's text of fewer words, but at least this many, is looked for whole."""
 
 
 class FilterResponses(Settings):
@@ -35,6 +70,10 @@ class FilterResponses(Settings):
     system_prompt: str | None = None
     """As in training: it counts towards the length."""
     repetition: Repetition = Repetition()
+    benchmarks: list[Input] = []
+    """JSON lines, Parquet or plain text (a text a line): what is to be measured later on, and must
+    not be trained on."""
+    decontamination: Decontamination = Decontamination()
     on_malformed: OnMalformed = "stop"
 
 
@@ -59,13 +98,48 @@ class ScoreStudent(Settings):
     on_malformed: OnMalformed = "stop"
 
 
+class Budget(BaseModel):
+    """How much is kept of all prompts together: so many tokens, or so many responses."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tokens: Positive | None = None
+    """Student tokens of the responses, end of turn included, prompts left out."""
+    responses: Positive | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> "Budget":
+        if (self.tokens is None) == (self.responses is None):
+            raise ValueError("give tokens or responses")
+        return self
+
+
 class SelectDas(Settings):
     """Divergence-aware sampling: per prompt and temperature, the candidates that teach most."""
 
     kind: Literal["select_das"]
     responses: Input
+    """Scored by the student before training."""
+    distilled: Input | None = None
+    """The same responses scored by the student after training: tells boosted sentences apart."""
+    temperature: float | None = None
+    """Only responses of this temperature; None: all."""
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Gap between two models' probabilities of a sentence from which on it is the one's."""
+    alpha: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Largest gap between any two of three models in a shared sentence; None: beta."""
     strategy: Literal["count", "ratio", "longest", "random", "fewest"] = "count"
     keep: Positive = 1
     """Candidates kept a prompt and temperature."""
+    budget: Budget | None = None
+    """Instead of ``keep``: all candidates are ranked together, and the best are kept until the
+    budget is used up."""
     on_malformed: OnMalformed = "stop"
+
+    @model_validator(mode="after")
+    def _keep_or_budget(self) -> "SelectDas":
+        if self.budget is not None and "keep" in self.model_fields_set:
+            raise ValueError("give keep (a prompt) or budget (of all prompts), not both")
+        if self.alpha is not None and self.distilled is None:
+            raise ValueError("alpha compares three models: give distilled too")
+        return self

@@ -68,3 +68,40 @@ class MakePrompts(Settings):
         if not self.files and not self.tasks:
             raise ValueError("give files, tasks or both")
         return self
+
+
+class ImportResponses(Settings):
+    """Responses that a teacher wrote elsewhere, with or without its log-probs."""
+
+    kind: Literal["import_responses"]
+    format: Literal["superior-reasoning", "messages", "prompt-response"]
+    """``superior-reasoning``: the fields ``uuid``, ``input``, ``output``, ``domain`` of the
+    released Superior-Reasoning-SFT data.  ``messages``: a list of turns (``role``, ``content``) of
+    which the last one is the assistant's.  ``prompt-response``: two columns."""
+    files: list[Input] = Field(min_length=1)
+    """JSON lines, Parquet, folders of them, or folders of ``datasets``' ``save_to_disk``."""
+    logprobs: list[Input] = []
+    """Parquet of ``sample_uuid``, ``token_ids``, ``logprobs`` (superior-reasoning only)."""
+    tokenizer: Input | None = None
+    """Hugging Face folder of the teacher's tokenizer, by which ``token_ids`` are decoded."""
+    temperature: Annotated[float, Field(gt=0)]
+    """At which the responses were sampled: the files do not say."""
+    model: str = "teacher"
+    """The teacher's name."""
+    messages_field: str = "messages"
+    prompt_field: str = "prompt"
+    """A text, or a list of turns up to the user's."""
+    response_field: str = "response"
+    id_field: str | None = None
+    """Names the prompt; None: a hash of the prompt's text does."""
+    domain_field: str = "domain"
+    """Absent or empty: ``unknown``."""
+    on_malformed: OnMalformed = "stop"
+
+    @model_validator(mode="after")
+    def _logprobs(self) -> "ImportResponses":
+        if self.logprobs and self.format != "superior-reasoning":
+            raise ValueError("logprobs go with format superior-reasoning only")
+        if bool(self.logprobs) != (self.tokenizer is not None):
+            raise ValueError("give logprobs and tokenizer, or neither")
+        return self

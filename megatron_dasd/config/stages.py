@@ -7,7 +7,13 @@ from pydantic import Field
 from megatron_dasd.config.data import PreprocessData, PreprocessText
 from megatron_dasd.config.evaluation import Evaluate, Report
 from megatron_dasd.config.selection import FilterResponses, ScoreStudent, SelectDas
-from megatron_dasd.config.sources import ImportGguf, MakePrompts, PruneLayers, RandomModel
+from megatron_dasd.config.sources import (
+    ImportGguf,
+    ImportResponses,
+    MakePrompts,
+    PruneLayers,
+    RandomModel,
+)
 from megatron_dasd.config.teacher import (
     ContinueTeacher,
     RollOutStudent,
@@ -22,6 +28,7 @@ StageSettings = Annotated[
     | PruneLayers
     | ImportHf
     | MakePrompts
+    | ImportResponses
     | SampleTeacher
     | FilterResponses
     | ScoreStudent

@@ -6,15 +6,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from megatron_dasd.config.base import Fraction, Input, Launch, Positive, Settings
 
+Normalisation = Literal["token", "sequence"]
+Divergence = Literal["forward_kl", "reverse_kl", "jensen_shannon", "skew_kl", "total_variation"]
+"""See ``losses.cross_entropy`` and ``losses.divergences``."""
+
 
 class Distillation(BaseModel):
     """How the teacher's likeliest tokens enter the loss."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    divergence: Literal[
-        "forward_kl", "reverse_kl", "jensen_shannon", "skew_kl", "total_variation"
-    ] = "forward_kl"
+    divergence: Divergence = "forward_kl"
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """The teacher's share of the mixture in ``jensen_shannon`` and ``skew_kl``."""
     weight: Fraction = 0.5
@@ -46,7 +48,7 @@ class Train(Settings):
     adam_beta2: Fraction = 0.95
     adam_eps: Annotated[float, Field(gt=0)] = 1e-8
     clip_grad: Annotated[float, Field(ge=0)] = 1.0
-    normalise_by: Literal["token", "sequence"] = "token"
+    normalise_by: Normalisation = "token"
     """What weighs the same in the loss: every token with a loss, or every sequence."""
     chunked_loss: bool = True
     """Output layer and loss together, without the logits ever being whole: a few percent of the
@@ -55,6 +57,8 @@ class Train(Settings):
     """The teacher's likeliest tokens (``score_topk`` of ``data``), for token-level distillation."""
     distillation: Distillation = Distillation()
     """What is made of them."""
+    moe_aux_loss_coeff: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the loss that balances the load of routed experts; 0: none."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     save_interval: Positive | None = None
     """Iterations between checkpoints; None: at the end only."""
@@ -78,6 +82,26 @@ class ImportHf(Settings):
     model: Input
 
 
+class ModelCard(BaseModel):
+    """What the exported model's card says beside what the pipeline knows; hub ids where it says id.
+
+    None and empty: left out, or taken over from the card of the model that the student came from.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str | None = None
+    """Title; None: the stage's name."""
+    license: str | None = None
+    """A licence's id, e.g. ``apache-2.0``."""
+    base_model: str | None = None
+    """Id of the model that the student came from."""
+    datasets: list[str] = []
+    """Ids of published data that went into the training."""
+    language: list[str] = []
+    """Codes, e.g. ``en``."""
+
+
 class ExportHf(Settings):
     """Megatron checkpoint to a Hugging Face folder."""
 
@@ -85,6 +109,9 @@ class ExportHf(Settings):
     model: Input
     """Hugging Face folder that the student came from: config, tokenizer, chat template."""
     checkpoint: Input
+    max_shard_gb: Annotated[float, Field(gt=0)] = 5.0
+    """Size of a safetensors file, in units of 1e9 bytes."""
+    card: ModelCard = ModelCard()
 
 
 class VerifyConversion(Settings):
@@ -97,4 +124,5 @@ class VerifyConversion(Settings):
     responses: Input
     """Records whose outputs are the text."""
     num_tokens: Positive = 512
-    tolerance: Annotated[float, Field(gt=0)] = 1e-3
+    tolerance: Annotated[float, Field(gt=0)] = 5e-4
+    """Largest difference of a logit."""

@@ -21,6 +21,8 @@ import psutil
 import torch
 from torch.overrides import TorchFunctionMode
 
+from megatron_dasd.device import gloo
+
 _PR_SET_PDEATHSIG = 1
 _CPU = torch.device("cpu")
 _installed: list["_PlaceOnCpu"] = []
@@ -40,6 +42,7 @@ def install() -> None:
     _answer_queries()
     _skip_dataset_helpers_build()
     _fork_checkpoint_queue()
+    gloo.install()
     mode = _PlaceOnCpu()
     mode.__enter__()  # type: ignore[no-untyped-call]
     _installed.append(mode)

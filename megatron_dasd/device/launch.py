@@ -49,7 +49,8 @@ def launch(
     _FORK_SERVER.set_forkserver_preload(["megatron_dasd.device.preload"])
     environment = {
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
+        # One rank alone takes any port at the moment it listens: nobody can be there before it.
+        "MASTER_PORT": str(_free_port() if num_ranks > 1 else 0),
         "WORLD_SIZE": str(num_ranks),
         "LOCAL_WORLD_SIZE": str(num_ranks),
         # Megatron asks for it: kernels of one stream start in the order they were launched in.
@@ -74,9 +75,14 @@ def launch(
 
 
 def run_program(main: Callable[[dict[str, Any]], None]) -> None:
-    """Entry point of a program: read the payload, run, tell a user's mistake in one line."""
+    """Entry point of a program: read the payload and run."""
+    run_guarded(lambda: main(json.loads(Path(sys.argv[1]).read_text())))
+
+
+def run_guarded(main: Callable[[], None]) -> None:
+    """Run as a rank, and tell a user's mistake in one line."""
     try:
-        main(json.loads(Path(sys.argv[1]).read_text()))
+        main()
     except UserError as error:
         print(f"{_ERROR_PREFIX}{error}", file=sys.stderr, flush=True)
         os._exit(2)  # the other ranks may wait in a collective: no orderly farewell

@@ -1,4 +1,4 @@
-"""Which of a prompt's candidate responses to keep.
+"""Which of the candidate responses to keep, by what is known of all of them.
 
 METHOD: divergence-aware sampling.  ``count`` is the method; the others are its controls, since the
 length of a response and its count of teacher sentences go together.
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
 Strategy = Literal["count", "ratio", "longest", "random", "fewest"]
 
 _SCORES: dict[Strategy, Callable[[Ints, Ints, Ints], Scores]] = {
@@ -23,28 +24,63 @@ _SCORES: dict[Strategy, Callable[[Ints, Ints, Ints], Scores]] = {
 }
 
 
-def select(
-    strategy: Strategy,
-    num_teacher_sentences: Ints,
-    num_sentences: Ints,
-    num_tokens: Ints,
-    tie_break: Ints,
-    keep: int,
-) -> Ints:
-    """Rank the candidates of one prompt and return the best.
+def scores(
+    strategy: Strategy, num_teacher_sentences: Ints, num_sentences: Ints, num_tokens: Ints
+) -> Scores:
+    """What makes a candidate good, the higher the better.
 
     Args:
-        strategy: what makes a candidate good: the number of teacher sentences (``count``), their
-            share (``ratio``), the length (``longest``), nothing (``random``), or few teacher
-            sentences (``fewest``).
+        strategy: the number of teacher sentences (``count``), their share (``ratio``), the length
+            (``longest``), nothing (``random``), or few teacher sentences (``fewest``).
         num_teacher_sentences: [candidates]
         num_sentences: [candidates]
         num_tokens: [candidates] length of the content in the teacher's tokens.
-        tie_break: [candidates] a seeded hash: of equal candidates the smallest goes first.
-        keep: how many to return, at most.
 
     Returns:
-        [min(keep, candidates)] indices, the best first.
+        [candidates]
     """
-    scores = _SCORES[strategy](num_teacher_sentences, num_sentences, num_tokens)
-    return np.lexsort((tie_break, -scores))[:keep]
+    return _SCORES[strategy](num_teacher_sentences, num_sentences, num_tokens)
+
+
+def best_of_each_group(values: Scores, tie_break: Ints, group: Ints, keep: int) -> Mask:
+    """The ``keep`` best candidates of every group.
+
+    Args:
+        values: [candidates] what makes them good.
+        tie_break: [candidates] a seeded hash: of equal candidates the smallest goes first.
+        group: [candidates] candidates of one number stand against each other.
+        keep: how many of a group, at most.
+
+    Returns:
+        [candidates] whether each is kept.
+    """
+    order = np.lexsort((tie_break, -values, group))
+    ordered = group[order]
+    first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: order.size])
+    rank = np.arange(order.size) - np.repeat(first, np.diff(np.append(first, order.size)))
+    kept = np.zeros(order.size, dtype=np.bool_)
+    kept[order[rank < keep]] = True
+    return kept
+
+
+def best_within_budget(values: Scores, tie_break: Ints, costs: Ints, budget: int) -> Mask:
+    """The best of all candidates that a budget is enough for.
+
+    They are asked in order, the best first; one that the rest of the budget is not enough for is
+    left out, and the next ones are asked.
+
+    Args:
+        values: [candidates] what makes them good.
+        tie_break: [candidates] as in :func:`best_of_each_group`.
+        costs: [candidates] what each takes of the budget.
+        budget: what there is.
+
+    Returns:
+        [candidates] whether each is kept.
+    """
+    kept = np.zeros(values.size, dtype=np.bool_)
+    for index in np.lexsort((tie_break, -values)).tolist():
+        if costs[index] <= budget:
+            budget -= int(costs[index])
+            kept[index] = True
+    return kept

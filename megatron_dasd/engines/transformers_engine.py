@@ -65,7 +65,11 @@ class TransformersEngine:
         transformers_logging.disable_progress_bar()
         try:
             model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=getattr(torch, settings.dtype), local_files_only=True
+                folder,
+                dtype=getattr(torch, settings.dtype),
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
             )
         except (OSError, ValueError) as error:
             raise UserError(f"{folder}: no causal language model ({_first_line(error)})") from None

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from megatron_dasd.artifacts import (
     LOGS,
     METRICS,
@@ -24,10 +22,10 @@ from megatron_dasd.config.evaluation import Report
 from megatron_dasd.evaluation import charts
 from megatron_dasd.evaluation.heldout import heldout_figures
 from megatron_dasd.evaluation.samples import mixed_policy_example, side_by_side
+from megatron_dasd.pages.charts import class_chart, gap_chart
+from megatron_dasd.pages.render import render as render_page
 from megatron_dasd.records import ScoredResponse
 from megatron_dasd.records_io import read_records
-
-TEMPLATE = "report.html.j2"
 
 
 def run(settings: Report, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
@@ -114,28 +112,23 @@ def render(
     figures: Mapping[str, Any],
 ) -> str:
     """The content of ``report.html``: one file that needs nothing else."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("megatron_dasd", "evaluation"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     select = manifests[settings.select]
     classes = {
         "all candidates": figures["sentence_classes"],
         **{f"T = {t}": c for t, c in figures["sentence_classes_by_temperature"].items()},
         "selected": figures["sentence_classes_kept"],
     }
-    return environment.get_template(TEMPLATE).render(
+    return render_page(
+        "evaluation",
+        "report.html.j2",
         report=figures,
         stages=manifests,
-        colours=charts.COLOURS,
+        colours=figures["sentence_classes"],
         selection=select.settings,
         heldout_chart=charts.heldout_chart(figures["heldout_nll"], figures["heldout_nll_stderr"]),
         loss_chart=charts.loss_chart(figures["loss_curves"]) if settings.train else "",
-        class_chart=charts.class_chart(classes),
-        gap_chart=charts.gap_chart(select.figures["gap_histogram"], select.settings["beta"]),
+        class_chart=class_chart(classes),
+        gap_chart=gap_chart(select.figures["gap_histogram"], select.settings["beta"]),
         time_chart=charts.time_chart(figures["seconds"]),
         examples=select.figures["examples"],
         samples=side_by_side(settings, inputs),

@@ -1,18 +1,19 @@
 """The quality rules: each is a pure function, each dropped response falls under one name.
 
-METHOD: filters.  The rules are asked in the order of :data:`REASONS`, cheap ones first, and the
-first that speaks names the reason.  ``duplicate`` needs the other responses and is the runner's.
+METHOD: filters.  The rules are asked in the order of :data:`RULES` and the first that speaks names
+the reason; what it says tells what it found.  The exact ``length`` and ``duplicate`` come after
+them: they need the student's tokenizer and the other responses, and are the runner's.
 """
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from megatron_dasd.config.base import ThinkingFormat
-from megatron_dasd.config.selection import Repetition
+from megatron_dasd.config.selection import FilterResponses
+from megatron_dasd.filters import repetition
+from megatron_dasd.filters.contamination import Benchmarks
 from megatron_dasd.records import Response
-from megatron_dasd.text.sentences import split_sentences
 from megatron_dasd.text.thinking import (
     NORMALISED,
     Normalised,
@@ -23,23 +24,52 @@ from megatron_dasd.text.thinking import (
     split_thinking,
 )
 
-Reason = Literal[
-    "truncation", "tool_call", "structure", "control_marker", "length", "repetition", "duplicate"
-]
-MIN_WORDS = 3
-"""Lines and sentences of fewer words repeat in good texts too ("So x = 3." aside)."""
-
+LENGTH, DUPLICATE = "length", "duplicate"
 _TOOL_CALL = re.compile(
     r"<\|?/?(?:tool_call|tool_response|function_call|python_tag|tool_calls_section)\w*\|?>"
     r"|<function=\w|\[TOOL_CALLS\]|<\|(?:call|constrain)\|>"
     r"|\bto=(?:functions\.|python\b|browser\b)"
-    r'|"(?:tool_calls|function_call)"\s*:'
+    r'|"(?:tool_calls|function_call)"\s{0,9}:'
+)
+_TOOL_CALL_HINTS = (
+    "tool",
+    "function",
+    "python_tag",
+    "TOOL_CALLS",
+    "<|call|>",
+    "<|constrain|>",
+    "to=",
 )
 
 
-def is_tool_call(text: str) -> bool:
-    """Whether a text calls a tool or function, in any of the common forms."""
-    return _TOOL_CALL.search(text) is not None
+@dataclass(frozen=True)
+class Case:
+    """A response as the rules look at it."""
+
+    response: Response
+    normalised: Normalised | None
+    """None when it has no thinking part and answer."""
+    parts: list[str]
+    """Thinking part and answer; empty without ``normalised``."""
+    settings: FilterResponses
+    benchmarks: Benchmarks | None = None
+    words_per_token: int = 1
+    """Most words that a token of the student reaches into."""
+
+
+Rule = Callable[[Case], str | None]
+
+
+def make_case(
+    response: Response,
+    settings: FilterResponses,
+    benchmarks: Benchmarks | None = None,
+    words_per_token: int = 1,
+) -> Case:
+    """Bring a response into the form in which the rules look at it."""
+    normalised = normalise_response(response, settings.thinking)
+    parts = contents(normalised) if normalised else []
+    return Case(response, normalised, parts, settings, benchmarks, words_per_token)
 
 
 def normalise_response(response: Response, delimiters: ThinkingFormat) -> Normalised | None:
@@ -56,49 +86,83 @@ def normalise_response(response: Response, delimiters: ThinkingFormat) -> Normal
     return Normalised(output, spans, []) if output and spans else None
 
 
-def text_reason(
-    response: Response, normalised: Normalised | None, delimiters: ThinkingFormat
-) -> Reason | None:
-    """The reason to drop a response that its form gives; None when its form is good."""
-    if response.finish_reason == "length":
-        return "truncation"
-    if is_tool_call(response.text) or is_tool_call(response.student_prefix):
-        return "tool_call"
-    if normalised is None:
-        return "structure"
-    if any(control_marker(part, delimiters) for part in contents(normalised)):
-        return "control_marker"
-    return None
-
-
 def contents(normalised: Normalised) -> list[str]:
     """The thinking part and the answer."""
     return [span_text(normalised.output, span) for span in normalised.output_spans]
 
 
-def is_repetitive(parts: Sequence[str], bounds: Repetition) -> bool:
-    """Whether a line, a sentence or a run of words occurs more often than its bound allows.
+def truncation(case: Case) -> str | None:
+    """The response was cut off by the token limit."""
+    return "cut off" if case.response.finish_reason == "length" else None
 
-    Linear in the text: every line, sentence and run is counted once, in a hash table.
 
-    Args:
-        parts: thinking part and answer; occurrences in both are added up.
+def tool_call(case: Case) -> str | None:
+    """The response calls a tool or a function, in any of the common forms."""
+    return find_tool_call(case.response.text) or find_tool_call(case.response.student_prefix)
+
+
+def find_tool_call(text: str) -> str | None:
+    """What of a text calls a tool; None when nothing does."""
+    if not any(hint in text for hint in _TOOL_CALL_HINTS):  # which most texts are through with
+        return None
+    found = _TOOL_CALL.search(text)
+    return found.group() if found else None
+
+
+def structure(case: Case) -> str | None:
+    """There is no thinking part, or no answer after it."""
+    return None if case.normalised else "no thinking part and answer"
+
+
+def control_marker_inside(case: Case) -> str | None:
+    """A delimiter or control token stands inside the thinking part or the answer."""
+    markers = (control_marker(part, case.settings.thinking) for part in case.parts)
+    return next((marker for marker in markers if marker), None)
+
+
+def many_words(case: Case) -> str | None:
+    """There are more words than the student's context has room for, however they are cut.
+
+    It spares the tokenizer, and the rules after this one, texts far too long.
     """
-    lines = (line for part in parts for line in part.splitlines())
-    if _most_frequent(lines) > bounds.max_repeated_lines:
-        return True
-    sentences = (sentence for part in parts for sentence in split_sentences(part))
-    if _most_frequent(sentences) > bounds.max_repeated_sentences:
-        return True
-    size = bounds.ngram_words
-    runs: Counter[tuple[str, ...]] = Counter()
-    for part in parts:
-        words = part.split()
-        runs.update(zip(*(words[first:] for first in range(size)), strict=False))
-    return max(runs.values(), default=0) > bounds.max_ngram_count
+    limit = case.settings.max_length * case.words_per_token
+    num_words = sum(len(part.encode().split()) for part in case.parts)
+    return f"{num_words} words, at most {limit} fit" if num_words > limit else None
 
 
-def _most_frequent(texts: Iterable[str]) -> int:
-    """Occurrences of the most frequent text of at least :data:`MIN_WORDS` words."""
-    words = (text.split() for text in texts)
-    return max(Counter(" ".join(w) for w in words if len(w) >= MIN_WORDS).values(), default=0)
+def contamination(case: Case) -> str | None:
+    """Prompt or response hold words of a benchmark."""
+    if case.benchmarks is None:
+        return None
+    prompt = [turn.content for turn in case.response.prompt.messages if turn.role != "system"]
+    found = (case.benchmarks.found_in(text) for text in [*prompt, *case.parts])
+    return next((run for run in found if run), None)
+
+
+RULES: dict[str, Rule] = {
+    "truncation": truncation,
+    "tool_call": tool_call,
+    "structure": structure,
+    "control_marker": control_marker_inside,
+    LENGTH: many_words,
+    "loop": lambda case: repetition.ends_in_loop(case.parts, case.settings.repetition),
+    "repeated_line": lambda case: repetition.repeated_line(case.parts, case.settings.repetition),
+    "repeated_paragraph": lambda case: repetition.repeated_paragraph(
+        case.parts, case.settings.repetition
+    ),
+    "repeated_sentence": lambda case: repetition.repeated_sentence(
+        case.parts, case.settings.repetition
+    ),
+    "repeated_ngram": lambda case: repetition.repeated_ngram(case.parts, case.settings.repetition),
+    "contamination": contamination,
+}
+"""By name, in the order in which they are asked."""
+
+
+def first_reason(case: Case) -> tuple[str, str] | None:
+    """(name, what was found) of the first rule that speaks; None when none does."""
+    for name, rule in RULES.items():
+        found = rule(case)
+        if found is not None:
+            return name, found
+    return None

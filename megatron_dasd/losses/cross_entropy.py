@@ -11,12 +11,11 @@ divisor up as an integer.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Normalisation = Literal["token", "sequence"]
+from megatron_dasd.config.training import Normalisation
 
 
 def token_shares(

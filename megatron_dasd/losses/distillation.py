@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from megatron_dasd.config.training import Divergence
 from megatron_dasd.losses.cross_entropy import weighted_loss
-from megatron_dasd.losses.divergences import Divergence, divergence, with_tail
+from megatron_dasd.losses.divergences import divergence, with_tail
 from megatron_dasd.losses.output_layer import output_logprobs
 
 

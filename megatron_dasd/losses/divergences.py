@@ -16,12 +16,10 @@ With q the teacher's and p the student's probabilities, sums over the outcomes, 
 ``b`` is the setting ``beta``.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-Divergence = Literal["forward_kl", "reverse_kl", "jensen_shannon", "skew_kl", "total_variation"]
+from megatron_dasd.config.training import Divergence
 
 _LEAST_TAIL = 1e-7
 """What is left to other tokens when the known ones sum to 1 or, rounded, above it."""

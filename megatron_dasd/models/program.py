@@ -3,12 +3,14 @@
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from megatron_dasd.config.base import Launch
 from megatron_dasd.device import cpu_adapter
 from megatron_dasd.models.architecture import Architecture, Flags
+from megatron_dasd.models.hf_flags import CommandLine, add_arguments
 
 _CPU_FLAGS: Flags = {
     "distributed-backend": "gloo",
@@ -23,21 +25,40 @@ _CPU_FLAGS: Flags = {
     "no-bias-dropout-fusion": True,
 }
 _GPU_FLAGS: Flags = {"distributed-backend": "nccl", "transformer-impl": "transformer_engine"}
+_EXPERT_FLAGS: Flags = {
+    "moe-token-dispatcher-type": "alltoall",
+    # Near ties between experts fall either way in bfloat16.
+    "moe-router-dtype": "fp32",
+}
 
 
 def common_flags(architecture: Architecture, launch: Launch, seq_length: int, dtype: str) -> Flags:
-    """Flags of model, layout and machine that training, scoring and conversion share.
+    """Flags of model, machine and layout that scoring and conversion share.
 
     Args:
         seq_length: tokens of a packed row.
         dtype: ``bfloat16`` or ``float32``.
     """
-    machine = _CPU_FLAGS if cpu_adapter.needed() else _GPU_FLAGS
     return {
-        **architecture.flags(launch.tensor_parallel),
-        **machine,
+        **architecture.flags(launch.tensor_parallel, launch.expert_parallel),
+        **machine_flags(architecture),
+        **layout_flags(launch, seq_length, dtype),
+    }
+
+
+def machine_flags(architecture: Architecture) -> Flags:
+    """How this machine computes the model."""
+    on_cpu = cpu_adapter.needed()
+    experts = _EXPERT_FLAGS | {"moe-grouped-gemm": not on_cpu} if architecture.experts else {}
+    return {**experts, **(_CPU_FLAGS if on_cpu else _GPU_FLAGS)}
+
+
+def layout_flags(launch: Launch, seq_length: int, dtype: str) -> Flags:
+    """The layout of the ranks, and of the rows that they work on."""
+    return {
         "tensor-model-parallel-size": launch.tensor_parallel,
         "pipeline-model-parallel-size": launch.pipeline_parallel,
+        "expert-model-parallel-size": launch.expert_parallel,
         "sequence-parallel": launch.tensor_parallel > 1,
         "seq-length": seq_length,
         "micro-batch-size": 1,
@@ -59,13 +80,30 @@ def to_argv(flags: Flags) -> list[str]:
 
 
 def parse_flags(flags: Flags) -> Namespace:
-    """Let Megatron parse and check its flags in this process; without a GPU, adapt it first."""
+    """:func:`parse_argv` of flags by name."""
+    return parse_argv(to_argv(flags))
+
+
+def parse_argv(argv: list[str]) -> Namespace:
+    """Let Megatron parse and check its flags in this process; without a GPU, adapt it first.
+
+    Args:
+        argv: Megatron's flags, and ``--dasd-hf-model`` in place of those of the architecture.
+
+    Raises:
+        UserError: a flag contradicts that model.
+    """
     if cpu_adapter.needed():
         cpu_adapter.install()
     from megatron.training.arguments import parse_and_validate_args
 
-    sys.argv = [sys.argv[0], *to_argv(flags)]
-    args: Namespace = parse_and_validate_args()
+    typed = CommandLine(argv)
+    architecture = typed.architecture()
+    if architecture:
+        flags = machine_flags(architecture) | typed.architecture_flags(architecture)
+        argv = [*to_argv(flags), *argv]
+    sys.argv = [sys.argv[0], *argv]
+    args: Namespace = parse_and_validate_args(add_arguments)
     return args
 
 
@@ -89,3 +127,26 @@ def load_model(flags: Flags, checkpoint: Path | None) -> list[torch.nn.Module]:
     for chunk in model:
         chunk.eval()
     return list(model)
+
+
+def load_shape(architecture: Architecture, dtype: str, **flags: Any) -> torch.nn.Module:
+    """Start Megatron and build the whole model on the meta device: its shape, without its memory.
+
+    One rank, the local layers, gloo: the same on every machine.
+    """
+    parse_flags(
+        {
+            **common_flags(architecture, Launch(), seq_length=1, dtype=dtype),
+            **_CPU_FLAGS,
+            "no-initialization": True,
+            "moe-grouped-gemm": False,
+            **flags,
+        }
+    )
+    from megatron.training.initialize import initialize_megatron
+
+    from megatron_dasd.models.provider import model_provider
+
+    initialize_megatron()
+    with torch.device("meta"):
+        return model_provider()

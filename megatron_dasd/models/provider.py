@@ -80,7 +80,7 @@ def model_provider(
     """
     args = get_args()
     config = config or core_transformer_config_from_args(args)
-    return Student(
+    model = Student(
         config=config,
         transformer_layer_spec=_layer_spec(args, config, vp_stage),
         vocab_size=args.padded_vocab_size,
@@ -91,9 +91,25 @@ def model_provider(
         share_embeddings_and_output_weights=not args.untie_embeddings_and_output_weights,
         position_embedding_type="rope",
         rotary_base=args.rotary_base,
+        rope_scaling=args.use_rope_scaling,
+        rope_scaling_factor=args.rope_scaling_factor,
         vp_stage=vp_stage,
         pg_collection=pg_collection,
     )
+    mark_experts(model)
+    return model
+
+
+def mark_experts(model: torch.nn.Module) -> None:
+    """Let the optimizer keep the experts' parameters apart, however many ranks share them.
+
+    Megatron does so only for more than one such rank, by this mark, and an optimizer's state with
+    another grouping of the parameters does not load: a run could not go on with its experts spread
+    otherwise than before.
+    """
+    for name, parameter in model.named_parameters():
+        if ".experts." in name:
+            parameter.allreduce = False  # type: ignore[attr-defined]
 
 
 def _layer_spec(
@@ -105,17 +121,36 @@ def _layer_spec(
                 "Transformer Engine is not installed on this GPU machine; "
                 "install the extra: pip install 'megatron_dasd[te]'"
             )
-        return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=args.qk_layernorm)
-    spec = get_gpt_layer_local_spec(qk_layernorm=args.qk_layernorm, normalization="RMSNorm")
-    layer = spec.submodules
-    layer.input_layernorm = layer.pre_mlp_layernorm = RMSNorm
-    attention = layer.self_attention.submodules
-    attention.core_attention = PackedAttention
-    if args.qk_layernorm:
-        attention.q_layernorm = attention.k_layernorm = RMSNorm
+        return get_gpt_layer_with_transformer_engine_spec(
+            num_experts=args.num_experts,
+            moe_grouped_gemm=args.moe_grouped_gemm,
+            qk_layernorm=args.qk_layernorm,
+        )
+    spec = local_layer_spec(args.num_experts, args.qk_layernorm)
     # A spec of the whole block, not of one layer, since only it names the final norm.
     from megatron.core.transformer.transformer_block import get_num_layers_to_build
 
     return TransformerBlockSubmodules(
         layer_specs=[spec] * get_num_layers_to_build(config, vp_stage=vp_stage), layer_norm=RMSNorm
     )
+
+
+def local_layer_spec(num_experts: int | None, qk_layernorm: bool) -> ModuleSpec:
+    """Megatron's own layer without Transformer Engine, with our attention and norms.
+
+    Its checkpoints carry Transformer Engine's names, so that either spec loads the other's.
+    """
+    spec = get_gpt_layer_local_spec(
+        num_experts=num_experts, qk_layernorm=qk_layernorm, normalization="RMSNorm"
+    )
+    layer = spec.submodules
+    layer.input_layernorm = layer.pre_mlp_layernorm = RMSNorm
+    attention = layer.self_attention.submodules
+    attention.core_attention = PackedAttention
+    if qk_layernorm:
+        attention.q_layernorm = attention.k_layernorm = RMSNorm
+    if num_experts:
+        # Transformer Engine fuses this norm into a dense layer only; Megatron's map of names
+        # renames it for experts too.
+        del layer.sharded_state_dict_keys_map["pre_mlp_layernorm."]
+    return spec

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from megatron_dasd.config.pipeline import Pipeline, load_pipeline
 from megatron_dasd.errors import UserError
+from megatron_dasd.pipeline.conversion import BY_HAND, ByHand
 from megatron_dasd.pipeline.runner import Outcome, choose_stages, run_stages
 
 USER_ERROR_STATUS = 2
@@ -44,20 +45,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run_kind(kind: str, arguments: Sequence[str] | None = None) -> int:
     """Run a pipeline's stages of one kind, or one of them by name; returns the exit status."""
-    parser = _parser(f"Run the {kind} stages of a pipeline whose inputs have finished.")
+    by_hand = BY_HAND.get(kind)
+    parser = _parser(f"Run the {kind} stages of a pipeline whose inputs have finished.", by_hand)
     parser.add_argument("--stage", metavar="NAME", help="only this one")
+    if by_hand:
+        by_hand.add_arguments(parser.add_argument_group("by hand, without a pipeline file"))
     options = parser.parse_args(arguments)
+    if by_hand and options.pipeline and (name := by_hand.given(options)):
+        parser.error(f"a pipeline file or --{name}, not both")
 
     def run() -> None:
+        if by_hand and options.pipeline is None:
+            by_hand.run(options)
+            return
         pipeline = _load(options)
         run_stages(pipeline, _stages_of_kind(pipeline, kind, options.stage))
 
     return _guarded(run)
 
 
-def _parser(description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("pipeline", type=Path, metavar="PIPELINE.yaml")
+def _parser(description: str, by_hand: ByHand | None = None) -> argparse.ArgumentParser:
+    usage = None
+    if by_hand:
+        usage = f"%(prog)s PIPELINE.yaml [--stage NAME] ...\n       %(prog)s {by_hand.usage} ..."
+    parser = argparse.ArgumentParser(description=description, usage=usage)
+    parser.add_argument(
+        "pipeline", type=Path, metavar="PIPELINE.yaml", nargs="?" if by_hand else None
+    )
     parser.add_argument("--run-dir", type=Path, help="in place of the pipeline file's run_dir")
     parser.add_argument(
         "--set",

@@ -12,6 +12,7 @@ STAGE_MODULES = {
     "random_model": "megatron_dasd.sources.random_model",
     "prune_layers": "megatron_dasd.sources.prune",
     "make_prompts": "megatron_dasd.sources.prompts",
+    "import_responses": "megatron_dasd.sources.responses",
     "sample_teacher": "megatron_dasd.teacher.sampling",
     "continue_teacher": "megatron_dasd.revision.continuation",
     "roll_out_student": "megatron_dasd.revision.rollouts",

@@ -14,11 +14,12 @@ import numpy.typing as npt
 from megatron_dasd.records import Span
 
 NO_SENTENCE = -1
-_WHITESPACE = np.array([i for i in range(0x3001) if chr(i).isspace()], dtype=np.uint32)
+_IS_WHITESPACE = np.array([chr(i).isspace() for i in range(0x3002)], dtype=np.bool_)
+"""[code points] up to one beyond the last whitespace character, which stands for all others."""
 
 
 def sentence_of_tokens(
-    num_bytes: Sequence[int], text: str, spans: Sequence[Span], sentence_ends: Sequence[int]
+    num_bytes: npt.ArrayLike, text: str, spans: Sequence[Span], sentence_ends: npt.ArrayLike
 ) -> npt.NDArray[np.int64]:
     """Sentence of every token.
 
@@ -38,22 +39,31 @@ def sentence_of_tokens(
     """
     whitespace = _whitespace_bytes(text)
     sizes = np.asarray(num_bytes, dtype=np.int64)
+    if sizes.min(initial=0) < 0:
+        raise ValueError("num_bytes: holds a negative value")
     ends = np.cumsum(sizes)
-    if sizes.sum() != whitespace.size:
-        raise ValueError(f"num_bytes: sum to {sizes.sum()}, the text has {whitespace.size} bytes")
-    span_starts = np.array([span.start for span in spans], dtype=np.int64)
-    span_ends = np.array([span.end for span in spans], dtype=np.int64)
-    content_starts = np.concatenate([[0], np.cumsum(span_ends - span_starts)])
-    if (sentence_ends[-1] if len(sentence_ends) else 0) != content_starts[-1]:
-        raise ValueError(f"sentence_ends: do not cover the content of {content_starts[-1]} bytes")
+    size = int(ends[-1]) if ends.size else 0
+    if size != whitespace.size:
+        raise ValueError(f"num_bytes: sum to {size}, the text has {whitespace.size} bytes")
+    borders = np.asarray(sentence_ends, dtype=np.int64)
+    content = sum(span.end - span.start for span in spans)
+    if (borders[-1] if borders.size else 0) != content:
+        raise ValueError(f"sentence_ends: do not cover the content of {content} bytes")
 
     anchors = _anchors(ends - sizes, ends, whitespace)
-    span = np.searchsorted(span_starts, anchors, side="right") - 1
-    inside = (sizes > 0) & (span >= 0)
-    inside[inside] = anchors[inside] < span_ends[span[inside]]
     sentences = np.full(sizes.size, NO_SENTENCE, dtype=np.int64)
-    content = content_starts[span[inside]] + anchors[inside] - span_starts[span[inside]]
-    sentences[inside] = np.searchsorted(np.asarray(sentence_ends), content, side="right")
+    before = 0  # bytes of content before the span
+    for span in spans:
+        length = span.end - span.start
+        first, last = np.searchsorted(borders, [before, before + length], side="right")
+        last = min(int(last), borders.size - 1)
+        here = borders[first:last] - before + span.start  # where the span's next sentences begin
+        tokens = np.searchsorted(anchors, [span.start, *here, span.end])
+        sentences[tokens[0] : tokens[-1]] = np.repeat(
+            first + np.arange(here.size + 1), np.diff(tokens)
+        )
+        before += length
+    sentences[sizes == 0] = NO_SENTENCE
     return sentences
 
 
@@ -63,15 +73,29 @@ def _anchors(
     """The byte by which each token is placed: its first non-whitespace one, else its first one.
 
     The first byte places a token of whitespace alone in the sentence before, to which the
-    whitespace after a sentence belongs.
+    whitespace after a sentence belongs.  Anchors ascend, as the tokens do.
     """
-    visible = np.append(np.flatnonzero(~whitespace), whitespace.size)
-    first_visible = visible[np.searchsorted(visible, starts)]
-    return np.where(first_visible < ends, first_visible, starts)
+    anchors = starts.copy()
+    blank = np.append(whitespace, False)
+    waiting = np.flatnonzero(blank[starts] & (starts < ends))  # most often: one space, then a word
+    second = starts[waiting] + 1
+    found = ~blank[second]
+    inside = second < ends[waiting]
+    anchors[waiting[found & inside]] = second[found & inside]
+    waiting = waiting[~found & inside]
+    if waiting.size:
+        visible = np.append(np.flatnonzero(~whitespace), whitespace.size)
+        first_visible = visible[np.searchsorted(visible, starts[waiting])]
+        anchors[waiting] = np.where(first_visible < ends[waiting], first_visible, starts[waiting])
+    return anchors
 
 
 def _whitespace_bytes(text: str) -> npt.NDArray[np.bool_]:
     """[bytes] whether each byte is of a whitespace character, ``str.isspace`` deciding."""
+    if text.isascii():
+        ascii_codes = np.frombuffer(text.encode(), dtype=np.uint8)
+        return np.asarray(_IS_WHITESPACE[ascii_codes])
     code_points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-    widths = 1 + np.sum([code_points >= 0x80, code_points >= 0x800, code_points >= 0x10000], axis=0)
-    return np.repeat(np.isin(code_points, _WHITESPACE), widths)
+    whitespace = _IS_WHITESPACE[np.minimum(code_points, _IS_WHITESPACE.size - 1)]
+    starts = (np.frombuffer(text.encode(), dtype=np.uint8) & 0xC0) != 0x80
+    return np.asarray(whitespace[np.cumsum(starts) - 1])

@@ -28,7 +28,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         UserError: no tokenizer there, or one whose tokens do not spell a text byte for byte.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{folder}: no tokenizer that can be loaded ({reason})") from None
@@ -129,6 +131,15 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[
 def token_num_bytes(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[int]:
     """Number of UTF-8 bytes of text that each token adds; 0 for special tokens."""
     return [len(piece) for piece in token_bytes(tokenizer, ids)]
+
+
+def most_words_in_a_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The largest number of words, separated by ASCII whitespace, that one token reaches into.
+
+    It is 1 for tokenizers that cut at whitespace first, so that a text has no fewer tokens than
+    words.
+    """
+    return max((len(piece.split()) for piece in _byte_table(tokenizer)), default=1)
 
 
 def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -1,9 +1,12 @@
 """Chains of thought into sentences, without losing a byte.
 
 A sentence ends at a line break, at ``. ! ? …`` before whitespace, and at the CJK full stops.  It
-does not end inside a decimal number, after an abbreviation or a list number, or inside LaTeX
-mathematics.  Whitespace after a sentence belongs to it, so the sentences joined are the text.
-Every pattern is scanned in time linear in the text, whatever the text.
+does not end inside a decimal number, after an abbreviation or a list number, inside LaTeX
+mathematics or inline code; a fenced block of code is cut at its line breaks alone.  Whitespace
+after a sentence belongs to it, so the sentences joined are the text.  Every pattern is scanned in
+time linear in the text, whatever the text.
+
+docs/divergence.md compares it with the splitters that are well kept.
 """
 # ruff: noqa: RUF001 -- the full-width marks and curly quotes are meant
 
@@ -11,33 +14,43 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 
+# Each pattern begins with a set of characters, by which a scan skips what cannot match.
 _BORDER = re.compile(
     r"""
-      \n\s*
-    | [。！？｡]++ [」』”’）】)\]]*+ \s*+
-    | (?<![.!?…]) (?P<stop>[.!?…]++) [”’"')\]}*_`]*+ \s++
+    [\n.!?…。！？｡]
+    (?: (?<=\n) \s*+
+      | (?<=[。！？｡]) [。！？｡]*+ [」』”’）】)\]]*+ \s*+
+      | (?<=[.!?…]) (?<![.!?…].) [.!?…]*+ [”’"')\]}*_`]*+ \s++
+    )
     """,
     re.VERBOSE,
 )
 # None reaches past the next opening delimiter of its kind, which keeps the scan linear.
-_MATHS = re.compile(
+_WHOLE = re.compile(
     r"""
-      (?<!\\) \$\$ [^$]++ \$\$
-    | (?<!\\) \\\[ (?: [^\\]++ | \\[^\[\]] )*+ \\\]
-    | (?<!\\) \\\( (?: [^\\]++ | \\[^()] )*+ \\\)
-    | (?<![\\$]) \$ (?=[^\s$]) [^$\n]+ (?<=\S) \$ (?!\d)
+    [$\\`]
+    (?: (?<=\$) (?<!\\.) \$ [^$]++ \$\$
+      | (?<=\\) (?<!\\.) \[ (?: [^\\]++ | \\[^\[\]] )*+ \\\]
+      | (?<=\\) (?<!\\.) \( (?: [^\\]++ | \\[^()] )*+ \\\)
+      | (?<=\$) (?<![\\$].) (?=[^\s$]) [^$\n]++ (?<=\S) \$ (?!\d)
+      | (?<=`) (?<!`.) (?P<code>``) [^`]*+ (?: `{1,2}+ (?!`) [^`]*+ )*+ ```
+      | (?<=`) (?<!`.) (?!`) [^`\n]++ ` (?!`)
+    )
     """,
-    re.VERBOSE,
+    re.VERBOSE | re.DOTALL,
 )
 _WORD_BEFORE = re.compile(r"[^\W\d_]+(?:\.[^\W\d_]+)*\Z")
 _LIST_NUMBER_BEFORE = re.compile(r"\n[ \t]*[(\[*]*(?:\d{1,3}|[A-Za-z])\Z")
-_TITLES = frozenset(["Dr", "Mr", "Mrs", "Ms", "Prof"])
-_NEVER_LAST = frozenset(["e.g", "i.e", "vs", "cf", "al", "approx", "resp", "ca", "viz"])
+_TITLES = frozenset(["Dr", "Mr", "Mrs", "Ms", "Prof", "St"])
+_NEVER_LAST = frozenset(["e.g", "i.e", "vs", "cf", "al", "approx", "resp", "ca", "viz", "w.r.t"])
 """Abbreviations that do not end a sentence."""
 _BEFORE_NUMBERS = frozenset(
     ["no", "nos", "p", "pp", "vol", "ch", "sec", "fig", "figs", "eq", "eqs", "thm"]
 )
 """Abbreviations when a number follows, words otherwise."""
+_SPECIAL = frozenset([*map(str.lower, _TITLES), *_NEVER_LAST, *_BEFORE_NUMBERS, "etc"])
+_ALWAYS = frozenset("\n!?。！？｡")
+"""Marks that end a sentence whatever stands around them."""
 _CONTEXT = 24
 """Characters before a full stop that tell whether it ends the sentence."""
 
@@ -47,34 +60,65 @@ def split_sentences(text: str) -> list[str]:
 
     Leading whitespace belongs to the first sentence; an empty text has none.
     """
-    borders = [0, *_borders(text), len(text)]
-    return [text[start:end] for start, end in pairwise(borders) if start < end]
+    ends = sentence_ends(text)
+    return [text[start:end] for start, end in pairwise([0, *ends])]
 
 
-def _borders(text: str) -> Iterator[int]:
+def sentence_ends(text: str) -> list[int]:
+    """Character offsets at which the sentences of a text end; an empty text has none."""
+    return [*_borders(text), len(text)] if text else []
+
+
+def _borders(text: str) -> list[int]:
     """Character offsets at which a new sentence begins, the text's own ends left out."""
-    first = len(text) - len(text.lstrip())
-    maths = _MATHS.finditer(text)
-    formula = next(maths, None)
-    for border in _BORDER.finditer(text, first):
-        while formula and formula.end() <= border.start():
-            formula = next(maths, None)
-        inside = formula is not None and formula.start() < border.start()
-        if border.end() < len(text) and not inside and _ends_sentence(text, border):
-            yield border.end()
+    size = len(text)
+    wholes = _WHOLE.finditer(text)
+    whole_start, whole_end, is_code = _next_whole(wholes, size)
+    found = []
+    for border in _BORDER.finditer(text, size - len(text.lstrip())):
+        start, end = border.span()
+        while whole_end <= start:
+            whole_start, whole_end, is_code = _next_whole(wholes, size)
+        mark = text[start]
+        if whole_start < start and not (is_code and mark == "\n"):
+            continue
+        if not (mark in _ALWAYS or _plainly_ends(text, start) or _ends_sentence(text, start, end)):
+            continue
+        found.append(end)
+    if found and found[-1] == size:
+        found.pop()
+    return found
 
 
-def _ends_sentence(text: str, border: re.Match[str]) -> bool:
-    """Whether a border found by its form alone is one."""
-    stop = border["stop"]
-    if stop is None or "!" in stop or "?" in stop or "\n" in border.group():
+def _plainly_ends(text: str, start: int) -> bool:
+    """Whether the mark at ``start`` is one of the many full stops that need no closer look."""
+    if text[start : start + 2] != ". ":
+        return False
+    head, _, word = text[start - _CONTEXT if start > _CONTEXT else 0 : start].rpartition(" ")
+    if word.isalpha():
+        return len(word) > 1 and word.lower() not in _SPECIAL
+    # a number or a bracket that does not open its line, as a list's would
+    inside = word != "" and not word[-1].isalpha() and "\n" not in word
+    return inside and head != "" and not head[-1].isspace()
+
+
+def _next_whole(wholes: Iterator[re.Match[str]], size: int) -> tuple[int, int, bool]:
+    """(start, end, whether it is a block of code) of what is next kept whole; the end if none."""
+    match = next(wholes, None)
+    return (*match.span(), match["code"] is not None) if match else (size, size + 1, False)
+
+
+def _ends_sentence(text: str, start: int, end: int) -> bool:
+    """Whether the full stops, closing marks and whitespace ``text[start:end]`` end a sentence."""
+    border = text[start:end]
+    if "!" in border or "?" in border or "\n" in border:
         return True
-    following = text[border.end() : border.end() + 1]
-    if stop != ".":  # an ellipsis: a pause, unless a new sentence follows
+    following = text[end : end + 1]
+    if border[0] != "." or border[1] in ".…":  # an ellipsis: a pause, unless a sentence follows
         return not following.islower()
     # a line break before the text, so that its first line begins as the others do
-    before = ("\n" + text[max(0, border.start() - _CONTEXT) : border.start()])[-_CONTEXT:]
-    if _LIST_NUMBER_BEFORE.search(before):
+    before = ("\n" + text[max(0, start - _CONTEXT) : start])[-_CONTEXT:]
+    if "\n" in before and _LIST_NUMBER_BEFORE.search(before):
         return False
     match = _WORD_BEFORE.search(before)
     word = match.group() if match else ""

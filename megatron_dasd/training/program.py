@@ -1,19 +1,26 @@
 """The training program of one rank.  Payload: see ``training.stage``."""
 
 import time
+from argparse import Namespace
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from megatron_dasd.checkpoint.artifact import TRACKER, open_checkpoint
 from megatron_dasd.device.launch import run_program
-from megatron_dasd.models.program import parse_flags
+from megatron_dasd.models.architecture import Flags
+from megatron_dasd.models.program import parse_argv, to_argv
+
+ROWS_FLAGS: Flags = {"calculate-per-token-loss": True, "dataloader-type": "external"}
+"""What packed rows ask of Megatron: losses summed over tokens, batches that it does not split."""
 
 
 def main(payload: dict[str, Any]) -> None:
     """Hand Megatron's ``pretrain()`` our data, model and step."""
     start = time.time()
-    args = parse_flags(payload["flags"])
+    args = parse_argv([*to_argv(payload["flags"]), *payload.get("argv", [])])
+    _look_through_checkpoints(args)
     # after start-up: these modules take their device from the adapter
     from megatron.core.enums import ModelType
     from megatron.training import pretrain, set_startup_timestamps
@@ -24,7 +31,8 @@ def main(payload: dict[str, Any]) -> None:
     from megatron_dasd.training.step import forward_step
 
     set_startup_timestamps(program_start=start, main_entry=time.time())
-    metrics.install(Path(payload["metrics"]))
+    if payload["metrics"]:
+        metrics.install(Path(payload["metrics"]))
     provider = partial(_data_iterators, payload=payload)
     provider.is_distributed = True  # type: ignore[attr-defined]  # every rank reads for itself
     pretrain(
@@ -34,6 +42,13 @@ def main(payload: dict[str, Any]) -> None:
         partial(forward_step, **payload["loss"]),
         model_provider=model_provider,
     )
+
+
+def _look_through_checkpoints(args: Namespace) -> None:
+    """Before Megatron opens what its flags name: where to go on from, or else where to begin."""
+    for flag in (args.load, args.pretrained_checkpoint):
+        if flag and (args.ckpt_step is not None or (Path(flag) / TRACKER).exists()):
+            open_checkpoint(Path(flag), args.ckpt_step)
 
 
 def _data_iterators(
@@ -51,7 +66,8 @@ def _data_iterators(
     rank, size = mpu.get_data_parallel_rank(), mpu.get_data_parallel_world_size()
     path, top = Path(payload["data"]), payload["teacher_topk"]
     train = DistillationDataset(path, Path(top)) if top else PackedDataset(path)
-    train_packs = training_packs(len(train), payload["num_samples"], payload["seed"])
+    num_samples = payload["num_samples"] or args.train_iters * args.global_batch_size
+    train_packs = training_packs(len(train), num_samples, args.seed)
     train_rows = batches(train, train_packs, args.consumed_train_samples, rank, size)
     if not payload["heldout"]:
         return train_rows, None, None

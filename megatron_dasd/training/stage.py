@@ -8,14 +8,15 @@ from typing import Any
 
 from megatron_dasd.artifacts import LOGS, METRICS, StageFolder, model_folder
 from megatron_dasd.checkpoint import tracker
-from megatron_dasd.checkpoint.artifact import FOLDER, open_checkpoint
+from megatron_dasd.checkpoint.artifact import FOLDER, open_checkpoint, remember_source
 from megatron_dasd.config.training import Train
 from megatron_dasd.data.meta import DataMeta, read_meta
 from megatron_dasd.device.launch import launch
 from megatron_dasd.errors import UserError
 from megatron_dasd.models.architecture import Flags, read_architecture
-from megatron_dasd.models.program import common_flags
+from megatron_dasd.models.program import layout_flags
 from megatron_dasd.progress import progress
+from megatron_dasd.training.program import ROWS_FLAGS
 
 _TAIL_BYTES = 4096
 """The end of the metrics file that holds its newest lines."""
@@ -34,9 +35,12 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
     saves = folder.path / FOLDER
     metrics = folder.path / LOGS / METRICS
     start = open_checkpoint(inputs[settings.checkpoint])
-    architecture = read_architecture(model_folder(inputs[settings.model]))
+    model = model_folder(inputs[settings.model])
+    if settings.moe_aux_loss_coeff and not read_architecture(model).experts:
+        raise UserError(f"moe_aux_loss_coeff: the model in {model} has no experts to balance")
     flags = {
-        **common_flags(architecture, settings.launch, data.seq_length, settings.dtype),
+        "dasd-hf-model": model,
+        **layout_flags(settings.launch, data.seq_length, settings.dtype),
         **_optimizer_flags(settings, iterations),
         **_heldout_flags(settings, iterations, heldout),
         "seed": settings.seed,
@@ -54,7 +58,6 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
         "heldout": str(inputs[settings.heldout]) if settings.heldout else None,
         "teacher_topk": str(inputs[settings.teacher_topk]) if settings.teacher_topk else None,
         "num_samples": num_samples,
-        "seed": settings.seed,
         "metrics": str(metrics),
         "loss": {
             "normalise_by": settings.normalise_by,
@@ -73,6 +76,7 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
             f"the same command goes on from there (log: {folder.path / LOGS})"
         )
     tracker.keep_only(saves, iterations)
+    remember_source(model_folder(inputs[settings.model]), saves)
     return {
         "dtype": settings.dtype,
         "iterations": iterations,
@@ -123,9 +127,9 @@ def _optimizer_flags(settings: Train, iterations: int) -> Flags:
         "adam-beta2": settings.adam_beta2,
         "adam-eps": settings.adam_eps,
         "clip-grad": settings.clip_grad,
-        "calculate-per-token-loss": True,
-        "dataloader-type": "external",
+        "moe-aux-loss-coeff": settings.moe_aux_loss_coeff,
         "log-interval": 1,
+        **ROWS_FLAGS,
     }
 
 

@@ -8,10 +8,10 @@ import torch
 from megatron.training import get_args
 from torch import Tensor
 
+from megatron_dasd.config.training import Normalisation
 from megatron_dasd.data.meta import CLASS_NAMES, SENTENCE_CLASSES
 from megatron_dasd.data.teacher_top import IDS, LOGPROBS
 from megatron_dasd.losses.cross_entropy import (
-    Normalisation,
     class_losses,
     token_shares,
     weighted_loss,

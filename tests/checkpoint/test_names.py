@@ -1,10 +1,13 @@
 import torch
 
 from megatron_dasd.checkpoint.names import join_qkv, rules, split_qkv
-from megatron_dasd.models.architecture import FAMILIES, Architecture
+from megatron_dasd.models.architecture import FAMILIES, Architecture, Experts
 
 
 def architecture(family: str = "LlamaForCausalLM", tied: bool = True) -> Architecture:
+    experts = Experts(
+        num_experts=3, experts_per_token=2, ffn_hidden_size=4, weights_sum_to_one=True
+    )
     return Architecture(
         family=FAMILIES[family],
         num_layers=2,
@@ -16,8 +19,9 @@ def architecture(family: str = "LlamaForCausalLM", tied: bool = True) -> Archite
         vocab_size=130,
         max_position_embeddings=64,
         norm_epsilon=1e-5,
-        rotary_base=10000.0,
+        rotary_base=10000,
         tied_embeddings=tied,
+        experts=experts if FAMILIES[family].experts else None,
     )
 
 
@@ -64,3 +68,25 @@ def test_gate_stands_before_up() -> None:
     joined = rule.join([gate, up])
     assert joined[:, 0].tolist() == [1.0] * 6 + [2.0] * 6
     assert all(torch.equal(a, b) for a, b in zip(rule.split(joined), [gate, up], strict=True))
+
+
+def test_experts_have_tensors_of_their_own() -> None:
+    layer = "decoder.layers.1.mlp."
+    table = {rule.megatron: rule.hf for rule in rules(architecture("Qwen3MoeForCausalLM"))}
+    ours = {name: hf for name, hf in table.items() if name.startswith(layer)}
+    assert ours == {
+        f"{layer}router.weight": ("model.layers.1.mlp.gate.weight",),
+        **{
+            f"{layer}experts.local_experts.{e}.linear_fc1.weight": (
+                f"model.layers.1.mlp.experts.{e}.gate_proj.weight",
+                f"model.layers.1.mlp.experts.{e}.up_proj.weight",
+            )
+            for e in range(3)
+        },
+        **{
+            f"{layer}experts.local_experts.{e}.linear_fc2.weight": (
+                f"model.layers.1.mlp.experts.{e}.down_proj.weight",
+            )
+            for e in range(3)
+        },
+    }

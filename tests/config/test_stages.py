@@ -23,6 +23,13 @@ def test_the_layout_of_processes_does_not_determine_the_result() -> None:
     assert json.loads(json.dumps(one.identity())) == one.identity()
 
 
+def test_experts_are_shared_among_the_data_parallel_ranks() -> None:
+    launch = Launch(num_ranks=8, tensor_parallel=2, expert_parallel=4)
+    assert launch.expert_parallel == 4
+    with pytest.raises(ValidationError, match="expert_parallel 3 does not divide the 4 data-"):
+        Launch(num_ranks=8, tensor_parallel=2, expert_parallel=3)
+
+
 @pytest.mark.parametrize("settings", KINDS, ids=lambda settings: settings.__name__)
 def test_every_kind_refuses_unknown_settings_and_changes(settings: type[Settings]) -> None:
     assert settings.model_config["extra"] == "forbid"
@@ -44,7 +51,9 @@ def test_the_kind_chooses_the_settings() -> None:
         {"lr_decay_style": "stairs"},
         {"warmup_fraction": 1.5},
         {"launch": {"num_ranks": 2, "tensor_parallel": 3}},
+        {"launch": {"num_ranks": 4, "tensor_parallel": 2, "expert_parallel": 4}},
         {"launch": {"ranks": 2}},
+        {"moe_aux_loss_coeff": -1e-3},
     ],
 )
 def test_values_out_of_range(change: dict[str, Any]) -> None:

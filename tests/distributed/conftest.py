@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config, Qwen3MoeConfig
 
 from megatron_dasd.artifacts import LOGS, METRICS, StageFolder
 from megatron_dasd.checkpoint import import_stage
@@ -41,12 +41,24 @@ class Workshop:
         self.place = place
         self.tokenizer = byte_tokenizer("abcdefghijklmnopqrstuvwxyz ")
         size = len(self.tokenizer)
+        shape = {"vocab_size": size, **SHAPE}
+        configs = {
+            "llama": LlamaConfig(tie_word_embeddings=True, **shape),
+            "qwen3": Qwen3Config(tie_word_embeddings=False, head_dim=16, **shape),
+            "qwen3_moe": Qwen3MoeConfig(
+                head_dim=16,
+                num_experts=4,
+                num_experts_per_tok=2,
+                moe_intermediate_size=24,
+                norm_topk_prob=True,
+                **shape,
+            ),
+        }
         torch.manual_seed(0)
-        llama = LlamaForCausalLM(LlamaConfig(vocab_size=size, tie_word_embeddings=True, **SHAPE))
-        qwen3 = Qwen3ForCausalLM(
-            Qwen3Config(vocab_size=size, tie_word_embeddings=False, head_dim=16, **SHAPE)
-        )
-        self.models = {"llama": self._save("llama", llama), "qwen3": self._save("qwen3", qwen3)}
+        self.models = {
+            name: self._save(name, AutoModelForCausalLM.from_config(config))
+            for name, config in configs.items()
+        }
         self.data, self.heldout = self._write_data("data", 60), self._write_data("heldout", 11)
         self.checkpoints = {name: self._import(name) for name in self.models}
 

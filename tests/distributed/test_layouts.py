@@ -1,19 +1,32 @@
 """Loss and gradient norm are the same under every layout, on real processes over gloo."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from megatron_dasd.checkpoint.artifact import open_checkpoint
 from megatron_dasd.errors import UserError
 
+ENTRY = Path(__file__).parents[2] / "tools" / "pretrain_dasd.py"
 LAYOUTS = {
     "tp2": {"num_ranks": 2, "tensor_parallel": 2},
     "pp2": {"num_ranks": 2, "pipeline_parallel": 2},
     "dp2": {"num_ranks": 2},
     "tp2 pp2": {"num_ranks": 4, "tensor_parallel": 2, "pipeline_parallel": 2},
 }
+EXPERT_LAYOUTS = {
+    "ep2": {"num_ranks": 2, "expert_parallel": 2},
+    "tp2 ep2": {"num_ranks": 4, "tensor_parallel": 2, "expert_parallel": 2},
+}
 TOLERANCE = 2e-6
 COMPARED = ("loss", "grad_norm", "heldout_loss", "teacher_loss", "student_loss", "shared_loss")
+EXPERT_TOLERANCE = 1e-5
+"""Each expert's gradient is a sum over the tokens in the order in which its rank gets them."""
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +35,21 @@ def one_rank(workshop: Any) -> list[dict[str, Any]]:
     return metrics
 
 
-def assert_same(metrics: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+@pytest.fixture(scope="module")
+def experts_on_one_rank(workshop: Any) -> list[dict[str, Any]]:
+    metrics: list[dict[str, Any]] = workshop.train("one rank of experts", "qwen3_moe")
+    return metrics
+
+
+def assert_same(
+    metrics: list[dict[str, Any]], expected: list[dict[str, Any]], tolerance: float = TOLERANCE
+) -> None:
     assert [line["iteration"] for line in metrics] == [line["iteration"] for line in expected]
     for line, wanted in zip(metrics, expected, strict=True):
         assert line.keys() == wanted.keys()
         for what in COMPARED:
             if what in wanted:
-                assert line[what] == pytest.approx(wanted[what], rel=TOLERANCE), (what, line)
+                assert line[what] == pytest.approx(wanted[what], rel=tolerance), (what, line)
 
 
 def test_one_rank_learns(one_rank: list[dict[str, Any]]) -> None:
@@ -81,3 +102,84 @@ def test_a_checkpoint_goes_on_under_another_layout(
     metrics = workshop.train(name, launch=LAYOUTS["pp2"])
     steps = [line for line in metrics if "loss" in line]
     assert_same(steps, [line for line in one_rank if "loss" in line])
+
+
+@pytest.mark.parametrize(
+    "layout",
+    ["ep2", pytest.param("tp2 ep2", marks=pytest.mark.slow)],
+)
+def test_experts_apart_equal_one_rank(
+    layout: str, workshop: Any, experts_on_one_rank: list[dict[str, Any]]
+) -> None:
+    metrics = workshop.train(f"experts {layout}", "qwen3_moe", launch=EXPERT_LAYOUTS[layout])
+    assert metrics[0]["loss"] > metrics[-2]["loss"] + 0.1
+    assert_same(metrics, experts_on_one_rank, EXPERT_TOLERANCE)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_experts_goes_on_under_another_layout(
+    workshop: Any, experts_on_one_rank: list[dict[str, Any]]
+) -> None:
+    name = "experts ep2 then tp2 pp2"
+    with pytest.raises(UserError, match="training stopped at iteration 5"):
+        workshop.train(
+            name, "qwen3_moe", launch=EXPERT_LAYOUTS["ep2"], megatron={"exit-interval": 5}
+        )
+    metrics = workshop.train(name, "qwen3_moe", launch=LAYOUTS["tp2 pp2"])
+    steps = [line for line in metrics if "loss" in line]
+    expected = [line for line in experts_on_one_rank if "loss" in line]
+    assert_same(steps, expected, EXPERT_TOLERANCE)
+
+
+def test_load_balancing_counts_when_it_is_asked_for(
+    workshop: Any, experts_on_one_rank: list[dict[str, Any]]
+) -> None:
+    metrics = workshop.train("balanced", "qwen3_moe", moe_aux_loss_coeff=0.1)
+    first, plain = metrics[0], experts_on_one_rank[0]
+    # the same forward pass, another gradient
+    assert first["loss"] == pytest.approx(plain["loss"], rel=TOLERANCE)
+    assert abs(first["grad_norm"] / plain["grad_norm"] - 1) > 1e-3
+
+
+def test_a_megatron_flag_that_contradicts_the_model_is_an_error(workshop: Any) -> None:
+    with pytest.raises(UserError, match=r"^--num-layers 3 contradicts the model's 4, which follo"):
+        workshop.train("contradiction", megatron={"num-layers": 3})
+
+
+@pytest.mark.slow
+def test_the_program_by_hand_equals_the_stage(
+    workshop: Any, one_rank: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """Under torchrun, with Megatron's own flags and none of the architecture's."""
+    steps = [line for line in one_rank if "loss" in line]
+    flags = {
+        "dasd-hf-model": workshop.models["llama"],
+        "dasd-data": workshop.data,
+        "dasd-metrics": tmp_path / "metrics.jsonl",
+        "tensor-model-parallel-size": 2,
+        "pretrained-checkpoint": open_checkpoint(workshop.checkpoints["llama"]).folder,
+        "load": tmp_path / "saves",
+        "train-iters": len(steps),
+        "global-batch-size": 4,
+        "lr": 1e-3,
+        "min-lr": 1e-4,
+        "lr-decay-style": "cosine",
+        "lr-warmup-iters": round(0.1 * len(steps)),
+        "weight-decay": 0.1,
+        "adam-beta2": 0.95,
+        "clip-grad": 1.0,
+        "seed": 11,
+        "log-interval": 1,
+    }
+    typed = [str(x) for name, value in flags.items() for x in (f"--{name}", value)]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    command = [sys.executable, *torchrun, str(ENTRY), *typed, "--sequence-parallel"]
+    environment = os.environ | {"CUDA_DEVICE_MAX_CONNECTIONS": "1", "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, env=environment, capture_output=True)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    # The last step trains on fewer samples in the stage: there the epochs end, here only the steps.
+    assert_same([json.loads(line) for line in lines][:-1], steps[:-1])
+
+    wrong = subprocess.run([*command, "--num-layers", "3"], env=environment, capture_output=True)
+    assert wrong.returncode != 0
+    assert b"error: --num-layers 3 contradicts the model's 4" in wrong.stderr

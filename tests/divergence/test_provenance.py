@@ -1,53 +1,68 @@
-"""Sentence probabilities and classes against numbers worked out by hand."""
+"""Sentence probabilities and classes, rule by rule; test_by_hand.py has them all together."""
 
-from collections.abc import Callable
 from math import exp, log
 
 import numpy as np
 import pytest
 
 from megatron_dasd.divergence.provenance import (
+    CLASSES,
+    Comparison,
+    ModelTokens,
     classify,
-    compare_sentences,
+    compare,
+    geometric_mean,
     join_unmeasured,
-    sentence_probabilities,
 )
-from megatron_dasd.records import Response, ScoredResponse, Sentence, Span, TokenLogprobs
+from megatron_dasd.records import Span
 
-MakeResponse = Callable[..., ScoredResponse]
+
+def names(codes: np.ndarray) -> list[str]:
+    return [CLASSES[code] for code in codes.tolist()]
 
 
 def test_the_probability_is_the_geometric_mean_of_the_sentence_s_tokens() -> None:
-    logprobs = [log(0.5), log(0.125), log(0.9), log(0.2), log(0.3)]
-    p = sentence_probabilities(logprobs, np.array([0, 0, -1, 2, 2]), num_sentences=3)
-    # sqrt(0.5 * 0.125) = 0.25; the token of no sentence counts nowhere; sqrt(0.2 * 0.3)
+    totals = np.array([log(0.5) + log(0.125), 0.0, log(0.2) + log(0.3)])
+    p = geometric_mean(totals, np.array([2, 0, 2]))
     assert p == pytest.approx([0.25, np.nan, 0.06**0.5], rel=1e-12, nan_ok=True)
-
-
-@pytest.mark.parametrize("value", [0.5, float("nan"), float("-inf")])
-def test_what_is_no_log_probability_is_refused(value: float) -> None:
-    with pytest.raises(ValueError, match="logprobs"):
-        sentence_probabilities([-1.0, value], np.array([0, 0]), 1)
+    # a log-prob a little above 0 is rounding
+    assert geometric_mean(np.array([1e-8]), np.array([1])).tolist() == [1.0]
 
 
 def test_classes_need_more_than_beta() -> None:
-    teacher = np.array([0.75, 0.5, 0.25, 0.5, 0.5])
-    student = np.array([0.25, 0.75, 0.5, 0.25, 0.5])
+    p = np.array([[0.75, 0.5, 0.25, 0.5, 0.5], [0.25, 0.75, 0.5, 0.25, 0.5]])
     # gaps 0.5, -0.25, -0.25, 0.25, 0: a gap of exactly beta is shared
-    assert classify(teacher, student, beta=0.25) == [
-        "teacher",
-        "shared",
-        "shared",
-        "shared",
-        "shared",
-    ]
-    assert classify(teacher, student, beta=0.2) == [
-        "teacher",
-        "student",
-        "student",
-        "teacher",
-        "shared",
-    ]
+    assert names(classify(p, beta=0.25)) == ["teacher", *["shared"] * 4]
+    assert names(classify(p, beta=0.2)) == ["teacher", "student", "student", "teacher", "shared"]
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "distilled", "name"),
+    [
+        (0.5, 0.5, 0.5, "shared"),
+        (0.5, 0.5, 0.75, "shared"),  # a gap of exactly alpha
+        (0.5, 0.5, 0.8125, "boosted"),
+        (0.5, 0.5, 0.125, "boosted"),
+        (0.75, 0.25, 0.75, "teacher"),
+        (0.75, 0.25, 0.0, "teacher"),  # whatever became of it
+        (0.25, 0.75, 0.75, "student"),
+        # teacher and student are close, but the distilled student is close to one of them only
+        (0.5, 0.625, 0.8125, "boosted"),
+    ],
+)
+def test_classes_after_training(
+    teacher: float, student: float, distilled: float, name: str
+) -> None:
+    p = np.array([[teacher], [student], [distilled]])
+    assert names(classify(p, beta=0.25)) == [name]
+
+
+def test_alpha_may_be_another_bound_than_beta() -> None:
+    p = np.array([[0.5], [0.5], [0.75]])
+    assert names(classify(p, beta=0.25, alpha=0.125)) == ["boosted"]
+    # all three within alpha: shared, though teacher and student are beta apart
+    wide = np.array([[0.75], [0.5], [0.5]])
+    assert names(classify(wide, beta=0.125, alpha=0.5)) == ["shared"]
 
 
 @pytest.mark.parametrize(
@@ -69,85 +84,69 @@ def test_unmeasured_sentences_join_a_neighbour(
     assert join_unmeasured(np.array(measured, bool), np.array(parts)).tolist() == joined
 
 
-def scored(
-    make_response: Callable[..., Response], teacher: TokenLogprobs, student: TokenLogprobs
-) -> ScoredResponse:
-    """Sentences "Oh. ", "B." and "C"; the teacher delimits by ":", the student as normalised."""
-    return make_response(  # type: ignore[return-value]
-        "Oh. B.:C",
-        ScoredResponse,
-        tokens=teacher,
-        text_spans=[Span(start=0, end=6), Span(start=7, end=8)],
-        output="<think>\nOh. B.\n</think>\n\nC",
-        output_spans=[Span(start=8, end=14), Span(start=25, end=26)],
-        student_tokens=student,
-        student_model="student",
+def tokens(text: str, spans: list[tuple[int, int]], *pairs: tuple[int, float]) -> ModelTokens:
+    """A model's reading, tokens given as (bytes, probability)."""
+    return ModelTokens(
+        text,
+        [Span(start=start, end=end) for start, end in spans],
+        np.array([size for size, _ in pairs]),
+        np.log([p for _, p in pairs]),
     )
 
 
-def tokens(*pairs: tuple[int, float]) -> TokenLogprobs:
-    """Tokens from (bytes, probability)."""
-    return TokenLogprobs(
-        token_ids=[0] * len(pairs),
-        num_bytes=[size for size, _ in pairs],
-        logprobs=[log(p) for _, p in pairs],
-    )
+def teacher(*pairs: tuple[int, float]) -> ModelTokens:
+    """Sentences "Oh. ", "B." and "C", delimited by ":"."""
+    return tokens("Oh. B.:C", [(0, 6), (7, 8)], *pairs)
 
 
-def test_two_tokenizers_are_compared_sentence_by_sentence(make_response: MakeResponse) -> None:
-    # teacher: "Oh." " B" "." ":" "C"; student: "<think>\n" "Oh" ". B" "." "\n</think>\n\n" "C" end
-    teacher = tokens((3, 0.8), (2, 0.4), (1, 0.1), (1, 0.9), (1, 0.5))
-    student = tokens((8, 0.9), (2, 0.9), (3, 0.4), (1, 0.6), (11, 0.9), (1, 0.45), (0, 0.7))
-    sentences, num_tokens = compare_sentences(scored(make_response, teacher, student), beta=0.1)
-    assert num_tokens == 4  # the delimiter is not counted
-    expected = [
-        Sentence(
-            text="Oh. ", teacher_probability=0.8, student_probability=0.6, provenance="teacher"
-        ),
-        Sentence(text="B.", teacher_probability=0.2, student_probability=0.6, provenance="student"),
-        Sentence(text="C", teacher_probability=0.5, student_probability=0.45, provenance="shared"),
-    ]
-    for found, wanted in zip(sentences, expected, strict=True):
-        assert (found.text, found.provenance) == (wanted.text, wanted.provenance)
-        assert found.teacher_probability == pytest.approx(wanted.teacher_probability, rel=1e-12)
-        assert found.student_probability == pytest.approx(wanted.student_probability, rel=1e-12)
+def student(*pairs: tuple[int, float]) -> ModelTokens:
+    """The same, normalised."""
+    return tokens("<think>\nOh. B.\n</think>\n\nC", [(8, 14), (25, 26)], *pairs)
 
 
-def test_a_sentence_inside_one_token_is_compared_with_its_neighbour(
-    make_response: MakeResponse,
-) -> None:
+PARTS = ["Oh. B.", "C"]
+USUAL = teacher((3, 0.8), (2, 0.4), (1, 0.1), (1, 0.9), (1, 0.5))
+
+
+def test_a_sentence_inside_one_token_is_compared_with_its_neighbour() -> None:
     # the student's token "Oh. B." holds both sentences: they are compared as one
-    teacher = tokens((3, 0.8), (2, 0.4), (1, 0.1), (1, 0.9), (1, 0.5))
-    student = tokens((8, 0.9), (6, 0.3), (11, 0.9), (1, 0.45))
-    sentences, _ = compare_sentences(scored(make_response, teacher, student), beta=0.1)
-    assert [sentence.text for sentence in sentences] == ["Oh. B.", "C"]
-    assert sentences[0].teacher_probability == pytest.approx((0.8 * 0.4 * 0.1) ** (1 / 3))
-    assert sentences[0].student_probability == pytest.approx(0.3)
+    comparison = compare(PARTS, [USUAL, student((8, 0.9), (6, 0.3), (11, 0.9), (1, 0.45))])
+    assert comparison.texts == ["Oh. B.", "C"]
+    assert comparison.probabilities[:, 0] == pytest.approx([(0.8 * 0.4 * 0.1) ** (1 / 3), 0.3])
+    assert comparison.num_tokens.tolist() == [[3, 1], [1, 1]]
 
 
-def test_no_probability_is_lost_or_counted_twice(make_response: MakeResponse) -> None:
-    teacher = tokens((2, 0.8), (3, 0.4), (1, 0.1), (1, 0.9), (1, 0.5))
-    student = tokens(*[(1, 0.5)] * 26)
-    sentences, _ = compare_sentences(scored(make_response, teacher, student), beta=0.1)
-    total = sum(
-        n * log(sentence.teacher_probability)
-        for n, sentence in zip([2, 1, 1], sentences, strict=True)
-    )
-    assert exp(total) == pytest.approx(0.8 * 0.4 * 0.1 * 0.5)
+def test_three_models_join_what_any_of_them_has_no_token_for() -> None:
+    whole = student((8, 0.9), (6, 0.3), (11, 0.9), (1, 0.45))
+    each = student(*[(1, 0.5)] * 26)
+    assert compare(PARTS, [USUAL, each]).texts == ["Oh. ", "B.", "C"]
+    assert compare(PARTS, [USUAL, each, whole]).texts == ["Oh. B.", "C"]
 
 
-def test_what_does_not_fit_is_refused(make_response: MakeResponse) -> None:
-    good = tokens((8, 0.5))
+def test_no_probability_is_lost_or_counted_twice() -> None:
+    read = teacher((2, 0.8), (3, 0.4), (1, 0.1), (1, 0.9), (1, 0.5))
+    comparison = compare(PARTS, [read, student(*[(1, 0.5)] * 26)])
+    assert exp(comparison.totals[0].sum()) == pytest.approx(0.8 * 0.4 * 0.1 * 0.5)
+    assert comparison.response_probabilities == pytest.approx([(0.016) ** (1 / 4), 0.5])
+
+
+def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="num_bytes: sum to 25, the text has 26 bytes"):
-        compare_sentences(scored(make_response, good, tokens((25, 0.5))), beta=0.1)
-    continuation = make_response(
-        "C",
-        ScoredResponse,
-        output="<think>\nA\n</think>\n\nC",
-        output_spans=[Span(start=8, end=9), Span(start=20, end=21)],
-        text_spans=[],
-        student_tokens=tokens((21, 0.5)),
-        student_model="student",
-    )
-    with pytest.raises(ValueError, match="text_spans"):
-        compare_sentences(continuation, beta=0.1)
+        compare(PARTS, [USUAL, student((25, 0.5))])
+    with pytest.raises(ValueError, match="num_bytes: holds a negative value"):
+        compare(PARTS, [USUAL, student((27, 0.5), (-1, 0.5))])
+
+
+@pytest.mark.parametrize("value", [0.5, float("nan"), float("-inf")])
+def test_what_is_no_log_probability_is_refused(value: float) -> None:
+    bad = ModelTokens("a", [Span(start=0, end=1)], np.array([1]), np.array([value]))
+    with pytest.raises(ValueError, match="logprobs: hold a value"):
+        compare(["a"], [bad])
+
+
+def test_a_response_without_content_has_no_sentences() -> None:
+    nothing = ModelTokens("", [], np.array([0]), np.array([-1.0]))
+    comparison: Comparison = compare([], [nothing, nothing])
+    assert comparison.texts == []
+    assert np.isnan(comparison.response_probabilities).all()
+    assert classify(comparison.probabilities, 0.1).size == 0

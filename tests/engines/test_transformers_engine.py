@@ -169,3 +169,13 @@ def test_a_folder_without_weights_is_the_users_mistake(model_dir: Path) -> None:
 )
 def test_common_prefix(prompts: list[list[int]], shared: list[int]) -> None:
     assert common_prefix(prompts) == shared
+
+
+def test_pickled_weights_are_not_opened(folder: Path, tmp_path: Path) -> None:
+    pickled = tmp_path / "pickled"
+    shutil.copytree(folder, pickled)
+    (pickled / "model.safetensors").unlink()
+    weights = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    torch.save(weights, pickled / "pytorch_model.bin")
+    with pytest.raises(UserError, match="no causal language model"):
+        open_engine(pickled)

@@ -1,67 +1,86 @@
 """The quality rules, each at its bound."""
 
-import time
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from megatron_dasd.config.base import ThinkingFormat
-from megatron_dasd.config.selection import Repetition
+from megatron_dasd.config.selection import FilterResponses, Repetition
+from megatron_dasd.filters import repetition
 from megatron_dasd.filters.rules import (
+    RULES,
     contents,
-    is_repetitive,
-    is_tool_call,
+    find_tool_call,
+    first_reason,
+    make_case,
     normalise_response,
-    text_reason,
 )
-from megatron_dasd.records import Response, Span
+from megatron_dasd.records import Message, Prompt, Response, Span, TokenLogprobs
 from megatron_dasd.text.thinking import NORMALISED
 
 MakeResponse = Callable[..., Response]
 ANSWER = ThinkingFormat(open="", close=" Answer: ")
 
 
+def settings(**changes: object) -> FilterResponses:
+    given = {
+        "kind": "filter_responses",
+        "responses": ["a"],
+        "student": "s",
+        "max_length": 1_000_000,
+    }
+    return FilterResponses(**(given | changes))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
-    "text",
+    ("text", "found"),
     [
-        '<tool_call>\n{"name": "add"}',
-        "<|python_tag|>print(1)",
-        "<|channel|>commentary to=functions.add<|message|>",
-        '{"tool_calls": []}',
-        "<function=add>",
-        "[TOOL_CALLS] x",
+        ('<tool_call>\n{"name": "add"}', "<tool_call>"),
+        ("<|python_tag|>print(1)", "<|python_tag|>"),
+        ("<|channel|>commentary to=functions.add<|message|>", "to=functions."),
+        ("<|start|>assistant<|channel|>commentary to=python code<|message|>", "to=python"),
+        ("<|channel|>commentary <|constrain|>json<|message|>{}<|call|>", "<|constrain|>"),
+        ('{"tool_calls": []}', '"tool_calls":'),
+        ('{"function_call" : {}}', '"function_call" :'),
+        ("<function=add>", "<function=a"),
+        ("[TOOL_CALLS] x", "[TOOL_CALLS]"),
+        ("<tool_response>3</tool_response>", "<tool_response>"),
     ],
 )
-def test_tool_calls_are_recognised(text: str) -> None:
-    assert is_tool_call(f"so {text}")
+def test_tool_calls_are_recognised(text: str, found: str) -> None:
+    assert find_tool_call(f"so {text}") == found
 
 
 def test_talk_of_tools_is_no_tool_call() -> None:
-    assert not is_tool_call("the function call f(x) maps to functions of x; a tool, 2 < 3")
+    assert find_tool_call("the function call f(x) maps to functions of x; a tool, 2 < 3") is None
 
 
 @pytest.mark.parametrize(
     ("text", "fields", "reason"),
     [
         ("<think>a</think>b", {}, None),
-        ("<think>a</think>b", {"finish_reason": "length"}, "truncation"),
-        ("<think>a</think><tool_call>", {}, "tool_call"),
-        ("<think>a", {}, "structure"),
-        ("<think>a</think>", {}, "structure"),
-        ("<think>a</think>b</think>c", {}, "control_marker"),
-        ("<think>a<|end|></think>b", {}, "control_marker"),
+        ("<think>a</think>b", {"finish_reason": "length"}, ("truncation", "cut off")),
+        ("<think>a</think><tool_call>", {}, ("tool_call", "<tool_call>")),
+        ("<think>a", {}, ("structure", "no thinking part and answer")),
+        ("<think>a</think>", {}, ("structure", "no thinking part and answer")),
+        ("<think>a</think>b</think>c", {}, ("control_marker", "</think>")),
+        ("<think>a<|end|></think>b", {}, ("control_marker", "<|end|>")),
         # truncation is asked first
-        ("<think>a", {"finish_reason": "length"}, "truncation"),
+        ("<think>a", {"finish_reason": "length"}, ("truncation", "cut off")),
     ],
 )
 def test_one_reason_from_the_form(
-    make_response: MakeResponse, text: str, fields: dict[str, str], reason: str | None
+    make_response: MakeResponse,
+    text: str,
+    fields: dict[str, str],
+    reason: tuple[str, str] | None,
 ) -> None:
-    response = make_response(text, **fields)
-    assert text_reason(response, normalise_response(response, NORMALISED), NORMALISED) == reason
+    assert first_reason(make_case(make_response(text, **fields), settings())) == reason
 
 
-def test_a_continuation_is_judged_joined(make_response: MakeResponse) -> None:
+def test_a_continuation_is_judged_with_its_prefix(make_response: MakeResponse) -> None:
     response = make_response(
         " two. Answer: 4", student_prefix="<think>\nTwo plus", student_prefix_ids=[7, 8]
     )
@@ -71,40 +90,140 @@ def test_a_continuation_is_judged_joined(make_response: MakeResponse) -> None:
     assert normalised.output_spans == [Span(start=8, end=21), Span(start=32, end=33)]
     assert normalised.text_spans == []
     assert contents(normalised) == ["Two plus two.", "4"]
-    assert text_reason(response, normalised, ANSWER) is None
+    assert first_reason(make_case(response, settings(thinking=ANSWER))) is None
     unfinished = make_response(
         " two.", student_prefix="<think>\nTwo plus", student_prefix_ids=[7, 8]
     )
     assert normalise_response(unfinished, ANSWER) is None
 
 
-def test_bounds_are_the_largest_allowed_counts() -> None:
-    bounds = Repetition(
-        max_repeated_lines=2, max_repeated_sentences=2, ngram_words=3, max_ngram_count=2
+def test_more_words_than_the_context_has_tokens(make_response: MakeResponse) -> None:
+    response = make_response("<think>a b\u3000c d</think>e")  # 4 words between ASCII whitespace
+    assert first_reason(make_case(response, settings(max_length=4))) is None
+    reason = first_reason(make_case(response, settings(max_length=3)))
+    assert reason == ("length", "4 words, at most 3 fit")
+    # a token may reach into two words
+    assert first_reason(make_case(response, settings(max_length=3), words_per_token=2)) is None
+
+
+BOUNDS = Repetition(
+    max_repeated_lines=2,
+    max_repeated_paragraphs=1,
+    max_repeated_sentences=2,
+    ngram_words=3,
+    max_ngram_count=2,
+)
+PARAGRAPH = "one two three four five six seven eight nine ten"
+
+
+@pytest.mark.parametrize(
+    ("rule", "parts", "found"),
+    [
+        # a line of three words, in both parts together, whatever the spaces in it
+        (repetition.repeated_line, ["a b c\nx\na b c", "y"], None),
+        (
+            repetition.repeated_line,
+            ["a b c\nx\na b c", "a  b c"],
+            "the line 'a b c' occurs 3 times, at most 2 allowed",
+        ),
+        (repetition.repeated_line, ["a b\n" * 9], None),  # two words do not count
+        (repetition.repeated_paragraph, [PARAGRAPH + "\n\nx", "y"], None),
+        (
+            repetition.repeated_paragraph,
+            [f"{PARAGRAPH}\n \nx", PARAGRAPH],
+            f"the paragraph '{PARAGRAPH}' occurs 2 times, at most 1 allowed",
+        ),
+        (repetition.repeated_sentence, ["So a b. So c d. So a b."], None),
+        (
+            repetition.repeated_sentence,
+            ["So a b. So c d. So a b. Or e.", "So a b."],
+            "the sentence 'So a b.' occurs 3 times, at most 2 allowed",
+        ),
+        (repetition.repeated_ngram, ["now we have one of we have one"], None),
+        (
+            repetition.repeated_ngram,
+            ["now we have one of we have one if we have one"],
+            "the run of words 'we have one' occurs 3 times, at most 2 allowed",
+        ),
+        # a run does not cross the parts
+        (repetition.repeated_ngram, ["a b", "c a b", "c a b c"], None),
+        (
+            repetition.repeated_ngram,
+            ["\u6211\u4eec\u770b\u6211\u4eec\u770b\u6211\u4eec\u770b"],
+            "the run of words '\u6211 \u4eec \u770b' occurs 3 times, at most 2 allowed",
+        ),
+    ],
+)
+def test_bounds_are_the_largest_allowed_counts(
+    rule: Callable[..., str | None], parts: list[str], found: str | None
+) -> None:
+    assert rule(parts, BOUNDS) == found
+
+
+def test_a_long_text_may_come_back_to_a_thing_more_often() -> None:
+    lines = [f"this is line {number}" for number in range(600)]
+    assert repetition.repeated_line(["\n".join(lines + ["again and again"] * 6)], Repetition()) is (
+        None
     )
-    # a line of three words without a full stop, in both parts together
-    assert not is_repetitive(["a b c\nx\na b c", "y"], bounds)
-    assert is_repetitive(["a b c\nx\na b c", "a  b c"], bounds)
-    # fewer words do not count
-    assert not is_repetitive(["a b\n" * 9], Repetition(ngram_words=30))
-    # a sentence inside lines
-    loose = bounds.model_copy(update={"max_ngram_count": 9})
-    assert not is_repetitive(["So a b. So c d. So a b."], loose)
-    assert is_repetitive(["So a b. So c d. So a b. Or e.", "So a b."], loose)
-    # a run of three words inside sentences: "we have one" twice, then three times
-    tight = bounds.model_copy(update={"max_repeated_sentences": 9})
-    assert not is_repetitive(["now we have one of we have one"], tight)
-    assert is_repetitive(["now we have one of we have one if we have one"], tight)
+    found = repetition.repeated_line(["\n".join(lines + ["again and again"] * 7)], Repetition())
+    assert found == "the line 'again and again' occurs 7 times, at most 6 allowed"
 
 
-def test_a_run_of_words_does_not_cross_the_parts() -> None:
-    bounds = Repetition(ngram_words=2, max_ngram_count=1)
-    assert not is_repetitive(["a b", "c a", "b"], bounds)
-    assert is_repetitive(["a b", "c a b"], bounds)
+def test_a_loop_at_the_end_of_a_part() -> None:
+    bounds = Repetition(loop_repeats=3, loop_characters=9)
+    assert repetition.ends_in_loop(["so no.no."], bounds) is None
+    assert repetition.ends_in_loop(["x", "so no.no.no."], bounds) == (
+        "ends with 'no.' over and over"
+    )
+    assert repetition.ends_in_loop(["so no.no.no. Fine", "y"], bounds) is None
 
 
-def test_repetition_takes_linear_time() -> None:
-    text = " ".join(str(i) for i in range(200_000))
-    start = time.perf_counter()
-    assert not is_repetitive([text, ""], Repetition())
-    assert time.perf_counter() - start < 5
+PIECES = ["a", "\u00e9", "e\u0301", "\ufb01", "\uff21", "\U0001f600", " ", "\n", "."]
+"""Composed, decomposed, ligature, full width: what Unicode normalisation would change."""
+CONTENT = st.lists(st.sampled_from(PIECES), max_size=30).map("".join).filter(str.strip)
+
+
+@given(CONTENT, CONTENT)
+def test_nothing_is_normalised_away_in_what_is_kept(thinking: str, answer: str) -> None:
+    text = NORMALISED.open + thinking + NORMALISED.close + answer
+    size = len(text.encode())
+    response = Response(
+        prompt=Prompt(prompt_id="p", messages=[Message(role="user", content="q")]),
+        temperature=1.0,
+        candidate=0,
+        seed=0,
+        model="t",
+        text=text,
+        tokens=TokenLogprobs(token_ids=[0], num_bytes=[size], logprobs=[-1.0]),
+        finish_reason="stop",
+    )
+    case = make_case(response, settings())
+    assert case.normalised is not None
+    assert case.parts == [thinking.strip(), answer.strip()]
+    written = case.normalised.output.encode()
+    assert [written[s.start : s.end].decode() for s in case.normalised.output_spans] == case.parts
+
+
+@pytest.mark.timeout(120)  # a second for all; a scan that is quadratic in the text takes hours
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "a",
+        "a ",
+        "\\[(",
+        ".",
+        "\n \n",
+        "`",
+        "$a ",
+        "<|",
+        '"tool_calls" ',
+        "Case {} again. ",
+        "\u00e9",
+    ],
+)
+def test_a_megabyte_made_to_be_slow_is_judged(unit: str, make_response: MakeResponse) -> None:
+    thinking = "".join(unit.format(number) for number in range(1_000_000 // len(unit)))
+    case = make_case(make_response(f"<think>x{thinking}y</think>z"), settings())
+    for name, rule in RULES.items():
+        found = rule(case)
+        assert found is None or name not in ("structure", "contamination"), name

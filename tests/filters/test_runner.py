@@ -78,7 +78,9 @@ def test_every_response_is_kept_or_dropped_under_one_reason(
         "dropped: truncation": 1,
         "dropped T=1": 5,
     }
-    assert manifest.figures == {"kept_share": 4 / 9}
+    assert manifest.figures["kept_share"] == 4 / 9
+    dropped = {name: count for name, count in manifest.figures["dropped"].items() if count}
+    assert dropped == {"truncation": 1, "structure": 1, "length": 1, "duplicate": 2}
     kept = [
         [(r.prompt.prompt_id, r.candidate) for r in read_records(part, FilteredResponse)]
         for part in sorted((tmp_path / "stage").glob("part-*.parquet"))
@@ -143,3 +145,65 @@ def test_malformed_records_stop_or_are_set_aside(
         run_stage(run, settings(responses=["a"]), inputs)
     manifest = run_stage(run, settings(responses=["a"], on_malformed="set_aside"), inputs)
     assert manifest.counts == {"kept": 1, "kept T=1": 1, "malformed": 2}
+
+
+def test_the_report_shows_what_each_rule_dropped(
+    run_stage: Callable[..., Manifest], inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    run_stage(run, settings(), inputs)
+    report = json.loads((tmp_path / "stage" / "report.json").read_text())
+    assert report["dropped"]["duplicate"] == 2
+    assert report["by_temperature"] == {"kept": {"0.6": 1, "1": 3}, "dropped": {"1": 5}}
+    (longer,) = report["examples"]["length"]
+    size = PROMPT_TOKENS + RESPONSE_TOKENS
+    assert longer["found"] == f"{size + 1} tokens, at most {size} allowed"
+    assert longer["begins"] == GOOD + "s"
+    assert report["settings"]["length"] == {"max_length": size}
+    page = (tmp_path / "stage" / "report.html").read_text()
+    assert "We add. Answer: fives" in page
+    assert f"{size + 1} tokens, at most {size} allowed" in page
+
+
+def test_benchmarks_are_kept_out(
+    run_stage: Callable[..., Manifest],
+    make_response: Callable[..., Response],
+    make_prompt: Callable[..., Prompt],
+    write_records: Callable[..., Path],
+    model_dir: Path,
+    tmp_path: Path,
+) -> None:
+    question = "how many of the first fifty odd numbers are primes that end in three"
+    (tmp_path / "bench.jsonl").write_text(json.dumps({"q": question}) + "\n")
+    responses = [
+        make_response(GOOD, prompt=make_prompt("p0", "Tell me: " + question)),
+        make_response(f"{question}. Answer: x", prompt=make_prompt("p1")),
+        make_response(GOOD, prompt=make_prompt("p2", "how many of the first fifty odd numbers")),
+    ]
+    inputs = {
+        "a": write_records("a", [responses]),
+        "student": model_dir,
+        "bench": tmp_path / "bench.jsonl",
+    }
+    given = settings(responses=["a"], benchmarks=["bench"], max_length=400)
+    manifest = run_stage(run, given, inputs)
+    assert manifest.counts["dropped: contamination"] == 2
+    assert [r.prompt.prompt_id for r in read_records(tmp_path / "stage", FilteredResponse)] == [
+        "p2"
+    ]
+    aside = pq.read_table(tmp_path / "stage" / "set_aside-00000.parquet").to_pylist()
+    assert aside[0]["detail"].endswith("of bench.jsonl, record 1")
+
+
+def test_duplicates_differ_in_whitespace_at_most(
+    run_stage: Callable[..., Manifest],
+    make_response: Callable[..., Response],
+    write_records: Callable[..., Path],
+    model_dir: Path,
+    tmp_path: Path,
+) -> None:
+    texts = ["a b. Answer: c", "a  b. Answer: c", "A b. Answer: c"]
+    responses = [make_response(text, candidate=number) for number, text in enumerate(texts)]
+    inputs = {"a": write_records("a", [responses]), "student": model_dir}
+    run_stage(run, settings(responses=["a"], max_length=400), inputs)
+    kept = [r.text for r in read_records(tmp_path / "stage", FilteredResponse)]
+    assert kept == [texts[0], texts[2]]

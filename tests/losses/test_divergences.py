@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from megatron_dasd.losses.divergences import Divergence, divergence, with_tail
+from megatron_dasd.config.training import Divergence
+from megatron_dasd.losses.divergences import divergence, with_tail
 
 TEACHER = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64).log()
 STUDENT = torch.tensor([0.25, 0.5, 0.25], dtype=torch.float64).log()

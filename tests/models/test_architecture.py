@@ -1,8 +1,13 @@
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
+import torch
+from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
+from megatron.core.transformer.transformer_config import TransformerConfig
+from transformers import AutoConfig, LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from megatron_dasd.errors import UserError
 from megatron_dasd.models.architecture import read_architecture
@@ -19,6 +24,25 @@ CONFIG = {
     "rms_norm_eps": 1e-5,
     "tie_word_embeddings": True,
     "rope_parameters": {"rope_theta": 100000.0, "rope_type": "default"},
+}
+
+MOE = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "norm_topk_prob": True,
+    "mlp_only_layers": [],
+    "decoder_sparse_step": 1,
+}
+OPTIONS = get_type_hints(TransformerConfig)
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
 }
 
 
@@ -49,10 +73,75 @@ def test_padded_vocabulary_is_the_same_under_every_layout(tmp_path: Path) -> Non
 
 
 def test_qwen3_has_its_own_head_size_and_query_key_norms(tmp_path: Path) -> None:
-    folder = write(tmp_path, architectures=["Qwen3ForCausalLM"], head_dim=128)
+    folder = write(tmp_path, architectures=["Qwen3ForCausalLM"], head_dim=64)
     flags = read_architecture(folder).flags(1)
-    assert flags["kv-channels"] == 128
+    assert flags["kv-channels"] == 64
     assert flags["qk-layernorm"] is True
+    assert flags["num-experts"] is None
+
+
+def test_qwen3_without_a_head_size_has_the_one_that_transformers_gives_it(tmp_path: Path) -> None:
+    folder = write(tmp_path, architectures=["Qwen3ForCausalLM"])
+    assert read_architecture(folder).head_dim == AutoConfig.for_model("qwen3").head_dim == 128
+
+
+def test_experts_and_their_router(tmp_path: Path) -> None:
+    flags = read_architecture(write(tmp_path, **MOE)).flags(1, expert_parallel=4)
+    assert flags["num-experts"] == 8
+    assert flags["moe-router-topk"] == 2
+    assert flags["moe-ffn-hidden-size"] == 24
+    # a softmax over the chosen experts' logits is that over all, made to sum to one again
+    assert flags["moe-router-pre-softmax"] is False
+    raw = read_architecture(write(tmp_path, **(MOE | {"norm_topk_prob": None})))
+    assert raw.flags(1)["moe-router-pre-softmax"] is True
+
+
+def test_number_of_experts_under_the_name_of_transformers_5(tmp_path: Path) -> None:
+    folder = write(tmp_path, **(MOE | {"num_experts": None, "num_local_experts": 16}))
+    architecture = read_architecture(folder)
+    assert architecture.experts is not None
+    assert architecture.experts.num_experts == 16
+
+
+def test_experts_that_do_not_split(tmp_path: Path) -> None:
+    architecture = read_architecture(write(tmp_path, **MOE))
+    with pytest.raises(UserError, match=r"expert_parallel 3 does not divide .* experts \(8\)"):
+        architecture.flags(1, expert_parallel=3)
+    dense = read_architecture(write(tmp_path))
+    with pytest.raises(UserError, match=r"expert_parallel 2 does not divide .* experts \(1\)"):
+        dense.flags(1, expert_parallel=2)
+
+
+def test_llama3_scaling_is_megatrons_own(tmp_path: Path) -> None:
+    architecture = read_architecture(write(tmp_path, rope_parameters=LLAMA3 | {"factor": 32.0}))
+    flags = architecture.flags(1)
+    assert flags["use-rope-scaling"] is True
+    assert flags["rope-scaling-factor"] == 32.0
+    plain = read_architecture(write(tmp_path)).flags(1)
+    assert (plain["use-rope-scaling"], plain["rope-scaling-factor"]) == (False, None)
+
+
+@pytest.mark.parametrize("factor", [8.0, 32.0])
+def test_megatrons_scaled_frequencies_equal_those_of_transformers(factor: float) -> None:
+    config = LlamaConfig(
+        head_dim=128, max_position_embeddings=131072, rope_parameters=LLAMA3 | {"factor": factor}
+    )
+    theirs, attention_scale = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+    ours = RotaryEmbedding(
+        kv_channels=128,
+        rotary_percent=1.0,
+        rotary_base=500000,
+        rope_scaling=True,
+        rope_scaling_factor=factor,
+        use_cpu_initialization=True,
+    ).inv_freq
+    assert attention_scale == 1.0
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
+    # some are kept, some divided by the factor, some lie between
+    ratio = theirs * 500000 ** (torch.arange(0, 128, 2) / 128)
+    assert ratio[0] == 1.0
+    torch.testing.assert_close(ratio[-1], torch.tensor(1 / factor))
+    assert ((ratio < 0.9) & (ratio > 1.1 / factor)).any()
 
 
 def test_rope_theta_of_older_configs(tmp_path: Path) -> None:
@@ -66,10 +155,47 @@ def test_rope_theta_of_older_configs(tmp_path: Path) -> None:
         ({"architectures": ["GPT2LMHeadModel"]}, "field architectures: GPT2LMHeadModel is not one"),
         ({"hidden_size": None}, "field hidden_size: missing"),
         ({"mlp_bias": True}, "field mlp_bias: True is not supported"),
+        ({"attention_bias": True}, "field attention_bias: True is not supported"),
+        ({"attention_dropout": 0.1}, "field attention_dropout: 0.1 is not supported"),
+        ({"use_sliding_window": True}, "field use_sliding_window: True is not supported"),
         (
-            {"rope_parameters": {"rope_type": "llama3"}},
-            "field rope_type: 'llama3' is not supported",
+            {"layer_types": ["full_attention", "sliding_attention"]},
+            "field layer_types: 'sliding_attention' is not supported (only 'full_attention')",
         ),
+        (
+            {"quantization_config": {"quant_method": "fp8"}},
+            "field quantization_config: {'quant_method': 'fp8'} is not supported",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}},
+            "field rope_parameters: {'rope_type': 'yarn', 'factor': 4.0} is not supported (only "
+            "rope_type default and llama3)",
+        ),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 2.0}},
+            "field rope_scaling: {'type': 'linear', 'factor': 2.0} is not supported",
+        ),
+        (
+            {"rope_parameters": {"full_attention": {"rope_theta": 1e6}}},
+            "field rope_parameters: {'full_attention': {'rope_theta': 1000000.0}} is not supported",
+        ),
+        (
+            {"rope_parameters": LLAMA3 | {"high_freq_factor": 8.0}},
+            "field rope_parameters: high_freq_factor 8.0 is not supported: Megatron holds it at 4",
+        ),
+        (
+            {"rope_parameters": LLAMA3 | {"original_max_position_embeddings": None}},
+            "field rope_parameters: original_max_position_embeddings 512 is not supported",
+        ),
+        (
+            {"rope_parameters": {"rope_theta": 10000.5}},
+            "field rope_theta: 10000.5 is no whole number",
+        ),
+        ({"partial_rotary_factor": 0.5}, "field partial_rotary_factor: 0.5 is not supported"),
+        (MOE | {"mlp_only_layers": [0]}, "field mlp_only_layers: [0] is not supported (only [])"),
+        (MOE | {"decoder_sparse_step": 2}, "field decoder_sparse_step: 2 is not supported"),
+        (MOE | {"num_experts_per_tok": 1}, "field num_experts_per_tok: 1 is not supported with"),
+        (MOE | {"num_experts": None}, "field num_experts: missing"),
     ],
 )
 def test_refusals_name_file_and_field(
@@ -89,3 +215,14 @@ def test_heads_that_do_not_split(tmp_path: Path) -> None:
     architecture = read_architecture(write(tmp_path, num_attention_heads=9, num_key_value_heads=3))
     with pytest.raises(UserError, match=r"tensor_parallel 2 does not divide .* heads \(9\)"):
         architecture.flags(2)
+
+
+def test_gpt_oss_is_refused_for_what_megatron_has_no_option_for() -> None:
+    folder = Path(__file__).parent / "configs" / "gpt-oss-20b"
+    with pytest.raises(UserError, match="GptOssForCausalLM is not supported: .* in MXFP4, which"):
+        read_architecture(folder)
+    # The reason, in Megatron's own words: of four-bit recipes there is another, and there are
+    # options for everything else that gpt-oss has.
+    assert set(get_args(get_args(OPTIONS["fp4_recipe"])[0])) == {"nvfp4", "custom"}
+    assert "learnable" in get_args(OPTIONS["softmax_type"])
+    assert {"window_size", "glu_linear_offset", "activation_func_clamp_value"} <= set(OPTIONS)

@@ -1,0 +1,82 @@
+"""``--dasd-hf-model``: the architecture's flags from a Hugging Face config; nobody types them.
+
+They are put before what was typed, for Megatron's own parser.  What was typed and says otherwise
+is an error: the checkpoint is that model's, and Megatron would train another on it or none.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from megatron_dasd.artifacts import model_folder
+from megatron_dasd.errors import UserError
+from megatron_dasd.models.architecture import Architecture, Flags, read_architecture
+
+_UNSET = object()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add this program's own flags to Megatron's, as its ``extra_args_provider``."""
+    group = parser.add_argument_group(title="dasd")
+    group.add_argument(
+        "--dasd-hf-model",
+        metavar="DIR",
+        help="Hugging Face folder whose config gives the architecture's flags",
+    )
+    return parser
+
+
+class CommandLine:
+    """What was typed for Megatron's program, told apart from the defaults.
+
+    To be made once the CPU adapter is installed, where there is no GPU.
+    """
+
+    def __init__(self, argv: list[str]) -> None:
+        from megatron.training.arguments import add_megatron_arguments
+
+        parser = argparse.ArgumentParser(allow_abbrev=False)
+        self._parser = add_arguments(add_megatron_arguments(parser))
+        self._unset = dict.fromkeys(vars(self._parser.parse_args([])), _UNSET)
+        self.values = self.parse(argv)
+        """Values by Megatron's name of the argument, of the typed flags alone."""
+
+    def parse(self, argv: list[str]) -> dict[str, Any]:
+        """Values of the flags that ``argv`` names, in Megatron's types."""
+        namespace = argparse.Namespace(**self._unset)
+        found = vars(self._parser.parse_args(argv, namespace))
+        return {name: value for name, value in found.items() if value is not _UNSET}
+
+    def architecture(self) -> Architecture | None:
+        """The model's architecture, where ``--dasd-hf-model`` names one.
+
+        Raises:
+            UserError: no such model, or one that Megatron cannot hold.
+        """
+        folder = self.values.get("dasd_hf_model")
+        return read_architecture(model_folder(Path(folder))) if folder else None
+
+    def architecture_flags(self, architecture: Architecture) -> Flags:
+        """The architecture's flags under the typed layout.
+
+        Raises:
+            UserError: a typed flag says otherwise, or the layout does not fit the model.
+        """
+        flags = architecture.flags(
+            self.values.get("tensor_model_parallel_size", 1),
+            self.values.get("expert_model_parallel_size", 1),
+        )
+        for name, wanted in flags.items():
+            self._refuse_contradiction(name, wanted)
+        return flags
+
+    def _refuse_contradiction(self, name: str, wanted: Any) -> None:
+        # Where the model has no such thing, any value serves to learn Megatron's name of it.
+        value = [] if isinstance(wanted, bool) else ["1" if wanted is None else str(wanted)]
+        ((attribute, parsed),) = self.parse([f"--{name}", *value]).items()
+        typed = self.values.get(attribute, _UNSET)
+        if typed is not _UNSET and (wanted in (None, False) or typed != parsed):
+            raise UserError(
+                f"--{name} {typed} contradicts the model's {wanted}, which follows from "
+                f"{self.values['dasd_hf_model']}/config.json"
+            )

@@ -1,0 +1,1 @@
+"""Pictures and HTML pages that need nothing beside them."""

@@ -1,0 +1,115 @@
+"""The training program started by hand, under ``torchrun`` or ``srun``, on Megatron's own flags.
+
+The model's architecture, the length of a row and what this program's data and loss ask of Megatron
+are given; everything else is the user's to say, as with Megatron's own programs.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from megatron_dasd.config.training import Distillation, Divergence, Normalisation
+from megatron_dasd.data.meta import read_meta
+from megatron_dasd.errors import UserError
+from megatron_dasd.training.program import ROWS_FLAGS
+
+
+def payload_of(argv: list[str]) -> dict[str, Any]:
+    """What the command line asks for, as the training program takes it.
+
+    Raises:
+        UserError: no model named, or no packed data there.
+    """
+    parser = argparse.ArgumentParser(
+        description="Train with Megatron on packed rows; every further flag is Megatron's own.",
+        allow_abbrev=False,
+    )
+    # Megatron's parser takes this one; here it is only told of.
+    parser.add_argument(
+        "--dasd-hf-model",
+        metavar="DIR",
+        required=True,
+        help="Hugging Face folder: gives all flags of the architecture",
+    )
+    parser.add_argument(
+        "--dasd-data", metavar="DIR", required=True, help="packed data, of a preprocess stage"
+    )
+    parser.add_argument("--dasd-heldout", metavar="DIR", help="packed data to evaluate on")
+    parser.add_argument("--dasd-metrics", metavar="FILE", help="a JSON line for every step")
+    _add_loss_arguments(parser)
+    own, megatron = parser.parse_known_args(argv)
+    if not Path(own.dasd_hf_model).is_dir():
+        raise UserError(f"--dasd-hf-model: {own.dasd_hf_model}: no such folder")
+    if own.dasd_teacher_topk and own.dasd_whole_logits:
+        raise UserError("--dasd-teacher-topk does not go with --dasd-whole-logits; leave one out")
+    return {
+        "flags": {
+            "dasd-hf-model": own.dasd_hf_model,
+            "seq-length": read_meta(Path(own.dasd_data)).seq_length,
+            "micro-batch-size": 1,
+            **ROWS_FLAGS,
+            # Megatron wants an interval also where there is nothing to evaluate on.
+            **({} if own.dasd_heldout else {"eval-iters": 0, "eval-interval": 1}),
+        },
+        "argv": megatron,
+        "data": own.dasd_data,
+        "heldout": own.dasd_heldout,
+        "num_samples": None,
+        "metrics": own.dasd_metrics,
+        "teacher_topk": own.dasd_teacher_topk,
+        "loss": {
+            "normalise_by": own.dasd_normalise_by,
+            "chunked_loss": not own.dasd_whole_logits,
+            "distillation": _distillation(own).model_dump(),
+        },
+    }
+
+
+def _distillation(own: argparse.Namespace) -> Distillation:
+    try:
+        return Distillation(
+            divergence=own.dasd_divergence,
+            beta=own.dasd_beta,
+            weight=own.dasd_distillation_weight,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        flag = {"weight": "distillation-weight"}.get(str(first["loc"][0]), first["loc"][0])
+        raise UserError(f"--dasd-{flag}: {first['msg']}") from None
+
+
+def _add_loss_arguments(parser: argparse.ArgumentParser) -> None:
+    """The settings of a train stage's loss, under the same defaults."""
+    defaults = Distillation()
+    loss = parser.add_argument_group("loss")
+    loss.add_argument(
+        "--dasd-normalise-by",
+        choices=get_args(Normalisation),
+        default="token",
+        help="what weighs the same: every token with a loss, or every sequence",
+    )
+    loss.add_argument(
+        "--dasd-whole-logits",
+        action="store_true",
+        help="output layer and loss one after the other, by Megatron: faster, much more memory",
+    )
+    loss.add_argument(
+        "--dasd-teacher-topk", metavar="DIR", help="distil from these tokens, of a score_topk stage"
+    )
+    loss.add_argument(
+        "--dasd-divergence", choices=get_args(Divergence), default=defaults.divergence
+    )
+    loss.add_argument(
+        "--dasd-beta",
+        type=float,
+        default=defaults.beta,
+        help="the teacher's share of the mixture in jensen_shannon and skew_kl",
+    )
+    loss.add_argument(
+        "--dasd-distillation-weight",
+        type=float,
+        default=defaults.weight,
+        help="of the divergence; the cross-entropy has what is left of 1",
+    )

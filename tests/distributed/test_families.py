@@ -1,0 +1,207 @@
+"""Every family under every layout: the logits of transformers, and its tensors bit for bit."""
+
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
+
+from megatron_dasd.artifacts import LOGS, StageFolder
+from megatron_dasd.checkpoint import export_stage, import_stage
+from megatron_dasd.checkpoint.artifact import FOLDER, open_checkpoint
+from megatron_dasd.checkpoint.hf_folder import HfWeights
+from megatron_dasd.config.training import ExportHf, ImportHf
+from megatron_dasd.device.launch import launch
+
+NUM_TOKENS = 512
+LAYOUTS = {
+    "one rank": {"num_ranks": 1},
+    "tp2": {"num_ranks": 2, "tensor_parallel": 2},
+    "pp2": {"num_ranks": 2, "pipeline_parallel": 2},
+    "tp2 pp2": {"num_ranks": 4, "tensor_parallel": 2, "pipeline_parallel": 2},
+    "ep2": {"num_ranks": 2, "expert_parallel": 2},
+}
+SHAPE = {
+    "vocab_size": 259,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 1024,
+}
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
+CONFIGS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
+    "llama": (LlamaConfig, {"tie_word_embeddings": True}),
+    # its 16 frequencies lie on both sides of the scaling's bounds and between them
+    "llama3": (LlamaConfig, {"rope_parameters": LLAMA3_ROPE, "head_dim": 32}),
+    "qwen2": (Qwen2Config, {"tie_word_embeddings": True}),
+    "qwen3": (Qwen3Config, {"head_dim": 32}),
+    "qwen3 tied": (Qwen3Config, {"head_dim": 32, "tie_word_embeddings": True}),
+    "qwen3_moe": (Qwen3MoeConfig, {"head_dim": 32, "norm_topk_prob": True, **EXPERTS}),
+    "qwen3_moe raw weights": (Qwen3MoeConfig, {"norm_topk_prob": False, **EXPERTS}),
+}
+CASES = [
+    pytest.param(
+        name,
+        layout,
+        # in the quick tests each family once, and what only experts have
+        marks=[] if layout in ("one rank", "ep2") else pytest.mark.slow,
+        id=f"{name}, {layout}",
+    )
+    for name, (kind, _) in CONFIGS.items()
+    for layout in LAYOUTS
+    if layout != "ep2" or kind is Qwen3MoeConfig
+]
+
+
+class Gallery:
+    """Random models of all families, imported once each."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self._checkpoints: dict[str, Path] = {}
+        self._expected: dict[str, tuple[torch.Tensor, float]] = {}
+        text = (files("reasoning_gym") / "data/in_the_year_2889.txt").read_bytes()
+        # a token a byte, after the ids of three special tokens
+        self.token_ids = [3 + byte for byte in text[5000 : 5000 + NUM_TOKENS]]
+
+    def model(self, name: str) -> Path:
+        """The Hugging Face folder of a family's model; float32, no parameter left at its start."""
+        folder = self.place / name
+        if not folder.exists():
+            kind, fields = CONFIGS[name]
+            torch.manual_seed(sum(name.encode()))
+            model = AutoModelForCausalLM.from_config(kind(**SHAPE, **fields)).float()
+            for parameter in model.parameters():
+                around = 1.0 if parameter.ndim == 1 and parameter.mean() > 0.5 else 0.0
+                torch.nn.init.normal_(parameter, around, 0.12)
+            model.save_pretrained(folder)
+        return folder
+
+    def checkpoint(self, name: str) -> Path:
+        """The stage folder of the imported model."""
+        if name not in self._checkpoints:
+            settings = ImportHf(kind="import_hf", model="model")
+            inputs = {"model": self.model(name)}
+            self._checkpoints[name] = self._stage(
+                f"{name} imported", import_stage.run, settings, inputs
+            )
+        return self._checkpoints[name]
+
+    @torch.no_grad()
+    def expected(self, name: str) -> tuple[torch.Tensor, float]:
+        """transformers' logits in float32, and how far they are from its own in float64."""
+        if name not in self._expected:
+            row = torch.tensor([self.token_ids])
+            single, double = (
+                AutoModelForCausalLM.from_pretrained(self.model(name), dtype=dtype, **how)(row)
+                for dtype, how in (
+                    (torch.float32, {}),
+                    # its grouped product of experts knows no float64
+                    (torch.float64, {"experts_implementation": "eager"}),
+                )
+            )
+            single, double = single.logits[0], double.logits[0]
+            self._expected[name] = single, float((single - double).abs().max())
+        return self._expected[name]
+
+    def load_and_save(self, name: str, layout: str) -> tuple[torch.Tensor, Path]:
+        """Logits under a layout, and the stage folder of the checkpoint that it saved."""
+        logits = self.place / f"{name} {layout} logits"
+        logits.mkdir()
+
+        def run(_: Any, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
+            start = open_checkpoint(inputs["checkpoint"])
+            scratch = folder.scratch(FOLDER)
+            payload = {
+                "model": str(self.model(name)),
+                "checkpoint": str(start.folder),
+                "save": str(scratch),
+                "launch": LAYOUTS[layout],
+                "token_ids": self.token_ids,
+                "logits": str(logits),
+            }
+            ranks = LAYOUTS[layout]["num_ranks"]
+            launch("tests.distributed.reload_program", payload, ranks, folder.path / LOGS)
+            folder.commit(scratch)
+            return {"dtype": start.dtype}
+
+        settings = ImportHf(kind="import_hf", model="model")
+        inputs = {"checkpoint": self.checkpoint(name)}
+        saved = self._stage(f"{name} {layout}", run, settings, inputs)
+        parts = [np.load(path) for path in sorted(logits.iterdir())]
+        whole = torch.from_numpy(np.concatenate(parts, axis=-1))
+        return whole[:, : SHAPE["vocab_size"]], saved
+
+    def export(self, name: str, layout: str, checkpoint: Path) -> Path:
+        """The Hugging Face folder that a checkpoint becomes."""
+        settings = ExportHf(kind="export_hf", model="model", checkpoint="checkpoint")
+        inputs = {"model": self.model(name), "checkpoint": checkpoint}
+        return self._stage(f"{name} {layout} out", export_stage.run, settings, inputs) / "model"
+
+    def _stage(self, name: str, run: Any, settings: Any, inputs: Mapping[str, Path]) -> Path:
+        with StageFolder(self.place / name, name, settings.kind, {"name": name}, {}) as folder:
+            folder.finish(figures=run(settings, inputs, folder))
+        return self.place / name
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory: pytest.TempPathFactory) -> Gallery:
+    return Gallery(tmp_path_factory.mktemp("gallery"))
+
+
+@pytest.mark.parametrize(("name", "layout"), CASES)
+def test_logits_and_round_trip(name: str, layout: str, gallery: Gallery) -> None:
+    logits, saved = gallery.load_and_save(name, layout)
+    expected, noise = gallery.expected(name)
+    difference = float((logits - expected).abs().max())
+    print(f"{name}, {layout}: {difference:.2e} from transformers, whose own noise is {noise:.2e}")
+    assert logits.shape == (NUM_TOKENS, SHAPE["vocab_size"])
+    assert float(expected.std()) > 0.5  # else small differences would say little
+    assert difference <= min(3 * noise, 5e-4)
+
+    before = HfWeights(gallery.model(name))
+    after = HfWeights(gallery.export(name, layout, saved))
+    assert after.names() == before.names()
+    assert [n for n in before.names() if not torch.equal(before.read(n), after.read(n))] == []
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_text_tells_the_families_apart(name: str, gallery: Gallery) -> None:
+    """A model whose rotary scaling, router or bias were left out would differ by far more."""
+    expected, noise = gallery.expected(name)
+    kind, fields = CONFIGS[name]
+    others = {
+        "llama3": {"rope_parameters": LLAMA3_ROPE | {"rope_type": "default"}},
+        "qwen3_moe": {"norm_topk_prob": False},
+        "qwen3_moe raw weights": {"norm_topk_prob": True},
+    }
+    if name not in others:
+        pytest.skip("its options are tensors of their own")
+    config = kind(**SHAPE, **(fields | others[name]))
+    other = AutoModelForCausalLM.from_pretrained(
+        gallery.model(name), config=config, dtype=torch.float32
+    )
+    with torch.no_grad():
+        logits = other(torch.tensor([gallery.token_ids])).logits[0]
+    assert float((logits - expected).abs().max()) > max(100 * noise, 5e-3)

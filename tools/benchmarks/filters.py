@@ -1,0 +1,58 @@
+"""The filters' rules on one response of 64K tokens, and on texts made to be slow."""
+
+import random
+from collections.abc import Callable, Iterator
+
+from benchmarks.chains import chain_of_thought
+from benchmarks.figures import Row, at_most, seconds
+from megatron_dasd.config.selection import FilterResponses
+from megatron_dasd.filters.rules import first_reason, make_case
+from megatron_dasd.records import Message, Prompt, Response, TokenLogprobs
+from megatron_dasd.text.thinking import NORMALISED
+
+LIMIT_SECONDS = 0.050
+NUM_TOKENS = 65_536
+CHARACTERS_PER_TOKEN = 4
+MEGABYTE = 1_000_000
+
+
+def rows() -> Iterator[Row]:
+    """Figures of the filters room."""
+    chance = random.Random(0)
+    long = chain_of_thought(chance, CHARACTERS_PER_TOKEN * NUM_TOKENS)
+    yield _row("all rules over a response of 64K tokens", long)
+    hostile: dict[str, Callable[[], str]] = {
+        "a megabyte of one character": lambda: "a" * MEGABYTE,
+        "a megabyte of nested brackets": lambda: "\\[(" * (MEGABYTE // 3),
+        "a megabyte of near-repeats": lambda: "".join(
+            f"We check the case {i} again. " for i in range(MEGABYTE // 30)
+        ),
+    }
+    for name, text in hostile.items():
+        yield _row(f"all rules over {name}", text())
+
+
+def _row(name: str, thinking: str) -> Row:
+    text = NORMALISED.open + thinking + NORMALISED.close + "42"
+    settings = FilterResponses(
+        kind="filter_responses", responses=["r"], student="s", max_length=NUM_TOKENS
+    )
+    response = Response(
+        prompt=Prompt(prompt_id="p", messages=[Message(role="user", content="q")]),
+        temperature=1.0,
+        candidate=0,
+        seed=0,
+        model="teacher",
+        text=text,
+        tokens=TokenLogprobs(token_ids=[0], num_bytes=[len(text.encode())], logprobs=[0.0]),
+        finish_reason="stop",
+    )
+    return at_most(
+        1.0,
+        name=name,
+        unit="s",
+        own=seconds(lambda: first_reason(make_case(response, settings)), repetitions=7),
+        peer=[LIMIT_SECONDS],
+        peer_name="limit",
+        bar="under 50 ms",
+    )

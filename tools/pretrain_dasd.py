@@ -1,0 +1,14 @@
+#!/usr/bin/env python3
+"""Train under torchrun or srun on Megatron's own flags; the architecture's come from the model.
+
+torchrun --nproc-per-node 8 tools/pretrain_dasd.py --dasd-hf-model DIR --dasd-data DIR ...
+"""
+
+import sys
+
+from megatron_dasd.device.launch import run_guarded
+from megatron_dasd.training.command_line import payload_of
+from megatron_dasd.training.program import main
+
+if __name__ == "__main__":
+    run_guarded(lambda: main(payload_of(sys.argv[1:])))
