@@ -18,6 +18,7 @@ from megatron_dasd.config.teacher import (
     ContinueTeacher,
     RollOutStudent,
     SampleTeacher,
+    ScoreTeacher,
     ScoreTopk,
 )
 from megatron_dasd.config.training import ExportHf, ImportHf, Train, VerifyConversion
@@ -30,6 +31,7 @@ StageSettings = Annotated[
     | MakePrompts
     | ImportResponses
     | SampleTeacher
+    | ScoreTeacher
     | FilterResponses
     | ScoreStudent
     | SelectDas

@@ -1,11 +1,15 @@
 """Settings of training and of checkpoints, in and out."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from megatron_dasd.config.base import Fraction, Input, Launch, Positive, Settings
 
+Precision = Literal["fp32", "bf16", "fp8-blockwise", "fp8-tensorwise", "fp8-delayed"]
+Loader = Literal["torch", "dali"]
+SET_BY_PRECISION = ("bf16", "fp16", "fp8-format", "fp8-recipe")
+"""Megatron's flags that ``precision`` stands for."""
 Normalisation = Literal["token", "sequence"]
 Divergence = Literal["forward_kl", "reverse_kl", "jensen_shannon", "skew_kl", "total_variation"]
 """See ``losses.cross_entropy`` and ``losses.divergences``."""
@@ -25,8 +29,6 @@ class Distillation(BaseModel):
 
 class Train(Settings):
     """One training stage through Megatron's ``pretrain()``."""
-
-    not_of_result: ClassVar[frozenset[str]] = Settings.not_of_result | {"chunked_loss"}
 
     kind: Literal["train"]
     model: Input
@@ -48,6 +50,13 @@ class Train(Settings):
     adam_beta2: Fraction = 0.95
     adam_eps: Annotated[float, Field(gt=0)] = 1e-8
     clip_grad: Annotated[float, Field(ge=0)] = 1.0
+    moe_aux_loss_coeff: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the loss that balances the load of routed experts; 0: none."""
+    precision: Precision = "bf16"
+    """Of the linear layers' products; weights, optimizer and all else as in bf16.  On a machine
+    without a GPU FP8 is emulated, slowly, by its recipe's own rounding."""
+    loader: Loader = "torch"
+    """What makes batches of rows; ``dali`` (NVIDIA DALI) copies them to the GPU ahead."""
     normalise_by: Normalisation = "token"
     """What weighs the same in the loss: every token with a loss, or every sequence."""
     chunked_loss: bool = True
@@ -57,9 +66,6 @@ class Train(Settings):
     """The teacher's likeliest tokens (``score_topk`` of ``data``), for token-level distillation."""
     distillation: Distillation = Distillation()
     """What is made of them."""
-    moe_aux_loss_coeff: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the loss that balances the load of routed experts; 0: none."""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
     save_interval: Positive | None = None
     """Iterations between checkpoints; None: at the end only."""
     eval_interval: Positive | None = None
@@ -67,6 +73,14 @@ class Train(Settings):
     launch: Launch = Launch()
     megatron: dict[str, Any] = {}
     """Further Megatron flags by name, e.g. ``{recompute-activations: true}``."""
+
+    @field_validator("megatron")
+    @classmethod
+    def _leaves_precision_alone(cls, flags: dict[str, Any]) -> dict[str, Any]:
+        for name in flags:
+            if name.replace("_", "-") in SET_BY_PRECISION:
+                raise ValueError(f"{name} follows from the setting precision; leave it out here")
+        return flags
 
     @model_validator(mode="after")
     def _distils_in_chunks(self) -> "Train":

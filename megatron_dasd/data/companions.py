@@ -28,21 +28,40 @@ class TokenBytes:
         """[tokens] bytes that each token adds."""
         return np.take(self._num_bytes, ids, mode="clip")
 
-    def first_visible(self, ids: Ints) -> Ints | None:
+    def first_visible(self, ids: Ints) -> Ints:
         """[tokens] place of the first visible byte in each token, 0 without one.
 
-        None when a token holds a part of a character: then the text has to be asked.
+        A part of a character counts as visible, which holds unless the character is a space.
         """
-        found = np.take(self._visible, ids, mode="clip")
-        return None if found.min(initial=0) < 0 else found
+        return np.take(self._visible, ids, mode="clip")
 
 
 def _first_visible(piece: bytes) -> int:
-    try:
-        visible = piece.decode().lstrip()
-    except UnicodeDecodeError:
-        return -1
-    return len(piece) - len(visible.encode()) if visible else 0
+    if not piece or 0x20 < piece[0] < 0x80:  # most, and a vocabulary is large
+        return 0
+    visible = piece.decode(errors="surrogateescape").lstrip()
+    return len(piece) - len(visible.encode(errors="surrogateescape")) if visible else 0
+
+
+def _has_wide_space(text: str) -> bool:
+    """Whether a space of several bytes is in a text, which a token may hold a part of."""
+    if text.isascii():
+        return False
+    data = np.frombuffer(text.encode() + b"\0\0", np.uint8)
+    starts = np.flatnonzero((data >= _WIDE_LEADS[0]) & (data <= _WIDE_LEADS[-1]))
+    seconds, thirds = data[starts + 1].astype(np.uint32), data[starts + 2]
+    pairs = data[starts].astype(np.uint32) << 8 | seconds
+    return bool(
+        np.isin(pairs, _WIDE_PAIRS).any() or np.isin(pairs << 8 | thirds, _WIDE_TRIPLES).any()
+    )
+
+
+_WIDE_SPACES = [chr(i).encode() for i in range(0x80, 0x3001) if chr(i).isspace()]
+_WIDE_LEADS = sorted({space[0] for space in _WIDE_SPACES})
+_WIDE_PAIRS, _WIDE_TRIPLES = (
+    np.array([int.from_bytes(space) for space in _WIDE_SPACES if len(space) == size], np.uint32)
+    for size in (2, 3)
+)
 
 
 class ResponseTokens:
@@ -135,18 +154,19 @@ class ResponseTokens:
         if not num_bytes.size:
             return values
         covered, edges = self._borders(num_bytes)
-        visible = self._table.first_visible(self._ids)
-        if visible is None:
+        if _has_wide_space(self._output):
             sentences = sentence_of_tokens(
                 self._num_bytes.tolist(), self._output, covered, np.cumsum(num_bytes).tolist()
             )
             inside = sentences != NO_SENTENCE
             values[inside] = classes[sentences[inside]]
             return values
-        anchors = self._ends - self._num_bytes + visible
-        places = np.searchsorted(anchors, edges)
-        for number, (start, end) in zip(classes.tolist(), places.tolist(), strict=True):
-            values[start:end] = number
+        anchors = self._ends - self._num_bytes + self._table.first_visible(self._ids)
+        starts, ends = np.searchsorted(anchors, edges.T)
+        sizes = ends - starts
+        # tokens of the sentences one after the other: between the parts some belong to none
+        places = np.arange(sizes.sum()) + np.repeat(starts - np.cumsum(sizes) + sizes, sizes)
+        values[places] = np.repeat(classes, sizes)
         values[self._num_bytes == 0] = 0
         return values
 

@@ -33,8 +33,8 @@ from megatron_dasd.data.meta import (
     read_meta,
 )
 from megatron_dasd.data.responses import IDENTITY, Shard, plan_shards, read_shard
-from megatron_dasd.data.shards import Job, is_done, make_shard, shard_path, skipped
-from megatron_dasd.data.tokenizer import load_vocabulary
+from megatron_dasd.data.shards import Job, is_done, make_shard, shard_path, skipped, tools
+from megatron_dasd.data.tokenizer import read_vocab_size
 from megatron_dasd.data.weights import sequence_weights
 from megatron_dasd.data.workers import run_all
 from megatron_dasd.errors import UserError
@@ -87,15 +87,16 @@ class _Preprocessing:
         self._shards = folder.path / _SHARDS
         self._shards.mkdir(exist_ok=True)
         model = model_folder(inputs[settings.model])
-        tokenizer, vocab_size = load_vocabulary(model)
+        tools.cache_clear()
+        tokenizer = tools(model).tokenizer
         self._format = DataFormat(
             settings.seq_length,
             settings.pack_align,
-            vocab_size,
+            read_vocab_size(model),
             end_of_turn_id(tokenizer),
             tuple(COMPANIONS),
         )
-        library, reason = choose_library(tokenizer)
+        library, reason = choose_library(tokenizer, tools(model).encoder_by)
         if (self._shards / _INEXACT).exists():
             library, reason = "tokenizers", (self._shards / _INEXACT).read_text()
         if reason:
@@ -154,8 +155,9 @@ class _Preprocessing:
         missing = [job for job in jobs if not is_done(job)]
         num_tokens = 0
         done = len(jobs) - len(missing)
+        results = run_all(make_shard, missing, self._settings.num_workers)
         with progress(label, total=len(jobs), unit="shards", done=done) as bar:
-            for more in run_all(make_shard, missing, self._settings.num_workers):
+            for more in results:
                 num_tokens += more
                 bar.advance(1, note=f"{num_tokens:,} tokens")
 

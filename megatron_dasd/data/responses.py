@@ -30,8 +30,8 @@ from megatron_dasd.records_io import (
 
 SHARD_BYTES = 64 << 20
 """Uncompressed size at which a shard is full: some seconds of work."""
-BATCH_RECORDS = 64
-"""Some 100 MB of the longest responses."""
+BATCH_RECORDS = 32
+"""Some 50 MB of the longest responses; larger batches spend their time on fresh memory."""
 FIELDS = (
     "prompt",
     "temperature",
@@ -197,7 +197,7 @@ def _read_row_groups(
     piece: Piece, fields: Sequence[str], on_malformed: OnMalformed
 ) -> Iterator[Batch]:
     try:
-        with pq.ParquetFile(piece.file) as file:
+        with pq.ParquetFile(piece.file, memory_map=True, pre_buffer=False) as file:
             there = set(file.schema_arrow.names)
             wanted = [name for name in fields if name in there]
             groups = range(piece.start, piece.end)

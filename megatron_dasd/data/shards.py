@@ -9,7 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,10 @@ from megatron_dasd.records_io import SetAside
 from megatron_dasd.text.bulk import BulkEncoder, Library
 from megatron_dasd.text.encoding import load_tokenizer
 
-CHECK_EVERY = 256
-"""One response of so many is tokenised exactly too, and the first of every shard."""
+CHECK_EVERY = 1024
+"""One response of so many is tokenised exactly too, to compare the ids."""
+_CHECK_STRIDE = 997
+"""Responses by which the places that are checked move from shard to shard."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +85,14 @@ def make_shard(job: Job) -> int:
         UserError: a record is malformed (as the settings say), or an id outside the vocabulary.
         ExactnessError: the fast tokenizer library does not give the exact ids.
     """
-    maker, table = _tools(job.model, job.library, job.settings)
+    own = tools(job.model)
+    maker = ExampleMaker(own.tokenizer, own.encoder_by(job.library), job.settings)
     final = shard_path(job.shards, job.index)
     # named after the process: one that has outlived its run may be at the same shard
     scratch = job.shards / f".{final.name}.{os.uname().nodename}.{os.getpid()}.tmp"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
-    work = _ShardWork(job, maker, table, ShardWriter(scratch, job.data_format))
+    work = _ShardWork(job, maker, own.token_bytes, ShardWriter(scratch, job.data_format))
     num_tokens = work.run()
     shutil.rmtree(final, ignore_errors=True)
     scratch.rename(final)
@@ -98,14 +101,20 @@ def make_shard(job: Job) -> int:
     return num_tokens
 
 
+class Tools:
+    """What a process needs for all shards of one stage."""
+
+    def __init__(self, model: Path) -> None:
+        self.tokenizer = load_tokenizer(model)
+        self.token_bytes = TokenBytes(self.tokenizer)
+        self.encoder_by = lru_cache(partial(BulkEncoder, self.tokenizer))
+        """The encoder by library."""
+
+
 @lru_cache(maxsize=1)
-def _tools(
-    model: Path, library: Library, settings: PreprocessData
-) -> tuple[ExampleMaker, TokenBytes]:
-    """A process makes many shards of one stage."""
-    tokenizer = load_tokenizer(model)
-    encoder = BulkEncoder(tokenizer, library)
-    return ExampleMaker(tokenizer, encoder, settings), TokenBytes(tokenizer)
+def tools(model: Path) -> Tools:
+    """Loaded once; processes that are forked after that have it."""
+    return Tools(model)
 
 
 class _ShardWork:
@@ -155,9 +164,9 @@ class _ShardWork:
                 self._malformed(batch, row, error)
             else:
                 good.append(row)
-        seen = len(self.documents)
+        first = self._job.index * _CHECK_STRIDE + len(self.documents)
         self._maker.check(
-            turn for place, turn in enumerate(turns, start=seen) if place % CHECK_EVERY == 0
+            turn for place, turn in enumerate(turns, start=first) if place % CHECK_EVERY == 0
         )
         columns = _CompanionColumns(batch)
         for row, example in zip(good, self._maker.examples(turns), strict=True):

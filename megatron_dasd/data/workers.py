@@ -1,7 +1,8 @@
 """Worker processes: those of this machine, or the ranks of an MPI job on many.
 
 Under ``mpiexec -n N python -m mpi4py.futures PROGRAM`` rank 0 runs the program and the others wait
-for work; anywhere else processes are forked from a server that has imported what they need.
+for work.  Anywhere else processes are forked from this one, with what it has loaded: a tokenizer
+takes seconds to load.  They are forked before anything runs beside them that could hold a lock.
 """
 
 import multiprocessing
@@ -9,20 +10,22 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.process import BaseProcess
 
 from megatron_dasd.device.launch import die_with_launcher
 from megatron_dasd.errors import UserError
 
-_CONTEXT = multiprocessing.get_context("forkserver")
+_FORK = multiprocessing.get_context("fork")
 
 
 def run_all[Job, Result](
     work: Callable[[Job], Result], jobs: Iterable[Job], num_workers: int | None
 ) -> Iterator[Result]:
-    """Do jobs in any order and yield their results as they come.
+    """Start doing jobs, in any order; gives their results as they come.
 
     Args:
         work: a function of a module, so that it can be named to other processes.
@@ -38,22 +41,27 @@ def run_all[Job, Result](
     if _under_mpi() and waiting:
         from mpi4py.futures import MPIPoolExecutor
 
-        yield from _results(MPIPoolExecutor(), work, waiting)
-    elif num_workers > 1:
-        _CONTEXT.set_forkserver_preload([work.__module__])
-        pool = ProcessPoolExecutor(num_workers, _CONTEXT, _begin)
-        yield from _results(pool, work, waiting)
-    else:
-        yield from map(work, waiting)
+        return _results(MPIPoolExecutor(), work, waiting)
+    if num_workers > 1:
+        return _results(ProcessPoolExecutor(num_workers, _FORK, _begin), work, waiting)
+    return map(work, waiting)
 
 
 def _results[Job, Result](
     pool: Executor, work: Callable[[Job], Result], jobs: list[Job]
 ) -> Iterator[Result]:
     others = set(multiprocessing.active_children())
-    futures: list[Future[Result]] = []
-    try:
+    with warnings.catch_warnings():
+        # other threads of this process wait for work, in libraries that are prepared for a fork
+        warnings.filterwarnings("ignore", category=DeprecationWarning, message=".*fork")
         futures = [pool.submit(work, job) for job in jobs]
+    return _collected(pool, futures, others)
+
+
+def _collected[Result](
+    pool: Executor, futures: list[Future[Result]], others: set[BaseProcess]
+) -> Iterator[Result]:
+    try:
         for future in as_completed(futures):
             yield future.result()
         pool.shutdown()

@@ -14,12 +14,12 @@ from transformers import PreTrainedTokenizerBase
 
 from megatron_dasd.artifacts import StageFolder, model_folder
 from megatron_dasd.config.teacher import RollOutStudent
-from megatron_dasd.engines.base import Generation, GenerationRequest
+from megatron_dasd.engines.base import Engine, Generation, GenerationRequest
 from megatron_dasd.engines.parts import Job, generate_parts
 from megatron_dasd.records import FilteredResponse, Prompt, Rollout
 from megatron_dasd.records_io import SetAside, read_records
 from megatron_dasd.seeds import derive_seed
-from megatron_dasd.text.chat import render_prompt
+from megatron_dasd.text.chat import all_turns, render_turns
 from megatron_dasd.text.encoding import encode, load_tokenizer
 
 
@@ -33,8 +33,9 @@ def run(
     caps = prompt_caps(responses, tokenizer, settings.cap_ratio)
     chosen = choose_prompts(caps, settings.max_prompts, settings.seed)
     generate_parts(
-        list(_jobs(chosen, tokenizer, settings)),
+        _jobs(chosen, tokenizer, settings),
         Rollout,
+        num_jobs=len(chosen),
         folder=folder,
         model=model_folder(inputs[settings.model]),
         model_name=settings.model,
@@ -81,7 +82,7 @@ class _Rollout:
     max_tokens: int
     seed: int
 
-    def record(self, generation: Generation) -> Rollout:
+    def record(self, generation: Generation, engine: Engine) -> Rollout:
         tokens = generation.tokens
         ended = generation.finish_reason == "stop"  # by its end-of-turn token, the last
         return Rollout(
@@ -98,8 +99,10 @@ def _jobs(
 ) -> Iterator[Job[Rollout]]:
     for prompt_id, (prompt, cap) in caps.items():
         wanted = _Rollout(prompt, cap, derive_seed(settings.seed, "rollout", prompt_id))
+        turns = all_turns(prompt.messages, settings.system_prompt)
         request = GenerationRequest(
-            prompt=render_prompt(tokenizer, prompt.messages, settings.system_prompt),
+            prompt=render_turns(tokenizer, turns),
+            turns=turns,
             max_new_tokens=cap,
             seed=wanted.seed,
             temperature=settings.temperature,

@@ -5,7 +5,7 @@ used where it takes this one and its ids are found equal: of a probe at the star
 of the texts on the way.  Either way the ids are those of ``text.encoding.encode``.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -42,9 +42,7 @@ class BulkEncoder:
             tokenizer: as ``text.encoding.load_tokenizer`` gives it.
             library: as :func:`choose_library` says.
         """
-        self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        self._backend.no_truncation()
-        self._backend.no_padding()
+        self._backend: Tokenizer = tokenizer.backend_tokenizer
         self._fast = (
             gigatoken.Tokenizer.from_json(self._backend.to_str())
             if library == "gigatoken"
@@ -91,15 +89,23 @@ class BulkEncoder:
                     break  # no special token is written out: both ways are one
 
     def _encode_exactly(self, texts: Sequence[str], parse_special: bool) -> list[Ids]:
+        self._backend.no_truncation()  # transformers sets these for every call, and so do we
+        self._backend.no_padding()
         self._backend.encode_special_tokens = not parse_special
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
 
-def choose_library(tokenizer: PreTrainedTokenizerBase) -> tuple[Library, str]:
-    """The fastest library that gives this tokenizer's ids, and why it is not the fastest, if so."""
+def choose_library(
+    tokenizer: PreTrainedTokenizerBase, encoder_by: Callable[[Library], BulkEncoder]
+) -> tuple[Library, str]:
+    """Find the fastest library that gives a tokenizer's ids.
+
+    Returns:
+        (library, why it is not the fastest, if so)
+    """
     try:
-        fast = BulkEncoder(tokenizer, "gigatoken")
+        fast = encoder_by("gigatoken")
         added = [token.content for token in tokenizer.added_tokens_decoder.values()]
         fast.check([*_PROBE, " ".join(added), "x".join(added)])
     except ExactnessError as error:

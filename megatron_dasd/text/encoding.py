@@ -40,7 +40,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     backend.normalizer = None
     try:
         spelled = b"".join(token_bytes(tokenizer, encode(tokenizer, _PROBE)))
-    except KeyError:
+    except UnicodeEncodeError:
         spelled = b""
     if spelled != _PROBE.encode():
         raise UserError(
@@ -170,16 +170,18 @@ def _byte_table(tokenizer: PreTrainedTokenizerBase) -> list[bytes]:
     """Bytes of every id of the vocabulary, added tokens included.
 
     Raises:
-        KeyError: an entry is not written in the byte alphabet.
+        UnicodeEncodeError: an entry is not written in the byte alphabet.
     """
-    alphabet = byte_alphabet()
+    # by characters of Latin-1, whose codes are the bytes; others are left, and refuse to be encoded
+    latin = {character: chr(byte) for character, byte in byte_alphabet().items()}
+    names = str.maketrans(latin | {chr(i): "\u0400" for i in range(256) if chr(i) not in latin})
     added = tokenizer.added_tokens_decoder
     table = [b""] * len(tokenizer)
     for token, index in tokenizer.get_vocab().items():
         if index in added:
             piece = b"" if added[index].special else token.encode()
         else:
-            piece = bytes(alphabet[character] for character in token)
+            piece = token.translate(names).encode("latin-1")
         if index >= len(table):  # ids with gaps: the vocabulary's size is not its last id + 1
             table += [b""] * (index + 1 - len(table))
         table[index] = piece

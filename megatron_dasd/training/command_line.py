@@ -10,9 +10,18 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from megatron_dasd.config.training import Distillation, Divergence, Normalisation
+from megatron_dasd.config.training import (
+    SET_BY_PRECISION,
+    Distillation,
+    Divergence,
+    Loader,
+    Normalisation,
+    Precision,
+)
 from megatron_dasd.data.meta import read_meta
 from megatron_dasd.errors import UserError
+from megatron_dasd.models.architecture import Flags
+from megatron_dasd.precision.recipes import precision_flags, weights_dtype
 from megatron_dasd.training.program import ROWS_FLAGS
 
 
@@ -37,6 +46,14 @@ def payload_of(argv: list[str]) -> dict[str, Any]:
         "--dasd-data", metavar="DIR", required=True, help="packed data, of a preprocess stage"
     )
     parser.add_argument("--dasd-heldout", metavar="DIR", help="packed data to evaluate on")
+    parser.add_argument(
+        "--dasd-precision",
+        choices=get_args(Precision),
+        help="in place of Megatron's flags; FP8 is emulated where there is no GPU",
+    )
+    parser.add_argument(
+        "--dasd-loader", choices=get_args(Loader), default="torch", help="what makes the batches"
+    )
     parser.add_argument("--dasd-metrics", metavar="FILE", help="a JSON line for every step")
     _add_loss_arguments(parser)
     own, megatron = parser.parse_known_args(argv)
@@ -44,12 +61,14 @@ def payload_of(argv: list[str]) -> dict[str, Any]:
         raise UserError(f"--dasd-hf-model: {own.dasd_hf_model}: no such folder")
     if own.dasd_teacher_topk and own.dasd_whole_logits:
         raise UserError("--dasd-teacher-topk does not go with --dasd-whole-logits; leave one out")
+    precision = _precision_flags(own.dasd_precision, megatron) if own.dasd_precision else {}
     return {
         "flags": {
             "dasd-hf-model": own.dasd_hf_model,
             "seq-length": read_meta(Path(own.dasd_data)).seq_length,
             "micro-batch-size": 1,
             **ROWS_FLAGS,
+            **precision,
             # Megatron wants an interval also where there is nothing to evaluate on.
             **({} if own.dasd_heldout else {"eval-iters": 0, "eval-interval": 1}),
         },
@@ -58,6 +77,7 @@ def payload_of(argv: list[str]) -> dict[str, Any]:
         "heldout": own.dasd_heldout,
         "num_samples": None,
         "metrics": own.dasd_metrics,
+        "loader": own.dasd_loader,
         "teacher_topk": own.dasd_teacher_topk,
         "loss": {
             "normalise_by": own.dasd_normalise_by,
@@ -113,3 +133,10 @@ def _add_loss_arguments(parser: argparse.ArgumentParser) -> None:
         default=defaults.weight,
         help="of the divergence; the cross-entropy has what is left of 1",
     )
+
+
+def _precision_flags(precision: Precision, typed: list[str]) -> Flags:
+    for flag in typed:
+        if flag.split("=")[0].removeprefix("--") in SET_BY_PRECISION:
+            raise UserError(f"{flag} follows from --dasd-precision {precision}; leave it out")
+    return {"bf16": weights_dtype(precision) == "bfloat16", **precision_flags(precision)}

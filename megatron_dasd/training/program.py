@@ -27,12 +27,16 @@ def main(payload: dict[str, Any]) -> None:
     from megatron.training.argument_utils import pretrain_cfg_container_from_args
 
     from megatron_dasd.models.provider import model_provider
+    from megatron_dasd.precision.emulation import with_precision
+    from megatron_dasd.precision.numerics import Numerics
     from megatron_dasd.training import metrics
     from megatron_dasd.training.step import forward_step
 
+    numerics = Numerics()
+    provider_of_model = with_precision(args, model_provider, numerics)
     set_startup_timestamps(program_start=start, main_entry=time.time())
     if payload["metrics"]:
-        metrics.install(Path(payload["metrics"]))
+        metrics.install(Path(payload["metrics"]), numerics.take)
     provider = partial(_data_iterators, payload=payload)
     provider.is_distributed = True  # type: ignore[attr-defined]  # every rank reads for itself
     pretrain(
@@ -40,7 +44,7 @@ def main(payload: dict[str, Any]) -> None:
         provider,
         ModelType.encoder_or_decoder,
         partial(forward_step, **payload["loss"]),
-        model_provider=model_provider,
+        model_provider=provider_of_model,
     )
 
 
@@ -66,14 +70,15 @@ def _data_iterators(
     rank, size = mpu.get_data_parallel_rank(), mpu.get_data_parallel_world_size()
     path, top = Path(payload["data"]), payload["teacher_topk"]
     train = DistillationDataset(path, Path(top)) if top else PackedDataset(path)
+    loader = payload["loader"]
     num_samples = payload["num_samples"] or args.train_iters * args.global_batch_size
     train_packs = training_packs(len(train), num_samples, args.seed)
-    train_rows = batches(train, train_packs, args.consumed_train_samples, rank, size)
+    train_rows = batches(train, train_packs, args.consumed_train_samples, rank, size, loader)
     if not payload["heldout"]:
         return train_rows, None, None
     heldout = PackedDataset(Path(payload["heldout"]))
     packs = heldout_packs(len(heldout), args.global_batch_size)
-    return train_rows, batches(heldout, packs, 0, rank, size), None
+    return train_rows, batches(heldout, packs, 0, rank, size, loader), None
 
 
 if __name__ == "__main__":

@@ -11,10 +11,12 @@ from megatron_dasd.checkpoint import tracker
 from megatron_dasd.checkpoint.artifact import FOLDER, open_checkpoint, remember_source
 from megatron_dasd.config.training import Train
 from megatron_dasd.data.meta import DataMeta, read_meta
+from megatron_dasd.device.doctor import is_installed
 from megatron_dasd.device.launch import launch
 from megatron_dasd.errors import UserError
 from megatron_dasd.models.architecture import Flags, read_architecture
 from megatron_dasd.models.program import layout_flags
+from megatron_dasd.precision.recipes import RECIPES, precision_flags, weights_dtype, where_fp8_runs
 from megatron_dasd.progress import progress
 from megatron_dasd.training.program import ROWS_FLAGS
 
@@ -28,6 +30,8 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
     Raises:
         UserError: a rank failed, or training ended before its last iteration.
     """
+    if settings.loader == "dali" and not is_installed("nvidia.dali"):
+        raise UserError("loader dali: DALI is not installed: pip install 'megatron_dasd[dali]'")
     data = read_meta(inputs[settings.data])
     heldout = read_meta(inputs[settings.heldout]) if settings.heldout else None
     num_samples = math.ceil(settings.epochs * data.num_packs)
@@ -38,9 +42,11 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
     model = model_folder(inputs[settings.model])
     if settings.moe_aux_loss_coeff and not read_architecture(model).experts:
         raise UserError(f"moe_aux_loss_coeff: the model in {model} has no experts to balance")
+    dtype = weights_dtype(settings.precision)
     flags = {
         "dasd-hf-model": model,
-        **layout_flags(settings.launch, data.seq_length, settings.dtype),
+        **layout_flags(settings.launch, data.seq_length, dtype),
+        **precision_flags(settings.precision),
         **_optimizer_flags(settings, iterations),
         **_heldout_flags(settings, iterations, heldout),
         "seed": settings.seed,
@@ -59,12 +65,16 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
         "teacher_topk": str(inputs[settings.teacher_topk]) if settings.teacher_topk else None,
         "num_samples": num_samples,
         "metrics": str(metrics),
+        "loader": settings.loader,
         "loss": {
             "normalise_by": settings.normalise_by,
             "chunked_loss": settings.chunked_loss,
             "distillation": settings.distillation.model_dump(),
         },
     }
+    fp8 = where_fp8_runs() if settings.precision in RECIPES else None
+    if fp8:
+        print(f"    {settings.precision}: {fp8}", flush=True)
     done = tracker.repair(saves)
     if done < iterations:
         _train(payload, settings, folder, metrics, iterations, done)
@@ -78,7 +88,9 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
     tracker.keep_only(saves, iterations)
     remember_source(model_folder(inputs[settings.model]), saves)
     return {
-        "dtype": settings.dtype,
+        "dtype": dtype,
+        "precision": settings.precision,
+        "fp8": fp8,
         "iterations": iterations,
         "num_samples": num_samples,
         "padding_samples": iterations * settings.global_batch_size - num_samples,

@@ -80,7 +80,7 @@ class Workshop:
             "epochs": 2.5,
             "lr": 1e-3,
             "min_lr": 1e-4,
-            "dtype": "float32",
+            "precision": "fp32",
             "seed": 11,
         }
         references = {x: x for x in ("model", "checkpoint", "data", "heldout", *more)}

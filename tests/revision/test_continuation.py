@@ -118,4 +118,4 @@ def test_the_teacher_goes_on_from_the_prefix(
             max_new_tokens=10,
             seed=derive_seed(1, "continue", prompt_id),
         )
-        assert engine.generate([request])[0].text == response.text
+        assert engine.generate_batch([request])[0].text == response.text
