@@ -175,6 +175,8 @@ class Rollout:
     """What the student wrote.  Producer: roll_out_student.  Consumer: continue_teacher."""
 
     prompt: Prompt
+    candidate: int = 0
+    """Its number among the prompt's rollouts."""
     token_ids: list[int]
     """Verbatim as generated, end-of-turn token left out."""
     num_bytes: list[int]

@@ -45,6 +45,8 @@ class StubServer:
     temper: Callable[[float, float], float] = lambda logprob, temperature: logprob
     """What sampling makes of a log-prob at a temperature."""
     key: str | None = None
+    frozen: bool = False
+    """Takes requests, health checks too, and answers none."""
     port: int = 0
     bodies: list[dict[str, Any]] = field(default_factory=list)
     """Every request for text, in order."""
@@ -90,6 +92,8 @@ class StubServer:
         await self._runner.cleanup()
 
     async def _models(self, request: web.Request) -> web.Response:
+        if self.frozen:
+            await asyncio.sleep(60)
         if self.key and request.headers.get("Authorization") != f"Bearer {self.key}":
             return web.json_response({"error": "no"}, status=401)
         return web.json_response({"data": [{"id": MODEL, "owned_by": "stub"}]})
@@ -108,6 +112,8 @@ class StubServer:
         self.most_in_flight = max(self.most_in_flight, self._in_flight)
         try:
             fault = self.fault(number, body)
+            if self.frozen:
+                await asyncio.sleep(60)
             if fault is not None and (answer := await self._fail(fault, request, body)):
                 return answer
             self.answered[body.get("seed", 0)] += 1

@@ -95,6 +95,8 @@ class RollOutStudent(Settings):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     system_prompt: str | None = None
     max_prompts: Positive | None = None
+    num_rollouts: Positive = 1
+    """Rollouts a prompt: more where few reach their cap."""
     engine: Engine = Engine()
     on_malformed: OnMalformed = "stop"
 

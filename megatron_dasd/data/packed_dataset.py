@@ -86,7 +86,8 @@ class PackedDataset:
 
     def document(self, number: int) -> dict[str, npt.NDArray[Any]]:
         """Values of a document in every dataset, ``[tokens]``; the loss mask is weighted."""
-        values = {name: dataset[number] for name, dataset in self.datasets.items()}
+        # copies: a dataset that goes unmaps its file under the views that it gave
+        values = {name: dataset[number].copy() for name, dataset in self.datasets.items()}
         if self._weights is not None:
             values[LOSS_MASK] = values[LOSS_MASK] * self._weights[number]
         return values

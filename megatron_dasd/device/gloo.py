@@ -15,9 +15,9 @@ _all_gather, _reduce_scatter = dist.all_gather, dist.reduce_scatter
 
 def install() -> None:
     """Put the functions below in the place of those that they stand for."""
+    _give_split_sizes_as_numbers()
     dist.all_gather = all_gather  # type: ignore[assignment]
     dist.reduce_scatter = reduce_scatter  # type: ignore[assignment]
-    _give_split_sizes_as_numbers()
 
 
 def all_gather(tensor_list: list[Tensor], tensor: Tensor, group: Any = None, **options: Any) -> Any:

@@ -224,7 +224,7 @@ class Client:
             return None
         if status != 200:
             return f"status {status}"
-        with suppress(msgspec.DecodeError):
+        with suppress(msgspec.DecodeError, UnicodeDecodeError):
             models = msgspec.json.decode(raw, type=_Models).data
             if not self.version:
                 self.version = await self._read_version(url, models[0].owned_by if models else "")
@@ -246,7 +246,7 @@ class Client:
         """``vllm 0.32.0``; the program alone where the server tells no version."""
         root = url.removesuffix("/v1")
         for path in ("/version", "/get_server_info"):
-            with suppress(aiohttp.ClientError, OSError, msgspec.DecodeError):
+            with suppress(aiohttp.ClientError, OSError, msgspec.DecodeError, UnicodeDecodeError):
                 async with (
                     asyncio.timeout(_CONNECT_SECONDS),
                     self._session.get(root + path, proxy=_proxy(url)) as answer,

@@ -82,7 +82,8 @@ class Endpoints:
                     self._mark_down(endpoint, wrong)
                 if misses >= _FAILURES_IN_A_ROW:
                     for clock in endpoint.clocks:
-                        clock.reschedule(asyncio.get_running_loop().time())
+                        if not clock.expired():
+                            clock.reschedule(asyncio.get_running_loop().time())
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LAST_CHECK_SECONDS)
 
@@ -128,6 +129,8 @@ class Endpoints:
 
     def failed(self, endpoint: Endpoint) -> None:
         """An attempt failed by the server's fault, though it could be reached."""
+        if endpoint.rests_until > time.monotonic():
+            return  # one of many that were under way when it began to fail
         endpoint.failures += 1
         beyond = endpoint.failures - _FAILURES_IN_A_ROW
         if beyond >= 0:

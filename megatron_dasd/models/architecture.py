@@ -39,6 +39,15 @@ FAMILIES = {
 }
 """Families by the class that ``transformers`` loads them with."""
 
+_SIZES = (
+    "num_hidden_layers",
+    "hidden_size",
+    "num_attention_heads",
+    "intermediate_size",
+    "vocab_size",
+    "max_position_embeddings",
+)
+_EXPERT_SIZES = ("num_experts", "num_experts_per_tok", "moe_intermediate_size")
 _NONE_HAS: Flags = {
     "rotary-percent": 1.0,
     "rotary-interleaved": False,
@@ -198,6 +207,10 @@ def read_architecture(folder: Path) -> Architecture:
 
 
 def _from_config(config: dict[str, Any], family: Family, path: Path) -> Architecture:
+    for field in _SIZES + _EXPERT_SIZES * family.experts:
+        size = config[_field(field, config)]
+        if type(size) is not int or size < 1:
+            raise UserError(f"{path}: field {field}: {size!r} is no positive whole number")
     for field, value, wanted in _wanted_values(config, family):
         if value != wanted:
             raise UserError(f"{path}: field {field}: {value!r} is not supported (only {wanted!r})")
@@ -249,7 +262,7 @@ def _rotary(config: dict[str, Any], path: Path) -> tuple[int, float | None]:
     if share != 1.0:
         raise UserError(f"{path}: field partial_rotary_factor: {share} is not supported (only 1.0)")
     theta = rope.get("rope_theta") or config.get("rope_theta") or 10000.0
-    if theta != int(theta):
+    if not isinstance(theta, int | float) or theta != int(theta):
         raise UserError(f"{path}: field rope_theta: {theta} is no whole number, as Megatron wants")
     if kind == "default":
         return int(theta), None
@@ -264,11 +277,15 @@ def _rotary(config: dict[str, Any], path: Path) -> tuple[int, float | None]:
     return int(theta), rope["factor"]
 
 
+def _field(name: str, config: dict[str, Any]) -> str:
+    """Transformers 5 writes num_experts under the name that its families share."""
+    shared = "num_local_experts"
+    return shared if name == "num_experts" and shared in config else name
+
+
 def _experts(config: dict[str, Any], path: Path) -> Experts:
-    # transformers 5 writes num_experts under the name that its families share.
-    number = config["num_local_experts" if "num_local_experts" in config else "num_experts"]
     experts = Experts(
-        num_experts=number,
+        num_experts=config[_field("num_experts", config)],
         experts_per_token=config["num_experts_per_tok"],
         ffn_hidden_size=config["moe_intermediate_size"],
         weights_sum_to_one=config.get("norm_topk_prob", False),

@@ -75,8 +75,13 @@ class CommandLine:
         value = [] if isinstance(wanted, bool) else ["1" if wanted is None else str(wanted)]
         ((attribute, parsed),) = self.parse([f"--{name}", *value]).items()
         typed = self.values.get(attribute, _UNSET)
-        if typed is not _UNSET and (wanted in (None, False) or typed != parsed):
+        # A switch that the model has off, or what it has not at all, must not be typed.
+        if typed is not _UNSET and (wanted is None or wanted is False or typed != parsed):
             raise UserError(
-                f"--{name} {typed} contradicts the model's {wanted}, which follows from "
-                f"{self.values['dasd_hf_model']}/config.json"
+                f"--{name} {_told(typed)} contradicts the model's {_told(wanted)}, which follows "
+                f"from {self.values['dasd_hf_model']}/config.json"
             )
+
+
+def _told(value: Any) -> Any:
+    return {"None": "none", "True": "on", "False": "off"}.get(str(value), value)

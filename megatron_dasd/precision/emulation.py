@@ -197,4 +197,4 @@ class _Product(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             x = Quantised(x_data, x_scale, x_block)
             dw = (quantised.over_tokens.dequantise().t() @ x.dequantise()).to(w_dtype)
-        return dx.to(x_dtype).view(*gradient.shape[:-1], -1), dw, None, None
+        return dx.to(x_dtype).view(*gradient.shape[:-1], dx.shape[-1]), dw, None, None

@@ -50,6 +50,8 @@ class Prefix:
     """The beginning of a rollout that the teacher is to continue."""
 
     prompt: Prompt
+    candidate: int
+    """The rollout's number among the prompt's."""
     student_prefix: str
     """In the normalised form."""
     student_prefix_ids: list[int]
@@ -81,14 +83,14 @@ def cut_rollout(
 
     if not rollout.text.startswith(NORMALISED.open.strip()):
         return None
-    draw = derive_seed(seed, "cut", rollout.prompt.prompt_id)
+    draw = derive_seed(seed, "cut", rollout.prompt.prompt_id, rollout.candidate)
     kept = choose_cut(rollout.text, rollout.num_bytes, cut_from, draw, can_continue)
     if kept is None:
         return None
     text = rollout.text.encode()[: sum(rollout.num_bytes[:kept])].decode()
     teacher_form = to_teacher_form(text, delimiters)
     assert teacher_form is not None
-    return Prefix(rollout.prompt, text, rollout.token_ids[:kept], teacher_form)
+    return Prefix(rollout.prompt, rollout.candidate, text, rollout.token_ids[:kept], teacher_form)
 
 
 def _jobs(
@@ -101,7 +103,7 @@ def _jobs(
     few_shot = read_few_shot(inputs[settings.few_shot] if settings.few_shot else None)
     for prefix in prefixes:
         prompt = prefix.prompt
-        seed = derive_seed(settings.seed, "continue", prompt.prompt_id)
+        seed = derive_seed(settings.seed, "continue", prompt.prompt_id, prefix.candidate)
         turns = all_turns(prompt.messages, settings.system_prompt, few_shot)
         text = render_turns(tokenizer, turns) + prefix.teacher_form if tokenizer else ""
         request = GenerationRequest(
@@ -129,7 +131,7 @@ class _Continued:
         return Response(
             prompt=self.prefix.prompt,
             temperature=self.temperature,
-            candidate=0,
+            candidate=self.prefix.candidate,
             seed=self.seed,
             model=engine.name,
             engine=engine.version,

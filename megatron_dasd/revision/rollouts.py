@@ -26,7 +26,7 @@ from megatron_dasd.text.encoding import encode, load_tokenizer
 def run(
     settings: RollOutStudent, inputs: Mapping[str, Path], folder: StageFolder
 ) -> dict[str, Any]:
-    """Write parts of :class:`Rollout`, one record a prompt."""
+    """Write parts of :class:`Rollout`, ``num_rollouts`` records a prompt."""
     aside = SetAside(settings.on_malformed)
     tokenizer = load_tokenizer(model_folder(inputs[settings.model]))
     responses = read_records(inputs[settings.responses], FilteredResponse, aside.malformed)
@@ -35,7 +35,7 @@ def run(
     generate_parts(
         _jobs(chosen, tokenizer, settings),
         Rollout,
-        num_jobs=len(chosen),
+        num_jobs=len(chosen) * settings.num_rollouts,
         folder=folder,
         model=model_folder(inputs[settings.model]),
         model_name=settings.model,
@@ -79,6 +79,7 @@ class _Rollout:
     """One rollout to be made."""
 
     prompt: Prompt
+    candidate: int
     max_tokens: int
     seed: int
 
@@ -98,14 +99,17 @@ def _jobs(
     caps: Caps, tokenizer: PreTrainedTokenizerBase, settings: RollOutStudent
 ) -> Iterator[Job[Rollout]]:
     for prompt_id, (prompt, cap) in caps.items():
-        wanted = _Rollout(prompt, cap, derive_seed(settings.seed, "rollout", prompt_id))
         turns = all_turns(prompt.messages, settings.system_prompt)
-        request = GenerationRequest(
-            prompt=render_turns(tokenizer, turns),
-            turns=turns,
-            max_new_tokens=cap,
-            seed=wanted.seed,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-        )
-        yield Job(request=request, record=wanted.record, about=wanted)
+        text = render_turns(tokenizer, turns)
+        for number in range(settings.num_rollouts):
+            seed = derive_seed(settings.seed, "rollout", prompt_id, number)
+            wanted = _Rollout(prompt, number, cap, seed)
+            request = GenerationRequest(
+                prompt=text,
+                turns=turns,
+                max_new_tokens=cap,
+                seed=seed,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+            )
+            yield Job(request=request, record=wanted.record, about=wanted)

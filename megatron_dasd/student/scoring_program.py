@@ -39,8 +39,14 @@ def main(payload: dict[str, Any]) -> None:
     model = load_model(flags, Path(payload["checkpoint"]))
     from megatron.core import mpu
 
-    rank, size = mpu.get_data_parallel_rank(), mpu.get_data_parallel_world_size()
-    writes = mpu.is_pipeline_last_stage() and mpu.get_tensor_model_parallel_rank() == 0
+    # Ranks that share experts go in step, so they score the same parts.
+    share = mpu.get_expert_model_parallel_world_size()
+    rank, size = mpu.get_data_parallel_rank() // share, mpu.get_data_parallel_world_size() // share
+    writes = (
+        mpu.is_pipeline_last_stage()
+        and mpu.get_tensor_model_parallel_rank() == 0
+        and mpu.get_expert_model_parallel_rank() == 0
+    )
     files = record_files(Path(payload["responses"]))
     few_shot = read_few_shot(Path(payload["few_shot"]) if payload["few_shot"] else None)
     scorer = partial(_score, model, tokenizer, settings, few_shot)

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from megatron_dasd.checkpoint.artifact import TRACKER, open_checkpoint
 from megatron_dasd.config.training import (
     SET_BY_PRECISION,
     Distillation,
@@ -29,7 +30,7 @@ def payload_of(argv: list[str]) -> dict[str, Any]:
     """What the command line asks for, as the training program takes it.
 
     Raises:
-        UserError: no model named, or no packed data there.
+        UserError: no such model, no packed data there, or a checkpoint that must not be opened.
     """
     parser = argparse.ArgumentParser(
         description="Train with Megatron on packed rows; every further flag is Megatron's own.",
@@ -62,6 +63,7 @@ def payload_of(argv: list[str]) -> dict[str, Any]:
     if own.dasd_teacher_topk and own.dasd_whole_logits:
         raise UserError("--dasd-teacher-topk does not go with --dasd-whole-logits; leave one out")
     precision = _precision_flags(own.dasd_precision, megatron) if own.dasd_precision else {}
+    _look_through_checkpoints(megatron)
     return {
         "flags": {
             "dasd-hf-model": own.dasd_hf_model,
@@ -140,3 +142,15 @@ def _precision_flags(precision: Precision, typed: list[str]) -> Flags:
         if flag.split("=")[0].removeprefix("--") in SET_BY_PRECISION:
             raise UserError(f"{flag} follows from --dasd-precision {precision}; leave it out")
     return {"bf16": weights_dtype(precision) == "bfloat16", **precision_flags(precision)}
+
+
+def _look_through_checkpoints(megatron: list[str]) -> None:
+    """Every checkpoint that Megatron would open is looked through before."""
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    parser.add_argument("--load", type=Path)
+    parser.add_argument("--pretrained-checkpoint", type=Path)
+    named, _ = parser.parse_known_args(megatron)
+    for folder in (named.load, named.pretrained_checkpoint):
+        # A run that has not saved yet has nothing there to load.
+        if folder and (folder / TRACKER).exists():
+            open_checkpoint(folder)

@@ -7,6 +7,8 @@ import torch
 
 from megatron_dasd.data.rows import Row
 from megatron_dasd.device import cpu_adapter
+from megatron_dasd.device.doctor import is_installed
+from megatron_dasd.errors import UserError
 from megatron_dasd.models.packed import Batch
 
 _AHEAD = 2
@@ -18,7 +20,16 @@ def dali_batches(rows: Iterator[Row]) -> Iterator[Batch]:
 
     On a GPU they come through pinned memory on a stream of their own; without one DALI runs in its
     CPU mode.  An error in a row is raised up to two steps early.
+
+    Raises:
+        UserError: DALI is not installed.
     """
+    if not is_installed("nvidia.dali"):
+        raise UserError("loader dali: DALI is not installed: pip install 'megatron_dasd[dali]'")
+    return _dali_batches(rows)
+
+
+def _dali_batches(rows: Iterator[Row]) -> Iterator[Batch]:
     from nvidia.dali import Pipeline, fn
     from nvidia.dali.plugin.pytorch import DALIGenericIterator
 

@@ -11,7 +11,6 @@ from megatron_dasd.checkpoint import tracker
 from megatron_dasd.checkpoint.artifact import FOLDER, open_checkpoint, remember_source
 from megatron_dasd.config.training import Train
 from megatron_dasd.data.meta import DataMeta, read_meta
-from megatron_dasd.device.doctor import is_installed
 from megatron_dasd.device.launch import launch
 from megatron_dasd.errors import UserError
 from megatron_dasd.models.architecture import Flags, read_architecture
@@ -30,8 +29,6 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
     Raises:
         UserError: a rank failed, or training ended before its last iteration.
     """
-    if settings.loader == "dali" and not is_installed("nvidia.dali"):
-        raise UserError("loader dali: DALI is not installed: pip install 'megatron_dasd[dali]'")
     data = read_meta(inputs[settings.data])
     heldout = read_meta(inputs[settings.heldout]) if settings.heldout else None
     num_samples = math.ceil(settings.epochs * data.num_packs)

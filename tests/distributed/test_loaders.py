@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from megatron_dasd.errors import UserError
-from megatron_dasd.training import stage
 
 
 def without_seconds(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -22,9 +21,3 @@ def test_dali_trains_on_the_same_rows(workshop: Any) -> None:
     heldout = [line for line in by_dali if "heldout_loss" in line]
     assert heldout
     assert without_seconds(by_dali) == without_seconds(by_torch)
-
-
-def test_without_dali_the_start_says_so(workshop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "is_installed", lambda module: module != "nvidia.dali")
-    with pytest.raises(UserError, match=r"^loader dali: .* pip install 'megatron_dasd\[dali\]'$"):
-        workshop.train("no dali", loader="dali")

@@ -48,7 +48,7 @@ def filtered(workshop: Any) -> Path:
     return folder
 
 
-def score(workshop: Any, filtered: Path, name: str, **changes: Any) -> Any:
+def score(workshop: Any, filtered: Path, name: str, model: str = "llama", **changes: Any) -> Any:
     settings = ScoreStudent(
         kind="score_student",
         responses="responses",
@@ -62,14 +62,14 @@ def score(workshop: Any, filtered: Path, name: str, **changes: Any) -> Any:
         scoring.run,
         settings,
         responses=filtered,
-        model=workshop.models["llama"],
-        checkpoint=workshop.checkpoints["llama"],
+        model=workshop.models[model],
+        checkpoint=workshop.checkpoints[model],
     )
 
 
 @torch.no_grad()
-def expected_logprobs(workshop: Any, scored: ScoredResponse) -> list[float]:
-    model = AutoModelForCausalLM.from_pretrained(workshop.models["llama"], dtype=torch.float32)
+def expected_logprobs(workshop: Any, scored: ScoredResponse, name: str = "llama") -> list[float]:
+    model = AutoModelForCausalLM.from_pretrained(workshop.models[name], dtype=torch.float32)
     prompt = render_prompt(workshop.tokenizer, scored.prompt.messages)
     prompt_ids, response_ids = encode_example(workshop.tokenizer, prompt, scored.output)
     assert scored.student_tokens.token_ids == response_ids
@@ -99,6 +99,17 @@ def test_scores_agree_with_transformers(
         wanted = expected_logprobs(workshop, response)
         assert response.student_tokens.logprobs == pytest.approx(wanted, abs=1e-4)
         assert sum(response.student_tokens.num_bytes) == len(response.output.encode())
+
+
+def test_ranks_that_share_experts_score_together(workshop: Any, filtered: Path) -> None:
+    """Four ranks, two of them for each of the two parts."""
+    launch = {"num_ranks": 4, "expert_parallel": 2}
+    folder = score(workshop, filtered, "scored experts", model="qwen3_moe", launch=launch)
+    scored = list(read_records(folder.path, ScoredResponse))
+    assert [r.output for r in scored] == OUTPUTS * 2
+    for response in scored[:3]:
+        wanted = expected_logprobs(workshop, response, "qwen3_moe")
+        assert response.student_tokens.logprobs == pytest.approx(wanted, abs=1e-4)
 
 
 def test_one_split_alone(workshop: Any, filtered: Path) -> None:

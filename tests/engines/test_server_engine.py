@@ -235,6 +235,25 @@ def test_one_lost_server_of_several_does_not_end_the_run(model_dir: Path) -> Non
     assert first.answered.total() + second.answered.total() >= 100
 
 
+def test_what_a_frozen_server_holds_is_given_to_others(
+    model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("megatron_dasd.engines.client._HEALTH_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr("megatron_dasd.engines.endpoints._HEALTH_SECONDS", 0.2)
+    with StubServer() as first, StubServer() as second:
+
+        def freezes(number: int, body: dict[str, Any]) -> None:
+            first.frozen = number >= 10
+
+        first.fault = freezes
+        batches = [[request(10 * b + i) for i in range(10)] for b in range(6)]
+        meter = Seen()
+        server = settings(first.url, second.url, deadline_seconds=50)
+        found = generate(server, model_dir, batches, meter)
+    assert all(isinstance(answer, Generation) for answers in found.values() for answer in answers)
+    assert set(meter.faults) == {"connection lost"}
+
+
 def test_requests_go_to_the_server_with_the_fewest(model_dir: Path) -> None:
     with StubServer() as first, StubServer() as second:
         batches = [[request(10 * b + i) for i in range(10)] for b in range(10)]
@@ -328,6 +347,23 @@ def test_the_probe_refuses_tempered_logprobs(model_dir: Path, rescore_by: str) -
         with pytest.raises(UserError, match="--logprobs-mode raw_logprobs"):
             generate(server, model_dir, [[request(i, temperature=0.6) for i in range(3)]])
         assert generate(server, model_dir, [[request(i) for i in range(3)]])[0]
+
+
+def test_one_request_that_is_refused_does_not_fail_the_probe(model_dir: Path) -> None:
+    asked = [request(i, temperature=0.6) for i in range(3)]
+    with StubServer(fault=lambda n, body: "400" if body.get("seed") == 0 else None) as stub:
+        found = generate(settings(stub.url, probe=True), model_dir, [asked])
+    assert [type(answer) for answer in found[0]] == [Failure, Generation, Generation]
+    refused = "the first requests failed: refused: status 400"
+    with StubServer(fault=lambda n, body: "400") as stub, pytest.raises(UserError, match=refused):
+        generate(settings(stub.url, probe=True), model_dir, [asked])
+
+
+def test_a_server_that_cannot_be_probed(model_dir: Path) -> None:
+    server = {"probe": True, "extra_body": {"return_token_ids": None}}
+    line = r"gives no token ids.* probe: false"
+    with StubServer() as stub, pytest.raises(UserError, match=line):
+        generate(settings(stub.url, **server), model_dir, [[request(1)]])
 
 
 def test_given_texts_are_scored_in_order(model_dir: Path) -> None:

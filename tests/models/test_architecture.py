@@ -154,6 +154,9 @@ def test_rope_theta_of_older_configs(tmp_path: Path) -> None:
     [
         ({"architectures": ["GPT2LMHeadModel"]}, "field architectures: GPT2LMHeadModel is not one"),
         ({"hidden_size": None}, "field hidden_size: missing"),
+        ({"hidden_size": "48"}, "field hidden_size: '48' is no positive whole number"),
+        (MOE | {"num_experts": 0}, "field num_experts: 0 is no positive whole number"),
+        ({"rope_parameters": {"rope_theta": "1e4"}}, "field rope_theta: 1e4 is no whole number"),
         ({"mlp_bias": True}, "field mlp_bias: True is not supported"),
         ({"attention_bias": True}, "field attention_bias: True is not supported"),
         ({"attention_dropout": 0.1}, "field attention_dropout: 0.1 is not supported"),

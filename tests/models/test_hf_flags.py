@@ -44,7 +44,15 @@ def test_a_user_types_no_flag_of_the_architecture(model: Path) -> None:
 
 
 def test_what_agrees_may_be_typed(model: Path) -> None:
-    agreeing = ["--num-layers", "3", "--swiglu", "--norm-epsilon", "0.00001"]
+    agreeing = [
+        "--num-layers",
+        "3",
+        "--swiglu",
+        "--norm-epsilon",
+        "0.00001",
+        "--attention-dropout",
+        "0",
+    ]
     assert flags_of(model, *agreeing)["num-layers"] == 3
 
 
@@ -53,13 +61,14 @@ def test_what_agrees_may_be_typed(model: Path) -> None:
     [
         (["--num-layers", "4"], "--num-layers 4 contradicts the model's 3"),
         (["--norm-epsilon", "1e-6"], "--norm-epsilon 1e-06 contradicts the model's 1e-05"),
-        (["--qk-layernorm"], "--qk-layernorm True contradicts the model's False"),
-        (["--num-experts", "8"], "--num-experts 8 contradicts the model's None"),
+        (["--attention-dropout", "0.1"], "--attention-dropout 0.1 contradicts the model's 0.0"),
+        (["--qk-layernorm"], "--qk-layernorm on contradicts the model's off"),
+        (["--num-experts", "8"], "--num-experts 8 contradicts the model's none"),
         (["--rotary-percent", "0.5"], "--rotary-percent 0.5 contradicts the model's 1.0"),
-        (["--window-size", "127,0"], "--window-size (127, 0) contradicts the model's None"),
+        (["--window-size", "127,0"], "--window-size (127, 0) contradicts the model's none"),
         (
             ["--untie-embeddings-and-output-weights"],
-            "--untie-embeddings-and-output-weights True contradicts the model's False",
+            "--untie-embeddings-and-output-weights on contradicts the model's off",
         ),
         (
             ["--position-embedding-type", "yarn"],

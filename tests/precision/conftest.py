@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen3MoeConfig
 
 from megatron_dasd.artifacts import LOGS, METRICS, Manifest, StageFolder, model_folder
 from megatron_dasd.checkpoint import export_stage, import_stage
@@ -22,37 +22,60 @@ STEPS = 200
 BATCH = 2
 
 
+SHAPE = {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": SEQ_LENGTH,
+    "tie_word_embeddings": False,
+}
+EXPERTS = {
+    "head_dim": 32,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 64,
+    "norm_topk_prob": True,
+}
+
+
 class Laboratory:
-    """Trains one imported model in several precisions on the same rows."""
+    """Trains imported models in several precisions on the same rows."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
         self.tokenizer = byte_tokenizer("abcdefghijklmnopqrstuvwxyz ")
-        self.model, self.data = place / "model", place / "data"
-        self._save_model()
+        size = len(self.tokenizer)
+        self.data = place / "data"
         self._write_data()
-        with StageFolder(place / "imported", "imported", "import_hf", {}, {}) as folder:
-            settings = ImportHf(kind="import_hf", model="model")
-            folder.finish(figures=import_stage.run(settings, {"model": self.model}, folder))
+        self._add_model("dense", LlamaConfig(vocab_size=size, **SHAPE))
+        self._add_model("experts", Qwen3MoeConfig(vocab_size=size, **SHAPE, **EXPERTS))
 
     def train(
-        self, name: str, steps: int, begin_with: str = "imported", **changes: Any
+        self,
+        name: str,
+        steps: int,
+        model: str = "dense",
+        begin_with: str | None = None,
+        **changes: Any,
     ) -> Manifest:
         """Train for some steps, from the imported weights or those of another run.
 
         The rows are the same in every run.
         """
+        checkpoint = self.place / (begin_with or f"{model} imported")
         given = {"global_batch_size": BATCH, "lr": 1e-3, "min_lr": 1e-4, "seed": 5}
         given["epochs"] = steps * BATCH / self.num_packs
         references = {x: x for x in ("model", "checkpoint", "data")}
         settings = Train(kind="train", **references, **(given | changes))
-        inputs = {"model": self.model, "checkpoint": self.place / begin_with, "data": self.data}
+        inputs = {"model": self.place / model, "checkpoint": checkpoint, "data": self.data}
         with StageFolder(self.place / name, name, "train", {"name": name}, {}) as folder:
             return folder.finish(figures=train_stage.run(settings, inputs, folder))
 
     def export(self, name: str) -> dict[str, torch.Tensor]:
         """The weights of a run as a Hugging Face folder has them."""
-        inputs = {"model": self.model, "checkpoint": self.place / name}
+        inputs = {"model": self.place / "dense", "checkpoint": self.place / name}
         settings = ExportHf(kind="export_hf", model="model", checkpoint="checkpoint")
         place = self.place / f"{name} exported"
         with StageFolder(place, "exported", "export_hf", {}, {}) as folder:
@@ -69,20 +92,14 @@ class Laboratory:
         text = (self.place / name / LOGS / METRICS).read_text()
         return [json.loads(line) for line in text.splitlines()]
 
-    def _save_model(self) -> None:
+    def _add_model(self, name: str, config: PretrainedConfig) -> None:
         torch.manual_seed(0)
-        config = LlamaConfig(
-            vocab_size=len(self.tokenizer),
-            hidden_size=128,
-            intermediate_size=256,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=SEQ_LENGTH,
-            tie_word_embeddings=False,
-        )
-        LlamaForCausalLM(config).float().save_pretrained(self.model)
-        self.tokenizer.save_pretrained(self.model)
+        folder = self.place / name
+        AutoModelForCausalLM.from_config(config).float().save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        settings = ImportHf(kind="import_hf", model="model")
+        with StageFolder(self.place / f"{name} imported", name, "import_hf", {}, {}) as imported:
+            imported.finish(figures=import_stage.run(settings, {"model": folder}, imported))
 
     def _write_data(self) -> None:
         """Rows in which a letter follows from the one before, three times in four."""

@@ -108,6 +108,22 @@ def test_a_frozen_weight_gets_no_gradient() -> None:
     assert x.grad.tolist() == [[16.0] * 16] * 16
 
 
+@pytest.mark.parametrize(
+    "scaling",
+    [Blockwise(E4M3), Tensorwise(E5M2), DelayedHistories(ARGUMENTS, E5M2, 1, None).layer(0)],
+    ids=["blockwise", "tensorwise", "delayed"],
+)
+def test_an_expert_without_tokens(scaling: Scaling) -> None:
+    x = torch.empty(0, 16, requires_grad=True)
+    weight = torch.ones(32, 16, requires_grad=True)
+    y = _Product.apply(x, weight, scaling, Numerics())
+    y.sum().backward()
+    assert x.grad is not None
+    assert weight.grad is not None
+    assert (y.shape, x.grad.shape) == ((0, 32), (0, 16))
+    assert weight.grad.count_nonzero() == 0
+
+
 def test_types_stay_as_they_are() -> None:
     x = torch.ones(16, 16, dtype=torch.bfloat16, requires_grad=True)
     weight = torch.ones(16, 16, dtype=torch.bfloat16, requires_grad=True)

@@ -1,12 +1,19 @@
 """FP8 training through the stage, emulated: against bf16, under layouts, over a restart."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from megatron_dasd.checkpoint.artifact import open_checkpoint
 from megatron_dasd.errors import UserError
+
+ENTRY = Path(__file__).parents[2] / "tools" / "pretrain_dasd.py"
 
 FP8 = ["fp8-blockwise", "fp8-tensorwise", "fp8-delayed"]
 STEPS = 8
@@ -83,6 +90,51 @@ def test_weights_trained_in_fp8_serve_every_precision(laboratory: Any) -> None:
     assert max(losses) / min(losses) < 1.01
     exported = laboratory.export("delayed")
     assert exported["lm_head.weight"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("precision", ["fp8-tensorwise", "fp8-delayed"])
+def test_experts_of_two_ranks_follow_bf16(laboratory: Any, precision: str) -> None:
+    layout = {"num_ranks": 2, "expert_parallel": 2}
+    for name, asked in (("experts bf16", "bf16"), (f"experts {precision}", precision)):
+        laboratory.train(name, STEPS, model="experts", precision=asked, launch=layout)
+    apart = distance(laboratory.curve(f"experts {precision}"), laboratory.curve("experts bf16"))
+    assert 1e-5 < apart.max() < 0.03
+
+
+@pytest.mark.slow
+def test_by_hand_equals_the_stage(laboratory: Any, tmp_path: Path) -> None:
+    laboratory.train("by stage", STEPS, precision="fp8-blockwise")
+    start = open_checkpoint(laboratory.place / "dense imported").folder
+    flags = {
+        "dasd-hf-model": laboratory.place / "dense",
+        "dasd-data": laboratory.data,
+        "dasd-metrics": tmp_path / "metrics.jsonl",
+        "dasd-precision": "fp8-blockwise",
+        "pretrained-checkpoint": start,
+        "load": tmp_path / "saves",
+        "train-iters": STEPS,
+        "global-batch-size": 2,
+        "lr": 1e-3,
+        "min-lr": 1e-4,
+        "lr-decay-style": "cosine",
+        "lr-warmup-iters": round(0.1 * STEPS),
+        "weight-decay": 0.1,
+        "adam-beta2": 0.95,
+        "seed": 5,
+        "log-interval": 1,
+    }
+    typed = [str(x) for name, value in flags.items() for x in (f"--{name}", value)]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "1", "--standalone"]
+    command = [sys.executable, *torchrun, str(ENTRY), *typed]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "fp8-blockwise: emulated on the CPU" in done.stdout
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in lines]
+    assert losses == pytest.approx(laboratory.curve("by stage").tolist(), rel=1e-3)
+
+    wrong = subprocess.run([*command, "--fp8-format", "hybrid"], capture_output=True, text=True)
+    assert wrong.returncode != 0
+    assert "error: --fp8-format follows from --dasd-precision fp8-blockwise" in wrong.stderr
 
 
 def test_recomputation_changes_nothing(laboratory: Any) -> None:

@@ -201,7 +201,7 @@ stages:
 
 def some_faults(number: int, body: dict[str, Any]) -> str | None:
     """About one request in ten goes wrong; the others take their time."""
-    if body["seed"] % 50 == 0:
+    if body.get("seed", 1) % 50 == 0:
         return "malformed"  # however often it is asked
     faults = {3: "503", 5: "reset", 7: "truncated", 11: "429 0.1", 13: "no choices"}
     return faults.get(number % 53, "slow")
@@ -223,8 +223,9 @@ def test_killed_at_random_moments_every_candidate_is_there_once(
         text = PIPELINE.format(run_dir=tmp_path / "run", model=model_dir, url=stub.url)
         pipeline.write_text(text)
         while True:
-            kill_after = moments.uniform(0.2, 2.0) if kills < NUM_KILLS else None
-            status = run_and_kill(pipeline, log, kill_after)
+            # anywhere within the 100 parts of the run, and in their middle
+            parts = moments.randint(0, 8) if kills < NUM_KILLS else None
+            status = run_and_kill(pipeline, log, parts, moments.uniform(0, 0.3))
             if status == 0:
                 break
             assert status == -signal.SIGKILL, log.read_text()[-3000:]
@@ -239,20 +240,23 @@ def test_killed_at_random_moments_every_candidate_is_there_once(
     assert found == []
 
 
-def run_and_kill(pipeline: Path, log: Path, kill_after: float | None) -> int:
-    """Run; kill a while after sampling has begun.  The exit status."""
+def run_and_kill(pipeline: Path, log: Path, parts: int | None, seconds: float) -> int:
+    """Run; kill some seconds after so many more parts are there.  The exit status."""
     command = [sys.executable, "-m", "megatron_dasd.pipeline", str(pipeline)]
-    before = log.stat().st_size if log.exists() else 0
+    folder = pipeline.parent / "run" / "sample"
+    before = len(list(folder.glob("part-*")))
+    said = log.stat().st_size if log.exists() else 0
     with log.open("ab") as out:
         environment = os.environ | {"TEACHER_KEY": KEY}
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment)
-        if kill_after is not None:
-            while process.poll() is None and b"sampling: " not in log.read_bytes()[before:]:
+        if parts is not None:
+            while process.poll() is None and (
+                b"sampling: " not in log.read_bytes()[said:]
+                or len(list(folder.glob("part-*"))) < before + parts
+            ):
                 time.sleep(0.01)
-            try:
-                return process.wait(kill_after)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            time.sleep(seconds)
+            process.kill()
         return process.wait()
 
 

@@ -1,65 +1,59 @@
-"""The loss as asked for on the command line of the training program."""
-
 import json
-from dataclasses import asdict
+import os
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from megatron_dasd.config.training import Distillation
-from megatron_dasd.data.indexed import DataFormat, ShardWriter, write_data
+from megatron_dasd.checkpoint.artifact import TRACKER
+from megatron_dasd.data.indexed import PackedDataWriter
 from megatron_dasd.errors import UserError
 from megatron_dasd.training.command_line import payload_of
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    folder = tmp_path / "data"
-    folder.mkdir()
-    data_format = DataFormat(8, 1, 50, eod_id=2)
-    writer = ShardWriter(folder, data_format)
-    writer.add("d", {"tokens": [3, 4], "loss_mask": [0, 1]})
-    writer.close()
-    meta = write_data(folder, [folder], data_format)
-    assert json.loads((folder / "meta.json").read_text()) == asdict(meta)
-    return folder
+def typed(model_dir: Path, tmp_path: Path) -> list[str]:
+    writer = PackedDataWriter(tmp_path, 16, 30, eod_id=2)
+    writer.add("a", [3, 4, 5], [0, 1, 1])
+    writer.finish()
+    return ["--dasd-hf-model", str(model_dir), "--dasd-data", str(tmp_path)]
 
 
-def payload(data: Path, *flags: str) -> dict[str, Any]:
-    return payload_of(["--dasd-hf-model", str(data), "--dasd-data", str(data), *flags])
+def test_the_data_gives_the_length_of_a_row_and_the_rest_is_megatrons(typed: list[str]) -> None:
+    payload = payload_of([*typed, "--lr", "1e-4", "--bf16"])
+    assert payload["flags"]["seq-length"] == 16
+    assert payload["flags"]["micro-batch-size"] == 1
+    assert payload["flags"]["eval-iters"] == 0
+    assert payload["argv"] == ["--lr", "1e-4", "--bf16"]
+    heldout = payload_of([*typed, "--dasd-heldout", typed[-1], "--eval-iters", "3"])
+    assert heldout["heldout"] == typed[-1]
+    assert "eval-iters" not in heldout["flags"]
 
 
-def test_the_defaults_are_the_stages(data: Path) -> None:
-    given = payload(data)
-    assert given["teacher_topk"] is None
-    assert given["loss"] == {
-        "normalise_by": "token",
-        "chunked_loss": True,
-        "distillation": Distillation().model_dump(),
-    }
+def test_no_model_and_no_data(typed: list[str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--dasd-hf-model: nowhere: no such folder"):
+        payload_of([*typed, "--dasd-hf-model", "nowhere"])
+    with pytest.raises(UserError, match="no packed data here"):
+        payload_of([*typed, "--dasd-data", str(tmp_path / "nothing")])
 
 
-def test_everything_asked_for(data: Path) -> None:
-    flags = ["--dasd-normalise-by", "sequence", "--dasd-teacher-topk", "top", "--lr", "1e-5"]
-    flags += ["--dasd-divergence", "skew_kl", "--dasd-beta", "0.1"]
-    given = payload(data, *flags, "--dasd-distillation-weight", "1")
-    assert given["teacher_topk"] == "top"
-    assert given["loss"]["normalise_by"] == "sequence"
-    expected = {"divergence": "skew_kl", "beta": 0.1, "weight": 1.0}
-    assert given["loss"]["distillation"] == expected
-    assert given["argv"] == ["--lr", "1e-5"]
-    assert not payload(data, "--dasd-whole-logits")["loss"]["chunked_loss"]
+class Payload:
+    def __reduce__(self) -> Any:
+        return os.system, ("true",)
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--dasd-beta", "1"], "--dasd-beta: Input should be less than 1"),
-        (["--dasd-distillation-weight", "-1"], "--dasd-distillation-weight: Input should be"),
-        (["--dasd-teacher-topk", "t", "--dasd-whole-logits"], "does not go with"),
-    ],
-)
-def test_what_cannot_be_is_refused(data: Path, flags: list[str], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        payload(data, *flags)
+@pytest.mark.parametrize("flag", ["--load", "--pretrained-checkpoint"])
+def test_a_checkpoint_is_looked_through_before_megatron_opens_it(
+    flag: str, typed: list[str], tmp_path: Path
+) -> None:
+    saves = tmp_path / "saves"
+    assert payload_of([*typed, flag, str(saves)])["argv"] == [flag, str(saves)]
+    (saves / "iter_0000001").mkdir(parents=True)
+    (saves / TRACKER).write_text("1")
+    (saves / "iter_0000001" / "metadata.json").write_text(
+        json.dumps({"sharded_backend": "torch_dist", "sharded_backend_version": 1})
+    )
+    (saves / "iter_0000001" / ".metadata").write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(UserError, match="system"):
+        payload_of([*typed, flag, str(saves)])

@@ -9,6 +9,7 @@ import torch
 from megatron_dasd.data.indexed import PackedDataWriter
 from megatron_dasd.data.packed_dataset import PackedDataset
 from megatron_dasd.errors import UserError
+from megatron_dasd.training import dali
 from megatron_dasd.training.batches import batches, heldout_packs, training_packs
 
 pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install '.[dali]'")
@@ -71,6 +72,14 @@ def test_a_bad_row_is_told_as_by_the_default(data: PackedDataset) -> None:
 
     with pytest.raises(IndexError, match=f"row {len(data)} of {len(data)}"):
         list(batches(data, pack_of, 0, 0, 1, loader="dali"))
+
+
+def test_without_dali_the_start_says_so(
+    data: PackedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dali, "is_installed", lambda module: module != "nvidia.dali")
+    with pytest.raises(UserError, match=r"^loader dali: .* pip install 'megatron_dasd\[dali\]'$"):
+        batches(data, lambda _: 0, 0, 0, 1, loader="dali")
 
 
 def test_a_users_mistake_stays_one(data: PackedDataset) -> None:
