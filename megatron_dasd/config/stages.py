@@ -19,6 +19,7 @@ from megatron_dasd.config.teacher import (
     RollOutStudent,
     SampleTeacher,
     ScoreTeacher,
+    ScoreTopk,
 )
 from megatron_dasd.config.training import ExportHf, ImportHf, Train, VerifyConversion
 
@@ -36,6 +37,7 @@ StageSettings = Annotated[
     | SelectDas
     | PreprocessText
     | PreprocessData
+    | ScoreTopk
     | Train
     | ExportHf
     | VerifyConversion

@@ -38,6 +38,24 @@ class SampleTeacher(Settings):
     on_malformed: OnMalformed = "stop"
 
 
+class ScoreTopk(Settings):
+    """The teacher's likeliest tokens at every position of packed data, for distillation.
+
+    The teacher shares the student's tokenizer.
+    """
+
+    kind: Literal["score_topk"]
+    data: Input
+    """Packed data."""
+    model: Input
+    """Hugging Face folder of the student, whose tokenizer the data was made with."""
+    teacher: Input
+    """Hugging Face folder of the teacher."""
+    top_k: Positive = 64
+    """Tokens kept a position; 8 bytes each."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+
+
 class ScoreTeacher(Settings):
     """The teacher's log-probs of texts that came without them, or that the student wrote."""
 

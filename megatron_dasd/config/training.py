@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from megatron_dasd.config.base import Fraction, Input, Launch, Positive, Settings
 
@@ -10,6 +10,21 @@ Precision = Literal["fp32", "bf16", "fp8-blockwise", "fp8-tensorwise", "fp8-dela
 Loader = Literal["torch", "dali"]
 SET_BY_PRECISION = ("bf16", "fp16", "fp8-format", "fp8-recipe")
 """Megatron's flags that ``precision`` stands for."""
+Normalisation = Literal["token", "sequence"]
+Divergence = Literal["forward_kl", "reverse_kl", "jensen_shannon", "skew_kl", "total_variation"]
+"""See ``losses.cross_entropy`` and ``losses.divergences``."""
+
+
+class Distillation(BaseModel):
+    """How the teacher's likeliest tokens enter the loss."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    divergence: Divergence = "forward_kl"
+    beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """The teacher's share of the mixture in ``jensen_shannon`` and ``skew_kl``."""
+    weight: Fraction = 0.5
+    """Of the divergence; the cross-entropy has what is left of 1."""
 
 
 class Train(Settings):
@@ -42,11 +57,15 @@ class Train(Settings):
     without a GPU FP8 is emulated, slowly, by its recipe's own rounding."""
     loader: Loader = "torch"
     """What makes batches of rows; ``dali`` (NVIDIA DALI) copies them to the GPU ahead."""
-    normalise_by: Literal["token", "sequence"] = "token"
+    normalise_by: Normalisation = "token"
     """What weighs the same in the loss: every token with a loss, or every sequence."""
     chunked_loss: bool = True
     """Output layer and loss together, without the logits ever being whole: a few percent of the
     memory for a third more time of that part.  The result is the same."""
+    teacher_topk: Input | None = None
+    """The teacher's likeliest tokens (``score_topk`` of ``data``), for token-level distillation."""
+    distillation: Distillation = Distillation()
+    """What is made of them."""
     save_interval: Positive | None = None
     """Iterations between checkpoints; None: at the end only."""
     eval_interval: Positive | None = None
@@ -62,6 +81,12 @@ class Train(Settings):
             if name.replace("_", "-") in SET_BY_PRECISION:
                 raise ValueError(f"{name} follows from the setting precision; leave it out here")
         return flags
+
+    @model_validator(mode="after")
+    def _distils_in_chunks(self) -> "Train":
+        if self.teacher_topk and not self.chunked_loss:
+            raise ValueError("teacher_topk needs chunked_loss: true")
+        return self
 
 
 class ImportHf(Settings):

@@ -10,12 +10,12 @@ A loss token is one with a weight above 0.  Weights stand in the numerator alone
 divisor up as an integer.
 """
 
-from typing import Literal
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-Normalisation = Literal["token", "sequence"]
+from megatron_dasd.config.training import Normalisation
 
 
 def token_shares(
@@ -65,3 +65,28 @@ def weighted_loss(
     total = (factors * losses.where(factors > 0, 0.0)).sum()
     divisor = counts.sum().int()
     return total, divisor, {"lm loss": torch.stack([total.detach(), divisor.float()])}
+
+
+def class_losses(
+    factors: Tensor, token_loss: Tensor, classes: Tensor, names: Sequence[str]
+) -> dict[str, Tensor]:
+    """Losses of the classes that tokens belong to, to be logged.
+
+    Every name is there whether the row has the class or not: Megatron sums over ranks name by
+    name.  A class that no rank has comes out as 0 / 0 and is dropped where it is logged.
+
+    Args:
+        factors: ``[batch, seq]``, 0 where a token's loss does not count.
+        token_loss: ``[batch, seq]``
+        classes: ``[batch, seq]``, from 1 in the order of the names; 0: none.
+
+    Returns:
+        ``[sum, count]`` of the unweighted losses of each class's loss tokens, by name.
+    """
+    losses, numbers = token_loss.detach().reshape(-1).float(), classes.reshape(-1).long()
+    counts = factors.reshape(-1) > 0
+    numbers = numbers.where(counts, 0)
+    sums = torch.zeros(2, len(names) + 1, device=losses.device)
+    sums[0].scatter_add_(0, numbers, losses.where(counts, 0.0))
+    sums[1].scatter_add_(0, numbers, counts.float())
+    return {f"{name} loss": sums[:, number] for number, name in enumerate(names, start=1)}

@@ -81,5 +81,5 @@ def output_logprobs(
         weight,
         token_ids,
         shard,
-        into_main_grad=output_layer.gradient_accumulation_fusion,
+        into_main_grad=output_layer.gradient_accumulation_fusion and hasattr(weight, "main_grad"),
     )

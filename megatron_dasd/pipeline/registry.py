@@ -21,6 +21,7 @@ STAGE_MODULES = {
     "select_das": "megatron_dasd.divergence.runner",
     "preprocess_text": "megatron_dasd.data.preprocess_text",
     "preprocess_data": "megatron_dasd.data.preprocess_data",
+    "score_topk": "megatron_dasd.teacher.top_tokens",
     "train": "megatron_dasd.training.stage",
     "score_student": "megatron_dasd.student.scoring",
     "import_hf": "megatron_dasd.checkpoint.import_stage",

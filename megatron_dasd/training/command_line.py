@@ -8,8 +8,17 @@ import argparse
 from pathlib import Path
 from typing import Any, get_args
 
+from pydantic import ValidationError
+
 from megatron_dasd.checkpoint.artifact import TRACKER, open_checkpoint
-from megatron_dasd.config.training import SET_BY_PRECISION, Loader, Precision
+from megatron_dasd.config.training import (
+    SET_BY_PRECISION,
+    Distillation,
+    Divergence,
+    Loader,
+    Normalisation,
+    Precision,
+)
 from megatron_dasd.data.meta import read_meta
 from megatron_dasd.errors import UserError
 from megatron_dasd.models.architecture import Flags
@@ -47,9 +56,12 @@ def payload_of(argv: list[str]) -> dict[str, Any]:
         "--dasd-loader", choices=get_args(Loader), default="torch", help="what makes the batches"
     )
     parser.add_argument("--dasd-metrics", metavar="FILE", help="a JSON line for every step")
+    _add_loss_arguments(parser)
     own, megatron = parser.parse_known_args(argv)
     if not Path(own.dasd_hf_model).is_dir():
         raise UserError(f"--dasd-hf-model: {own.dasd_hf_model}: no such folder")
+    if own.dasd_teacher_topk and own.dasd_whole_logits:
+        raise UserError("--dasd-teacher-topk does not go with --dasd-whole-logits; leave one out")
     precision = _precision_flags(own.dasd_precision, megatron) if own.dasd_precision else {}
     _look_through_checkpoints(megatron)
     return {
@@ -68,7 +80,61 @@ def payload_of(argv: list[str]) -> dict[str, Any]:
         "num_samples": None,
         "metrics": own.dasd_metrics,
         "loader": own.dasd_loader,
+        "teacher_topk": own.dasd_teacher_topk,
+        "loss": {
+            "normalise_by": own.dasd_normalise_by,
+            "chunked_loss": not own.dasd_whole_logits,
+            "distillation": _distillation(own).model_dump(),
+        },
     }
+
+
+def _distillation(own: argparse.Namespace) -> Distillation:
+    try:
+        return Distillation(
+            divergence=own.dasd_divergence,
+            beta=own.dasd_beta,
+            weight=own.dasd_distillation_weight,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        flag = {"weight": "distillation-weight"}.get(str(first["loc"][0]), first["loc"][0])
+        raise UserError(f"--dasd-{flag}: {first['msg']}") from None
+
+
+def _add_loss_arguments(parser: argparse.ArgumentParser) -> None:
+    """The settings of a train stage's loss, under the same defaults."""
+    defaults = Distillation()
+    loss = parser.add_argument_group("loss")
+    loss.add_argument(
+        "--dasd-normalise-by",
+        choices=get_args(Normalisation),
+        default="token",
+        help="what weighs the same: every token with a loss, or every sequence",
+    )
+    loss.add_argument(
+        "--dasd-whole-logits",
+        action="store_true",
+        help="output layer and loss one after the other, by Megatron: faster, much more memory",
+    )
+    loss.add_argument(
+        "--dasd-teacher-topk", metavar="DIR", help="distil from these tokens, of a score_topk stage"
+    )
+    loss.add_argument(
+        "--dasd-divergence", choices=get_args(Divergence), default=defaults.divergence
+    )
+    loss.add_argument(
+        "--dasd-beta",
+        type=float,
+        default=defaults.beta,
+        help="the teacher's share of the mixture in jensen_shannon and skew_kl",
+    )
+    loss.add_argument(
+        "--dasd-distillation-weight",
+        type=float,
+        default=defaults.weight,
+        help="of the divergence; the cross-entropy has what is left of 1",
+    )
 
 
 def _precision_flags(precision: Precision, typed: list[str]) -> Flags:

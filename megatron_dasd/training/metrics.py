@@ -6,6 +6,7 @@ and the start fails loudly where their signatures are not the known ones.
 
 import inspect
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -55,14 +56,17 @@ def _log_step(training_log: Callable[..., Any], path: Path, further: Figures) ->
     def logged(*args: Any, **kwargs: Any) -> Any:
         nonlocal last
         given = signature.bind(*args, **kwargs).arguments
+        drop_absent(given["loss_dict"])
         # The loss lives on the last pipeline stage; the last rank writes, as Megatron's own log.
         if _is_last_rank() and given["loss_dict"]:
             now = time.monotonic()
+            losses = {name: float(value) for name, value in given["loss_dict"].items()}
             _append(
                 path,
                 {
                     "iteration": given["iteration"],
-                    "loss": float(given["loss_dict"]["lm loss"]),
+                    "loss": losses.pop("lm loss"),
+                    **{name.replace(" ", "_"): value for name, value in losses.items()},
                     "grad_norm": float(given["grad_norm"]),
                     "lr": given["learning_rate"],
                     "consumed_samples": get_args().consumed_train_samples,
@@ -76,10 +80,21 @@ def _log_step(training_log: Callable[..., Any], path: Path, further: Figures) ->
     return logged
 
 
+def drop_absent(losses: dict[str, Any]) -> None:
+    """Take out the classes that a step had no token of, whose loss is 0 / 0.
+
+    A loss that is not a number makes the whole one none either, and stays to be seen.
+    """
+    if math.isfinite(losses.get("lm loss", math.nan)):
+        for name in [name for name, value in losses.items() if math.isnan(value)]:
+            del losses[name]
+
+
 def _log_heldout(evaluate: Callable[..., Any], path: Path) -> Callable[..., Any]:
     def logged(*args: Any, **kwargs: Any) -> Any:
         result = evaluate(*args, **kwargs)
         losses = result[0] or {}
+        drop_absent(losses)
         if _is_last_rank() and "lm loss" in losses:
             # Megatron counts the current iteration from 0, its log from 1.
             iteration = get_args().curr_iteration + 1

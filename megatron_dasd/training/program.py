@@ -63,11 +63,13 @@ def _data_iterators(
     from megatron.training import get_args
 
     from megatron_dasd.data.packed_dataset import PackedDataset
+    from megatron_dasd.data.teacher_top import DistillationDataset
     from megatron_dasd.training.batches import batches, heldout_packs, training_packs
 
     args = get_args()
     rank, size = mpu.get_data_parallel_rank(), mpu.get_data_parallel_world_size()
-    train = PackedDataset(Path(payload["data"]))
+    path, top = Path(payload["data"]), payload["teacher_topk"]
+    train = DistillationDataset(path, Path(top)) if top else PackedDataset(path)
     loader = payload["loader"]
     num_samples = payload["num_samples"] or args.train_iters * args.global_batch_size
     train_packs = training_packs(len(train), num_samples, args.seed)

@@ -59,12 +59,14 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
         "flags": {k: str(v) if isinstance(v, Path) else v for k, v in flags.items()},
         "data": str(inputs[settings.data]),
         "heldout": str(inputs[settings.heldout]) if settings.heldout else None,
+        "teacher_topk": str(inputs[settings.teacher_topk]) if settings.teacher_topk else None,
         "num_samples": num_samples,
         "metrics": str(metrics),
         "loader": settings.loader,
         "loss": {
             "normalise_by": settings.normalise_by,
             "chunked_loss": settings.chunked_loss,
+            "distillation": settings.distillation.model_dump(),
         },
     }
     fp8 = where_fp8_runs() if settings.precision in RECIPES else None

@@ -8,7 +8,15 @@ import torch
 from megatron.training import get_args
 from torch import Tensor
 
-from megatron_dasd.losses.cross_entropy import Normalisation, token_shares, weighted_loss
+from megatron_dasd.config.training import Normalisation
+from megatron_dasd.data.meta import CLASS_NAMES, SENTENCE_CLASSES
+from megatron_dasd.data.teacher_top import IDS, LOGPROBS
+from megatron_dasd.losses.cross_entropy import (
+    class_losses,
+    token_shares,
+    weighted_loss,
+)
+from megatron_dasd.losses.distillation import TeacherTop, distillation_loss, token_distances
 from megatron_dasd.losses.output_layer import token_losses
 from megatron_dasd.models.packed import Batch, forward
 
@@ -20,6 +28,7 @@ def forward_step(
     *,
     normalise_by: Normalisation,
     chunked_loss: bool,
+    distillation: dict[str, Any],
 ) -> tuple[Tensor, Callable[[Tensor], Any]]:
     """Megatron's ``forward_step_func``: output of the stage and the loss to be taken of it.
 
@@ -27,11 +36,40 @@ def forward_step(
         normalise_by: see ``losses.cross_entropy``.
         chunked_loss: whether output layer and loss are taken together, see
             ``losses.linear_logprobs``.
+        distillation: divergence, its beta and weight; used for rows that know the teacher's
+            likeliest tokens (held-out rows do not).
     """
     batch = next(data_iterator)
-    processor = partial(token_losses, vocab_size=get_args().vocab_size) if chunked_loss else None
-    output = forward(model, batch, output_processor=processor)
     shares = token_shares(
         batch["loss_mask"].flatten(), batch["position_ids"].flatten(), normalise_by
     )
-    return output, partial(weighted_loss, *shares)
+    by_class = partial(_with_classes, factors=shares[0], classes=batch.get(SENTENCE_CLASSES))
+    vocab_size = get_args().vocab_size
+    if IDS in batch:
+        processor = partial(
+            token_distances,
+            vocab_size=vocab_size,
+            name=distillation["divergence"],
+            beta=distillation["beta"],
+            teacher=TeacherTop(batch[IDS], batch[LOGPROBS]),
+        )
+        loss = partial(distillation_loss, *shares, distillation["weight"])
+        return forward(model, batch, output_processor=processor), partial(by_class, loss)
+    whole = partial(token_losses, vocab_size=vocab_size) if chunked_loss else None
+    loss = partial(weighted_loss, *shares)
+    return forward(model, batch, output_processor=whole), partial(by_class, loss)
+
+
+def _with_classes(
+    loss: Callable[[Tensor], tuple[Tensor, Tensor, dict[str, Tensor]]],
+    output: Tensor,
+    *,
+    factors: Tensor,
+    classes: Tensor | None,
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """A loss, and in what is logged the cross-entropy of each class of sentences too."""
+    total, divisor, logged = loss(output)
+    if classes is not None:
+        token_loss = output[0] if output.dim() > factors.dim() + 1 else output
+        logged |= class_losses(factors, token_loss, classes, CLASS_NAMES)
+    return total, divisor, logged

@@ -70,8 +70,11 @@ class Workshop:
             folder.finish(figures=run(settings, inputs, folder))
         return folder
 
-    def train(self, name: str, model: str = "llama", **changes: Any) -> list[dict[str, Any]]:
+    def train(
+        self, name: str, model: str = "llama", teacher_topk: Path | None = None, **changes: Any
+    ) -> list[dict[str, Any]]:
         """Train ten steps and return the lines of its metrics."""
+        more = {"teacher_topk": teacher_topk} if teacher_topk else {}
         given = {
             "global_batch_size": 4,
             "epochs": 2.5,
@@ -80,7 +83,7 @@ class Workshop:
             "precision": "fp32",
             "seed": 11,
         }
-        references = {x: x for x in ("model", "checkpoint", "data", "heldout")}
+        references = {x: x for x in ("model", "checkpoint", "data", "heldout", *more)}
         self.run(
             name,
             train_stage.run,
@@ -89,6 +92,7 @@ class Workshop:
             checkpoint=self.checkpoints[model],
             data=self.data,
             heldout=self.heldout,
+            **more,
         )
         return self.metrics(name)
 
@@ -112,14 +116,21 @@ class Workshop:
     def _write_data(self, name: str, num_documents: int) -> Path:
         folder = self.place / name
         folder.mkdir()
-        data_format = DataFormat(SEQ_LENGTH, PACK_ALIGN, len(self.tokenizer), eod_id=2)
+        data_format = DataFormat(
+            SEQ_LENGTH, PACK_ALIGN, len(self.tokenizer), 2, companions=("sentence_classes",)
+        )
         writer = ShardWriter(folder, data_format)
         random = np.random.default_rng(num_documents)
         for number in range(num_documents):
             length = int(random.integers(4, 40))
             token_ids = random.integers(3, 30, length).tolist()
             mask = [0, 0, *[1] * (length - 2)]
-            writer.add(str(number), {"tokens": token_ids, "loss_mask": mask})
+            given = {"tokens": token_ids, "loss_mask": mask}
+            # no sentence, the teacher's or a shared one; one document has a student's
+            classes = [1 + (number == 5)] * (length // 2) + [3 * (number % 2)] * (
+                length - length // 2
+            )
+            writer.add(str(number), given | {"sentence_classes": classes})
         writer.close()
         write_data(folder, [folder], data_format)
         return folder

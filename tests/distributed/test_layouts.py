@@ -24,6 +24,7 @@ EXPERT_LAYOUTS = {
     "tp2 ep2": {"num_ranks": 4, "tensor_parallel": 2, "expert_parallel": 2},
 }
 TOLERANCE = 2e-6
+COMPARED = ("loss", "grad_norm", "heldout_loss", "teacher_loss", "student_loss", "shared_loss")
 EXPERT_TOLERANCE = 1e-5
 """Each expert's gradient is a sum over the tokens in the order in which its rank gets them."""
 
@@ -45,7 +46,8 @@ def assert_same(
 ) -> None:
     assert [line["iteration"] for line in metrics] == [line["iteration"] for line in expected]
     for line, wanted in zip(metrics, expected, strict=True):
-        for what in ("loss", "grad_norm", "heldout_loss"):
+        assert line.keys() == wanted.keys()
+        for what in COMPARED:
             if what in wanted:
                 assert line[what] == pytest.approx(wanted[what], rel=tolerance), (what, line)
 
@@ -56,6 +58,15 @@ def test_one_rank_learns(one_rank: list[dict[str, Any]]) -> None:
     assert len(steps) >= 10
     assert steps[-1]["loss"] < steps[0]["loss"] - 0.1
     assert [line["iteration"] for line in one_rank if "heldout_loss" in line] == [len(steps)]
+
+
+def test_losses_of_sentence_classes_are_told_where_there_are_any(
+    one_rank: list[dict[str, Any]],
+) -> None:
+    steps = [line for line in one_rank if "loss" in line]
+    assert all(0 < line["teacher_loss"] != line["loss"] for line in steps)
+    assert 0 < sum("student_loss" in line for line in steps) < len(steps)
+    assert not any("boosted_loss" in line for line in steps)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -28,6 +28,26 @@ def problem(
     return hidden, 0.5 * weight, ids
 
 
+def teacher(num_tokens: int, hidden_size: int, vocab_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids and log-probs ``[T, 6]`` of a teacher's likeliest tokens, and labels ``[T]``.
+
+    Every third position knows 5 of them, every other label is among them.
+    """
+    random = torch.Generator().manual_seed(7)
+    logits = 2 * torch.randn(num_tokens, vocab_size, generator=random, dtype=torch.float64)
+    logprobs, ids = logits.log_softmax(-1).topk(6)
+    logprobs[::3, -1], ids[::3, -1] = float("-inf"), -1
+    labels = torch.randint(vocab_size, (num_tokens,), generator=random)
+    labels[::2] = ids[::2, 1]
+    return ids, logprobs, labels
+
+
+def buckets(logits: Tensor, ids: Tensor) -> Tensor:
+    """Log-probs of the chosen ids and of any other, ``[T, K + 1]``."""
+    chosen, rest = logprobs_and_rest(logits, ids)
+    return torch.cat([chosen, rest.unsqueeze(1)], dim=1)
+
+
 def weighted(logprobs: Tensor, rest: Tensor, seed: int = 1) -> Tensor:
     """A number that depends on every output, those of the rest and of the chosen differently."""
     random = torch.Generator().manual_seed(seed)

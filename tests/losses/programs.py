@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from megatron_dasd.device import cpu_adapter
-from tests.losses.dense import problem, weighted
+from tests.losses.dense import problem, teacher, weighted
 
 SHAPE = (16, 8, 101)
 PADDED = 128
@@ -28,8 +28,12 @@ def main(payload: dict[str, Any]) -> None:
     if payload["sequence_parallel"]:
         own = own.chunk(size)[rank]
     own = own.clone().requires_grad_()
-    results = losses(layer, weight if payload["tied"] else None, own, ids)
-    weighted(*(x.flatten() if x.dim() == 1 else x for x in results)).backward()
+    output_weight = weight if payload["tied"] else None
+    if payload.get("divergence"):
+        results = distances(payload["divergence"], layer, output_weight, own)
+    else:
+        results = losses(layer, output_weight, own, ids)
+    weighted(*results).backward()
     assert own.grad is not None
     grads = {"weight": gathered(weight.grad), "hidden": own.grad}  # type: ignore[arg-type]
     if payload["sequence_parallel"]:
@@ -89,6 +93,29 @@ def losses(
     )
     logprobs = -losses.t().reshape(-1, 1)
     return logprobs, torch.zeros_like(logprobs[:, 0])
+
+
+def distances(
+    name: Any, layer: Any, output_weight: Tensor | None, hidden: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy ``[T, 1]`` and divergence ``[T]``."""
+    from megatron_dasd.losses.distillation import TeacherTop, token_distances
+
+    ids, logprobs, labels = teacher(*SHAPE)
+    top = (x.view(-1, BATCH, x.shape[1]).transpose(0, 1) for x in (ids, logprobs.float()))
+    result = token_distances(
+        vocab_size=SHAPE[2],
+        name=name,
+        beta=0.3,
+        teacher=TeacherTop(*top),
+        hidden_states=hidden,
+        output_layer=layer,
+        output_weight=output_weight,
+        labels=labels.view(-1, BATCH).t(),
+        scale_logits=lambda x: x,
+    )
+    cross_entropy, divergence = (x.t().flatten() for x in result[:2])
+    return cross_entropy.unsqueeze(1), divergence
 
 
 def gathered(own: Tensor) -> Tensor:

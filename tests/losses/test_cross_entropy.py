@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from megatron_dasd.losses.cross_entropy import token_shares, weighted_loss
+from megatron_dasd.losses.cross_entropy import class_losses, token_shares, weighted_loss
 
 WEIGHTS = torch.tensor([0.0, 1.0, 1.0, 0.0, 0.5, 1.0, 1.0, 0.0])
 POSITIONS = torch.tensor([0, 1, 2, 0, 1, 2, 3, 0])
@@ -83,3 +83,14 @@ def test_a_fully_masked_row_gives_zero_of_zero(normalisation: str) -> None:
     assert (total.item(), count.item()) == (0.0, 0)
     assert losses.grad is not None
     assert losses.grad.tolist() == [[0.0, 0.0, 0.0]]
+
+
+def test_losses_of_classes_are_those_of_their_loss_tokens() -> None:
+    logged = class_losses(
+        factors=torch.tensor([[0.5, 0.0, 2.0, 1.0, 1.0]]),
+        token_loss=torch.tensor([[1.0, float("inf"), 3.0, 4.0, 5.0]]),
+        classes=torch.tensor([[1, 1, 1, 3, 0]], dtype=torch.uint8),
+        names=("a", "b", "c"),
+    )
+    values = {name: value.tolist() for name, value in logged.items()}
+    assert values == {"a loss": [4.0, 2.0], "b loss": [0.0, 0.0], "c loss": [4.0, 1.0]}

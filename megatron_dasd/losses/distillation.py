@@ -1,0 +1,98 @@
+"""Token-level distillation from the teacher's likeliest tokens, in place of the output layer.
+
+    loss_t = (1 - w) cross-entropy_t + w divergence_t
+
+The student's side costs no more than the cross-entropy: the log-probs of the label, of the
+teacher's tokens and of the rest come out of the same chunked, vocabulary-parallel pass.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megatron_dasd.config.training import Divergence
+from megatron_dasd.losses.cross_entropy import weighted_loss
+from megatron_dasd.losses.divergences import divergence, with_tail
+from megatron_dasd.losses.output_layer import output_logprobs
+
+
+@dataclass(frozen=True)
+class TeacherTop:
+    """What is known of the teacher at every position: its k likeliest next tokens."""
+
+    token_ids: Tensor
+    """``[batch, seq, k]``, those of a position distinct, -1 where fewer than k are known."""
+    logprobs: Tensor
+    """``[batch, seq, k]``, natural, untempered; -inf where there is no token."""
+
+
+def token_distances(
+    *,
+    vocab_size: int,
+    name: Divergence,
+    beta: float,
+    teacher: TeacherTop,
+    hidden_states: Tensor,
+    output_layer: torch.nn.Module,
+    output_weight: Tensor | None,
+    labels: Tensor,
+    scale_logits: Any,
+    **_: Any,
+) -> Tensor:
+    """Distances of every token; arguments as in ``output_layer.token_losses``.
+
+    Args:
+        vocab_size: true size of the vocabulary.
+        name: which divergence, with its ``beta``.
+        teacher: its tokens at the positions of the labels.
+
+    Returns:
+        ``[4, batch, seq]``: the cross-entropy -ln p(label); the divergence; the probability that
+        the teacher gives to its known tokens, which is what the divergence covers; and the
+        probability that the student gives to them.
+    """
+    top, known_logprobs = (
+        x.transpose(0, 1).flatten(0, 1) for x in (teacher.token_ids, teacher.logprobs)
+    )
+    label = labels.t().reshape(-1, 1)
+    is_label = top == label
+    known = is_label.any(1)
+    # the ids of a position are distinct: a label among the teacher's tokens is not asked for twice
+    token_ids = torch.cat([top, label.masked_fill(known.unsqueeze(1), -1)], dim=1)
+    logprobs, rest = output_logprobs(
+        scale_logits(hidden_states), output_layer, output_weight, token_ids, vocab_size
+    )
+    of_top, of_label = logprobs[:, :-1], logprobs[:, -1]
+    of_known_label = of_top.where(is_label, 0.0).sum(1)
+    # a label that the teacher does not name is one of the others; -inf where it is named
+    others = torch.logaddexp(rest, of_label)
+    student = torch.cat([of_top, others.unsqueeze(1)], dim=1)
+    distances = [
+        -of_known_label.where(known, of_label),
+        divergence(name, with_tail(known_logprobs.to(student.dtype)), student, beta),
+        known_logprobs.exp().sum(1).to(student.dtype),
+        of_top.detach().exp().sum(1),
+    ]
+    batch, seq = labels.shape
+    return torch.stack(distances).view(4, seq, batch).transpose(1, 2)
+
+
+def distillation_loss(
+    factors: Tensor, counts: Tensor, weight: float, distances: Tensor
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Cross-entropy and divergence mixed; arguments and result as in ``weighted_loss``.
+
+    Args:
+        factors: ``[batch, seq]``
+        counts: ``[batch, seq]``
+        weight: of the divergence, between 0 and 1.
+        distances: ``[4, batch, seq]``, see :func:`token_distances`.
+    """
+    sums = [weighted_loss(factors, counts, values) for values in distances]
+    divisor = sums[0][1]
+    total = (1.0 - weight) * sums[0][0] + weight * sums[1][0]
+    names = ("lm loss", "distillation loss", "teacher mass", "student mass")
+    logged = {name: part[2]["lm loss"] for name, part in zip(names, sums, strict=True)}
+    return total, divisor, logged

@@ -1,0 +1,159 @@
+"""Stage score_topk: the teacher's likeliest tokens at every position of packed data.
+
+For teachers that share the student's tokenizer.  One forward pass a document, through
+``transformers`` in this process; a shard of documents is there whole or not at all, so a run that
+was killed goes on after those that are there.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from megatron_dasd.artifacts import StageFolder, model_folder, write_atomic
+from megatron_dasd.config.teacher import ScoreTopk
+from megatron_dasd.data.meta import DATA, META, TOKENS
+from megatron_dasd.data.packed_dataset import PackedDataset
+from megatron_dasd.data.teacher_top import (
+    DTYPES,
+    IDS,
+    LOGPROBS,
+    UNKNOWN_ID,
+    TopMeta,
+    documents_digest,
+    write_top,
+)
+from megatron_dasd.errors import UserError
+from megatron_dasd.progress import progress
+from megatron_dasd.text.encoding import load_tokenizer
+
+_SHARDS = ".shards.tmp"
+"""Goes when the stage finishes, as all that ends so."""
+_SHARD_TOKENS = 65_536
+_LOGIT_TOKENS = 256
+"""Positions whose logits exist at a time."""
+
+
+def run(settings: ScoreTopk, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
+    """Write the companions of the data.
+
+    Raises:
+        UserError: the teacher has another tokenizer than the student, or is no such model.
+    """
+    data = PackedDataset(inputs[settings.data])
+    if not (folder.path / DATA / META).exists():
+        teacher = model_folder(inputs[settings.teacher])
+        _check_tokenizers(teacher, model_folder(inputs[settings.model]))
+        if settings.top_k >= data.meta.vocab_size:
+            raise UserError(
+                f"top_k {settings.top_k}: the vocabulary has {data.meta.vocab_size} tokens only"
+            )
+        shards = _score(settings, teacher, data, folder.path / _SHARDS)
+        scratch = folder.scratch(DATA)
+        meta = TopMeta(
+            top_k=settings.top_k,
+            documents=documents_digest(inputs[settings.data]),
+            mean_mass=_mean_mass(shards, settings.top_k),
+        )
+        write_top(scratch, shards, data.datasets[TOKENS].sequence_lengths, meta)
+        folder.commit(scratch)
+    return {"num_documents": data.meta.num_documents, "top_k": settings.top_k}
+
+
+def _check_tokenizers(teacher: Path, student: Path) -> None:
+    ours, theirs = (load_tokenizer(folder).get_vocab() for folder in (student, teacher))
+    if ours != theirs:
+        differing = min(ours.items() ^ theirs.items())[0]
+        raise UserError(
+            f"{teacher}: its tokenizer is not that of {student} (they differ in {differing!r}); "
+            "token-level distillation needs a teacher that shares the tokenizer"
+        )
+
+
+def _score(settings: ScoreTopk, teacher: Path, data: PackedDataset, folder: Path) -> list[Path]:
+    """Make all shards that are not there; returns them in order."""
+    folder.mkdir(exist_ok=True)
+    lengths = data.datasets[TOKENS].sequence_lengths
+    plan = list(_plan(lengths))
+    shards = [folder / f"{index:06d}" for index in range(len(plan))]
+    # the log-probs are written last
+    done = [shard.with_suffix(f".{LOGPROBS}").exists() for shard in shards]
+    num_done = sum(
+        int(lengths[documents].sum()) for documents, d in zip(plan, done, strict=True) if d
+    )
+    if all(done):
+        return shards
+    model = _load(teacher, settings.dtype)
+    with progress("scoring", total=int(lengths.sum()), unit="tokens", done=num_done) as bar:
+        for shard, documents, is_done in zip(shards, plan, done, strict=True):
+            if is_done:
+                continue
+            made: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in DTYPES}
+            for number in range(documents.start, documents.stop):
+                tokens = data.document(number)[TOKENS]
+                ids, logprobs = top_of_document(model, tokens, settings.top_k, data.meta.vocab_size)
+                made[IDS].append(ids.astype(DTYPES[IDS]))
+                made[LOGPROBS].append(logprobs)
+                bar.advance(len(tokens))
+            for name in (IDS, LOGPROBS):
+                values_of_all = np.concatenate(made[name])
+                write_atomic(shard.with_suffix(f".{name}"), values_of_all.tobytes())
+    return shards
+
+
+def _plan(lengths: npt.NDArray[np.integer]) -> Iterator[slice]:
+    """Documents of each shard."""
+    start = num_tokens = 0
+    for number, length in enumerate(lengths.tolist()):
+        num_tokens += length
+        if num_tokens >= _SHARD_TOKENS or number == len(lengths) - 1:
+            yield slice(start, number + 1)
+            start, num_tokens = number + 1, 0
+
+
+def _load(folder: Path, dtype: str) -> torch.nn.Module:
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, dtype), local_files_only=True
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: no model to load ({error})") from None
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device).eval()  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def top_of_document(
+    model: Any, tokens: npt.NDArray[np.integer], top_k: int, vocab_size: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Ids and log-probs ``[tokens, k]`` of the distribution that each token was drawn from.
+
+    The first token's are unknown.  Logits beyond the vocabulary are padding and take no part.
+    """
+    ids = np.full((len(tokens), top_k), UNKNOWN_ID, dtype=np.int64)
+    logprobs = np.full((len(tokens), top_k), -np.inf, dtype=np.float32)
+    given = torch.from_numpy(tokens.astype(np.int64)).unsqueeze(0).to(model.device)
+    hidden: Tensor = model.base_model(input_ids=given, use_cache=False).last_hidden_state[0]
+    head = model.get_output_embeddings()
+    for start in range(0, len(tokens) - 1, _LOGIT_TOKENS):
+        end = min(start + _LOGIT_TOKENS, len(tokens) - 1)
+        logits = head(hidden[start:end])[:, :vocab_size].float()
+        best = logits.log_softmax(-1).topk(top_k)
+        ids[start + 1 : end + 1] = best.indices.cpu().numpy()
+        logprobs[start + 1 : end + 1] = best.values.cpu().numpy()
+    return ids, logprobs
+
+
+def _mean_mass(shards: list[Path], top_k: int) -> float:
+    total = places = 0.0
+    for shard in shards:
+        values = np.fromfile(shard.with_suffix(f".{LOGPROBS}"), DTYPES[LOGPROBS]).reshape(-1, top_k)
+        known = values[:, 0] > -np.inf
+        total += float(np.exp(values[known].astype(np.float64)).sum())
+        places += int(known.sum())
+    return total / max(1.0, places)

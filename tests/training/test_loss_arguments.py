@@ -1,0 +1,65 @@
+"""The loss as asked for on the command line of the training program."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from megatron_dasd.config.training import Distillation
+from megatron_dasd.data.indexed import DataFormat, ShardWriter, write_data
+from megatron_dasd.errors import UserError
+from megatron_dasd.training.command_line import payload_of
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    data_format = DataFormat(8, 1, 50, eod_id=2)
+    writer = ShardWriter(folder, data_format)
+    writer.add("d", {"tokens": [3, 4], "loss_mask": [0, 1]})
+    writer.close()
+    meta = write_data(folder, [folder], data_format)
+    assert json.loads((folder / "meta.json").read_text()) == asdict(meta)
+    return folder
+
+
+def payload(data: Path, *flags: str) -> dict[str, Any]:
+    return payload_of(["--dasd-hf-model", str(data), "--dasd-data", str(data), *flags])
+
+
+def test_the_defaults_are_the_stages(data: Path) -> None:
+    given = payload(data)
+    assert given["teacher_topk"] is None
+    assert given["loss"] == {
+        "normalise_by": "token",
+        "chunked_loss": True,
+        "distillation": Distillation().model_dump(),
+    }
+
+
+def test_everything_asked_for(data: Path) -> None:
+    flags = ["--dasd-normalise-by", "sequence", "--dasd-teacher-topk", "top", "--lr", "1e-5"]
+    flags += ["--dasd-divergence", "skew_kl", "--dasd-beta", "0.1"]
+    given = payload(data, *flags, "--dasd-distillation-weight", "1")
+    assert given["teacher_topk"] == "top"
+    assert given["loss"]["normalise_by"] == "sequence"
+    expected = {"divergence": "skew_kl", "beta": 0.1, "weight": 1.0}
+    assert given["loss"]["distillation"] == expected
+    assert given["argv"] == ["--lr", "1e-5"]
+    assert not payload(data, "--dasd-whole-logits")["loss"]["chunked_loss"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--dasd-beta", "1"], "--dasd-beta: Input should be less than 1"),
+        (["--dasd-distillation-weight", "-1"], "--dasd-distillation-weight: Input should be"),
+        (["--dasd-teacher-topk", "t", "--dasd-whole-logits"], "does not go with"),
+    ],
+)
+def test_what_cannot_be_is_refused(data: Path, flags: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        payload(data, *flags)
