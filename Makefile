@@ -15,7 +15,7 @@ setup: $(STAMP)
 
 $(STAMP): setup.py constraints.txt examples/cpu_tiny/requirements.txt
 	@python="$$(.ci/find-python)" && echo "using $$python" && "$$python" -m venv .venv
-	$(PYTHON) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[eval,dev]'
+	$(PYTHON) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[dali,eval,mpi,dev]'
 	$(PYTHON) -m pip install --disable-pip-version-check --quiet --no-deps --requirement examples/cpu_tiny/requirements.txt
 	@touch $@
 
@@ -32,10 +32,11 @@ test: lint
 	$(PYTHON) -m pytest -m 'not slow'
 
 test-long: $(STAMP)
+	.ci/install-vllm
 	$(PYTHON) -m pytest -m slow
 
 bench: $(STAMP)
 	$(PYTHON) tools/bench.py
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info build runs/demo runs/micro
+	rm -rf .venv .vllm-venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info build runs/demo runs/micro

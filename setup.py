@@ -16,11 +16,14 @@ setup(
     package_data={"": ["*.j2", "*.txt"]},
     python_requires=">=3.12",
     install_requires=[
+        "aiohttp>=3.14",
+        "gigatoken>=0.10",  # with a fall-back to tokenizers for what it does not take
         "huggingface-hub>=2.4",
         "jinja2>=3.1",
         "matplotlib>=3.11",
         # Its training program and its internals are adapted: a minor version is a contract.
         "megatron-core~=0.19.2",
+        "msgspec>=0.22",
         "numpy>=2.5",
         "psutil>=7.2",  # Megatron's checkpoint writer imports it without declaring it
         "pyarrow>=26.0",
@@ -28,6 +31,7 @@ setup(
         "pyyaml>=6.0",
         "rich>=15.0",
         "safetensors>=0.8",
+        "tenacity>=9.2",
         "tokenizers>=0.23",
         "torch>=2.14",
         "transformers>=5.23",

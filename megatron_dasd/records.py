@@ -64,6 +64,7 @@ class TokenLogprobs:
     """The tokens of one text under one model, three aligned lists."""
 
     token_ids: list[int]
+    """-1 where a server told none."""
     num_bytes: list[int]
     """UTF-8 bytes of the text that each token adds; 0 for special tokens."""
     logprobs: list[float]
@@ -88,6 +89,14 @@ class Span:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Usage:
+    """Tokens of one request, as the server counted them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Response:
     """What the teacher wrote.  Producer: sampling, continuation.  Consumer: filters."""
 
@@ -105,6 +114,12 @@ class Response:
     """The student's own text that the teacher continued, normalised; empty when off-policy."""
     student_prefix_ids: list[int] = field(default_factory=list)
     """The student's own token ids of that text, verbatim."""
+    teacher_prompt: str = ""
+    """The prompt as the teacher read it; empty where a server applied its own template."""
+    engine: str = ""
+    """The program that ran the model, with its version, e.g. ``vllm 0.32.0``."""
+    usage: Usage | None = None
+    """None: no server counted."""
 
     def __post_init__(self) -> None:
         _require_text("text", self.text)
@@ -160,6 +175,8 @@ class Rollout:
     """What the student wrote.  Producer: roll_out_student.  Consumer: continue_teacher."""
 
     prompt: Prompt
+    candidate: int = 0
+    """Its number among the prompt's rollouts."""
     token_ids: list[int]
     """Verbatim as generated, end-of-turn token left out."""
     num_bytes: list[int]

@@ -152,6 +152,21 @@ def read_records[T](
             yield record
 
 
+def count_records(file: Path) -> int:
+    """How many records a file holds, sound or not.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    if file.suffix != ".parquet":
+        with file.open("rb") as lines:
+            return sum(1 for line in lines if line.strip())
+    try:
+        return int(pq.read_metadata(file).num_rows)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file}: not a readable Parquet file ({error})") from None
+
+
 def parse_rows[T](
     file: Path,
     rows: Iterable[tuple[int, Any]],

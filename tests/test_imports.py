@@ -23,12 +23,17 @@ STAGES = {
 LAYERS = [
     {"errors", "records", "config", "seeds"},
     {"records_io", "record_batches", "artifacts", "progress", "device"},
-    {"text", "pages", "engines", "data", "losses", "models", "checkpoint"},
+    {"text", "pages", "engines", "data", "losses", "models", "checkpoint", "precision"},
     STAGES,
     {"pipeline"},
 ]
 """From the lowest up; a room imports from its own layer and those below, a stage from no other."""
-MODULES = {"jinja2": "markupsafe", "megatron_core": "megatron", "pyyaml": "yaml"}
+MODULES = {
+    "jinja2": "markupsafe",
+    "megatron_core": "megatron",
+    "nvidia_dali_cuda130": "nvidia",
+    "pyyaml": "yaml",
+}
 """Modules by the package that brings them, where the names differ."""
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 

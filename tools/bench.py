@@ -17,7 +17,7 @@ from benchmarks.figures import Row
 
 from megatron_dasd.artifacts import write_atomic
 
-ROOMS = ("checkpoint", "data", "device", "divergence", "filters")
+ROOMS = ("checkpoint", "data", "device", "divergence", "filters", "losses", "teacher")
 """Modules of ``tools/benchmarks``."""
 
 

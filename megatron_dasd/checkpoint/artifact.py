@@ -59,11 +59,12 @@ class MegatronCheckpoint:
         return folder if (folder / "config.json").is_file() else None
 
 
-def open_checkpoint(path: Path) -> MegatronCheckpoint:
+def open_checkpoint(path: Path, iteration: int | None = None) -> MegatronCheckpoint:
     """Find a checkpoint and look through its pickles; to be called before anything else opens it.
 
     Args:
         path: of a finished stage (import_hf or train), or a folder that Megatron saved into.
+        iteration: in place of the one that the folder says counts.
 
     Raises:
         UserError: the stage has not finished, there is no whole ``torch_dist`` checkpoint, or a
@@ -74,7 +75,7 @@ def open_checkpoint(path: Path) -> MegatronCheckpoint:
         if not (path / FOLDER / TRACKER).exists():
             raise UserError(f"{path}: a {kind} stage, which leaves no checkpoint")
         path = path / FOLDER
-    weights = path / _iteration_folder(path)
+    weights = path / (_iteration_folder(path) if iteration is None else iteration_name(iteration))
     _require_torch_dist(weights)
     metadata = read_metadata(weights)
     embedding = metadata.state_dict_metadata.get(_EMBEDDING)

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from megatron_dasd.checkpoint.process import write_result
 from megatron_dasd.config.base import Launch
+from megatron_dasd.data.rows import packed_row
 from megatron_dasd.device.launch import run_program
 from megatron_dasd.models.architecture import read_architecture
 from megatron_dasd.models.program import common_flags, load_model
@@ -60,11 +61,8 @@ def _megatron_logits(folder: Path, checkpoint: Path, token_ids: list[int]) -> Te
     (model,) = load_model(flags, checkpoint)
     from megatron_dasd.models.packed import forward, to_batch
 
-    row = {
-        "tokens": np.array(token_ids),
-        "position_ids": np.arange(num_tokens),
-        "document_ids": np.zeros(num_tokens, dtype=np.int64),
-    }
+    document = {"tokens": np.array(token_ids), "loss_mask": np.zeros(num_tokens)}
+    row = packed_row([document], num_tokens)
     return forward(model, to_batch(row), with_loss=False)[0].cpu()
 
 

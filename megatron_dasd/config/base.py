@@ -4,6 +4,7 @@ A field of type :data:`Input` names another stage of the pipeline, or a path of 
 """
 
 from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -16,6 +17,30 @@ Input = Annotated[str, Reference()]
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 OnMalformed = Literal["stop", "set_aside"]
+
+
+_REACHING = dict.fromkeys(
+    (
+        *("urls", "api_key_env", "concurrency", "deadline_seconds"),
+        *("max_attempts", "patience_seconds", "probe"),
+    ),
+    True,
+)
+"""Settings of a server that say how it is reached, not what it is asked."""
+_OWN_FIELDS = (
+    *("model", "prompt", "messages", "temperature", "top_p", "stop", "seed", "n", "stream"),
+    *("max_tokens", "logprobs", "prompt_logprobs", "echo"),
+)
+"""Fields of a request that follow from other settings, or that the answers are read by."""
+_HOW: Any = {
+    "launch": True,
+    "loader": True,
+    "chunked_loss": True,
+    "num_workers": True,
+    "engine": {"server": _REACHING},
+    "server": _REACHING,
+}
+"""Settings that say how the work is done, and leave the result as it is."""
 
 
 class Settings(BaseModel):
@@ -33,11 +58,12 @@ class Settings(BaseModel):
     """Default: the pipeline's."""
 
     def identity(self) -> dict[str, Any]:
-        """What determines the result, as JSON values: every setting but the layout of processes.
+        """What determines the result, as JSON values: every setting but those of how it is made.
 
-        A stage may go on under another layout than it began with.
+        A stage may go on under another layout of processes, with another loader of the same rows
+        or with other servers of the same model than it began with.
         """
-        return self.model_dump(mode="json", exclude={"launch"})
+        return self.model_dump(mode="json", exclude=_HOW)
 
 
 class ThinkingFormat(BaseModel):
@@ -45,21 +71,101 @@ class ThinkingFormat(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    format: Literal["delimiters", "harmony"] = "delimiters"
+    """``harmony``: the channels of gpt-oss; ``open`` and ``close`` are then its own."""
     open: str = "<think>\n"
     """What precedes the thinking part; empty: the text begins with it."""
     close: str = Field(default="\n</think>\n\n", min_length=1)
     """What stands between the thinking part and the answer.  Whitespace at the ends of both does
     not matter when a text is read; it is written when the teacher is to continue one."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _harmony(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("format") != "harmony":
+            return given
+        own = {
+            "open": "<|channel|>analysis<|message|>",
+            "close": "<|end|><|start|>assistant<|channel|>final<|message|>",
+        }
+        if any(given.get(name, text) != text for name, text in own.items()):
+            raise ValueError("format: harmony has delimiters of its own; leave open and close out")
+        return given | own
+
+
+class Server(BaseModel):
+    """OpenAI-compatible servers (vLLM, SGLang, a hosted one) that run one model; docs/sampling.md.
+
+    Another set of servers, or another way to reach them, leaves a stage's result as it is.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    urls: list[str] = Field(min_length=1)
+    """Base URLs, e.g. ``http://node7:8000/v1``; requests go to the one with the fewest."""
+    api: Literal["completions", "chat"] = "completions"
+    """``completions``: the chat template of ``model`` is applied here; ``chat``: the server's."""
+    model: str | None = None
+    """The model's name at the servers; None: the only one there."""
+    extra_body: dict[str, Any] = {}
+    """Fields added to every request, e.g. ``{top_k: 40}``.  ``null`` leaves one of the program's
+    own out: ``{return_token_ids: null}`` for servers that refuse what they do not know."""
+    send_seed: bool = True
+    """Whether each request carries its seed; vLLM draws without seeds faster."""
+    rescore_by: Literal["prompt_logprobs", "echo"] = "prompt_logprobs"
+    """How log-probs of a given text are asked for: vLLM's field, or the older ``echo``."""
+    api_key_env: str | None = None
+    """Environment variable that holds the API key; None: no key is sent."""
+    concurrency: Positive = 256
+    """Requests in flight, over all servers."""
+    deadline_seconds: Annotated[float, Field(gt=0)] = 3600.0
+    """Of one attempt at a request."""
+    max_attempts: Positive = 6
+    """Attempts at a request until it is set aside.  Those that reached no server or were told to
+    come later (429) do not count."""
+    patience_seconds: Annotated[float, Field(ge=0)] = 600.0
+    """How long to wait while no server answers, and for one request that is told to come later."""
+    probe: bool = True
+    """Whether sampling begins with a check that the log-probs are of the untempered
+    distribution."""
+
+    @model_validator(mode="after")
+    def _leaves_own_fields(self) -> "Server":
+        for name in _OWN_FIELDS:
+            if self.extra_body.get(name) is not None:
+                raise ValueError(f"extra_body: {name} is set by the program")
+        return self
+
+    @model_validator(mode="after")
+    def _plain_urls(self) -> "Server":
+        for number, url in enumerate(self.urls, start=1):
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError(f"urls: number {number} is no http:// or https:// address")
+            if parts.username or parts.password or parts.query:
+                raise ValueError(
+                    f"urls: number {number} holds a name, password or query; give the key by "
+                    "api_key_env"
+                )
+        return self
+
 
 class Engine(BaseModel):
-    """How text is generated: the in-process ``transformers`` engine."""
+    """How text is generated: by ``transformers`` in this process, or by servers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     batch_size: Positive = 32
-    """Sequences generated together."""
+    """Requests of one part of the result; in this process, sequences generated together."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of the model in this process."""
+    server: Server | None = None
+    """None: in this process."""
+
+    @property
+    def own_template(self) -> bool:
+        """Whether servers apply their own chat template, and none is applied here."""
+        return self.server is not None and self.server.api == "chat"
 
 
 class Launch(BaseModel):

@@ -2,12 +2,31 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from megatron_dasd.config.base import Input, OnMalformed, Positive, Settings
 
 
-class PreprocessText(Settings):
+class Packed(Settings):
+    """Settings of packing."""
+
+    seq_length: Positive
+    """Tokens of a row."""
+    pack_align: Positive = 64
+    """In a row every document is padded to a multiple of so many positions, so that one packing
+    serves every layout: 2 x the context-parallel size must divide it, and the multiple that FP8
+    asks for.  1 wastes nothing where neither is used."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> "Packed":
+        if self.seq_length % self.pack_align:
+            raise ValueError(
+                f"seq_length {self.seq_length} is no multiple of pack_align {self.pack_align}"
+            )
+        return self
+
+
+class PreprocessText(Packed):
     """Plain text to packed indexed data, loss on every token."""
 
     kind: Literal["preprocess_text"]
@@ -16,14 +35,13 @@ class PreprocessText(Settings):
     packages: dict[str, str] = {}
     """Text files that Python packages carry: package -> path inside it."""
     files: list[Input] = []
-    seq_length: Positive
     document_tokens: Positive = 256
     """Length that texts are cut into."""
     max_tokens: Positive | None = None
 
 
-class PreprocessData(Settings):
-    """Responses to packed indexed data: tokens and loss mask, aligned."""
+class PreprocessData(Packed):
+    """Responses to packed indexed data: tokens, loss mask and companions, aligned."""
 
     kind: Literal["preprocess_data"]
     model: Input
@@ -38,5 +56,10 @@ class PreprocessData(Settings):
     system_prompt: str | None = None
     mask_student_prefix: bool = False
     """Leave the student's prefix out of the loss (the report found this worse)."""
-    seq_length: Positive
+    reweight_tau: Annotated[float, Field(gt=0)] | None = None
+    """Weigh a prompt's responses by the teacher's own probability of them, softmax(mean teacher
+    log-prob / tau) times their number, so that they weigh 1 on average.  In nats a token; None:
+    all weigh the same."""
+    num_workers: Positive | None = None
+    """Processes that tokenise; None: one a core.  Under MPI its ranks do, whatever this says."""
     on_malformed: OnMalformed = "stop"

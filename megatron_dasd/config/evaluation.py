@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from megatron_dasd.config.base import Engine, Input, OnMalformed, Positive, Settings
 
@@ -22,6 +22,12 @@ class Evaluate(Settings):
     system_prompt: str | None = None
     engine: Engine = Engine()
     on_malformed: OnMalformed = "stop"
+
+    @model_validator(mode="after")
+    def _one_model_a_server(self) -> "Evaluate":
+        if self.engine.server is not None and len(self.models) > 1:
+            raise ValueError("engine.server: servers run one model; give one in models")
+        return self
 
 
 class Report(Settings):

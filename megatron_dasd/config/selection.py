@@ -10,6 +10,7 @@ from megatron_dasd.config.base import (
     Launch,
     OnMalformed,
     Positive,
+    Server,
     Settings,
     ThinkingFormat,
 )
@@ -78,14 +79,16 @@ class FilterResponses(Settings):
 
 
 class ScoreStudent(Settings):
-    """Student log-probs of every response token, by Megatron's forward pass."""
+    """Student log-probs of every response token, by Megatron's forward pass or from servers."""
 
     kind: Literal["score_student"]
     responses: Input
     model: Input
     """Hugging Face folder: architecture and tokenizer."""
-    checkpoint: Input
+    checkpoint: Input | None = None
     """Megatron checkpoint of the weights."""
+    server: Server | None = None
+    """In place of ``checkpoint``: servers that run the exported student."""
     split: Literal["train", "heldout", "all"] = "all"
     system_prompt: str | None = None
     few_shot: Input | None = None
@@ -96,6 +99,12 @@ class ScoreStudent(Settings):
     dtype: Literal["bfloat16", "float32"] = "float32"
     launch: Launch = Launch()
     on_malformed: OnMalformed = "stop"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ScoreStudent":
+        if (self.checkpoint is None) == (self.server is None):
+            raise ValueError("give checkpoint or server")
+        return self
 
 
 class Budget(BaseModel):

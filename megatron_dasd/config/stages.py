@@ -14,7 +14,12 @@ from megatron_dasd.config.sources import (
     PruneLayers,
     RandomModel,
 )
-from megatron_dasd.config.teacher import ContinueTeacher, RollOutStudent, SampleTeacher
+from megatron_dasd.config.teacher import (
+    ContinueTeacher,
+    RollOutStudent,
+    SampleTeacher,
+    ScoreTeacher,
+)
 from megatron_dasd.config.training import ExportHf, ImportHf, Train, VerifyConversion
 
 StageSettings = Annotated[
@@ -25,6 +30,7 @@ StageSettings = Annotated[
     | MakePrompts
     | ImportResponses
     | SampleTeacher
+    | ScoreTeacher
     | FilterResponses
     | ScoreStudent
     | SelectDas

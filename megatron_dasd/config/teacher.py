@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from megatron_dasd.config.base import (
     Engine,
@@ -10,6 +10,7 @@ from megatron_dasd.config.base import (
     Input,
     OnMalformed,
     Positive,
+    Server,
     Settings,
     ThinkingFormat,
 )
@@ -19,7 +20,9 @@ class SampleTeacher(Settings):
     """Several responses a prompt from the teacher, at every temperature."""
 
     kind: Literal["sample_teacher"]
-    model: Input
+    model: Input | None = None
+    """Hugging Face folder: the model, or with ``engine.server`` its tokenizer and chat template.
+    None: a server with ``api: chat`` has its own."""
     prompts: Input
     temperatures: list[Annotated[float, Field(gt=0)]] = Field([0.6, 1.0], min_length=1)
     num_candidates: Positive = 4
@@ -35,6 +38,33 @@ class SampleTeacher(Settings):
     on_malformed: OnMalformed = "stop"
 
 
+class ScoreTeacher(Settings):
+    """The teacher's log-probs of texts that came without them, or that the student wrote."""
+
+    kind: Literal["score_teacher"]
+    model: Input
+    """Hugging Face folder: the teacher's tokenizer and chat template."""
+    server: Server
+    responses: Input | None = None
+    """Response records: their tokens and log-probs are replaced by the teacher's."""
+    rollouts: Input | None = None
+    """Rollout records: they become responses whose text the student wrote."""
+    given: ThinkingFormat | None = None
+    """The delimiters in the texts of ``responses``; None: the teacher's own.  Rollouts are in the
+    normalised form."""
+    thinking: ThinkingFormat = ThinkingFormat()
+    """The teacher's own delimiters, which the scored texts have."""
+    system_prompt: str | None = None
+    few_shot: Input | None = None
+    on_malformed: OnMalformed = "stop"
+
+    @model_validator(mode="after")
+    def _one_input(self) -> "ScoreTeacher":
+        if (self.responses is None) == (self.rollouts is None):
+            raise ValueError("give responses or rollouts")
+        return self
+
+
 class RollOutStudent(Settings):
     """The student answers training prompts, capped at a multiple of the teacher's length."""
 
@@ -47,6 +77,8 @@ class RollOutStudent(Settings):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     system_prompt: str | None = None
     max_prompts: Positive | None = None
+    num_rollouts: Positive = 1
+    """Rollouts a prompt: more where few reach their cap."""
     engine: Engine = Engine()
     on_malformed: OnMalformed = "stop"
 
@@ -55,7 +87,8 @@ class ContinueTeacher(Settings):
     """Rollouts cut beyond half, continued by the teacher."""
 
     kind: Literal["continue_teacher"]
-    model: Input
+    model: Input | None = None
+    """As for sampling."""
     rollouts: Input
     cut_from: Fraction = 0.5
     """Earliest cut, as a share of the rollout's tokens."""

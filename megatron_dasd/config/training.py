@@ -2,9 +2,14 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from megatron_dasd.config.base import Fraction, Input, Launch, Positive, Settings
+
+Precision = Literal["fp32", "bf16", "fp8-blockwise", "fp8-tensorwise", "fp8-delayed"]
+Loader = Literal["torch", "dali"]
+SET_BY_PRECISION = ("bf16", "fp16", "fp8-format", "fp8-recipe")
+"""Megatron's flags that ``precision`` stands for."""
 
 
 class Train(Settings):
@@ -32,7 +37,16 @@ class Train(Settings):
     clip_grad: Annotated[float, Field(ge=0)] = 1.0
     moe_aux_loss_coeff: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the loss that balances the load of routed experts; 0: none."""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    precision: Precision = "bf16"
+    """Of the linear layers' products; weights, optimizer and all else as in bf16.  On a machine
+    without a GPU FP8 is emulated, slowly, by its recipe's own rounding."""
+    loader: Loader = "torch"
+    """What makes batches of rows; ``dali`` (NVIDIA DALI) copies them to the GPU ahead."""
+    normalise_by: Literal["token", "sequence"] = "token"
+    """What weighs the same in the loss: every token with a loss, or every sequence."""
+    chunked_loss: bool = True
+    """Output layer and loss together, without the logits ever being whole: a few percent of the
+    memory for a third more time of that part.  The result is the same."""
     save_interval: Positive | None = None
     """Iterations between checkpoints; None: at the end only."""
     eval_interval: Positive | None = None
@@ -40,6 +54,14 @@ class Train(Settings):
     launch: Launch = Launch()
     megatron: dict[str, Any] = {}
     """Further Megatron flags by name, e.g. ``{recompute-activations: true}``."""
+
+    @field_validator("megatron")
+    @classmethod
+    def _leaves_precision_alone(cls, flags: dict[str, Any]) -> dict[str, Any]:
+        for name in flags:
+            if name.replace("_", "-") in SET_BY_PRECISION:
+                raise ValueError(f"{name} follows from the setting precision; leave it out here")
+        return flags
 
 
 class ImportHf(Settings):

@@ -1,19 +1,27 @@
-"""Rows of packed documents, ready for the model."""
+"""Rows of packed documents, ready for the model.
+
+Opening costs the same for any number of documents: what can be told from sizes and counts is
+checked then, what a row rests on when the row is read, and the whole by ``data.integrity``.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
+from megatron_dasd.data.indexed import index_head
 from megatron_dasd.data.meta import (
     LOSS_MASK,
     META,
     PACK_DOCUMENTS,
     PACK_OFFSETS,
+    SEQUENCE_WEIGHTS,
     TOKENS,
     data_folder,
+    dtypes,
     read_meta,
 )
 from megatron_dasd.data.packing import Packs
@@ -23,94 +31,114 @@ from megatron_dasd.errors import UserError
 _AGAIN = "run the preprocessing stage again"
 
 
-def sample_order(num_packs: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """The order of the packs in one epoch: [packs], a function of the arguments alone.
-
-    The generator is NumPy's legacy one, whose stream is frozen over NumPy's versions.
-    """
-    bits = np.random.MT19937(np.random.SeedSequence((seed, epoch)))
-    return np.random.RandomState(bits).permutation(num_packs).astype(np.int64)
-
-
 class PackedDataset:
     """The rows of a preprocessing stage's folder (see ``data.rows``), read through memory maps."""
 
     def __init__(self, path: Path) -> None:
-        """Open and check the files.
+        """Open the files.
 
         Raises:
             UserError: a file is missing, cut short, or does not fit the others.
         """
         self.meta = read_meta(path)
         self._folder = data_folder(path)
-        self._check(self._misfits_of_files())
+        self._refuse(self._misfits_of_files())
         try:
-            self._tokens, self._mask = (
-                IndexedDataset(str(self._folder / name)) for name in (TOKENS, LOSS_MASK)
-            )
+            self.datasets = {n: IndexedDataset(str(self._folder / n)) for n in dtypes(self.meta)}
             documents, offsets = (
                 np.load(self._folder / name, mmap_mode="r", allow_pickle=False)
                 for name in (PACK_DOCUMENTS, PACK_OFFSETS)
             )
+            self._weights = None
+            if SEQUENCE_WEIGHTS in self.meta.file_bytes:
+                file = self._folder / SEQUENCE_WEIGHTS
+                self._weights = np.load(file, mmap_mode="r", allow_pickle=False)
         except (AssertionError, OSError, ValueError) as error:
             raise UserError(f"{self._folder}: damaged ({error}); {_AGAIN}") from None
-        self._packs = Packs(documents, offsets)
-        self._check(self._misfits_of_contents())
+        self.packs = Packs(documents, offsets)
+        self._refuse(self._misfits_of_counts())
 
     def __len__(self) -> int:
-        return len(self._packs)
+        return self.meta.num_packs
 
     def __getitem__(self, index: int) -> Row:
         """Return a row.
 
         Raises:
             IndexError: no such row.
-            UserError: a token id is outside the vocabulary.
+            UserError: what the row is made of does not fit together.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
-        documents = [
-            (self._tokens[document], self._mask[document])
-            for document in self._packs[index].tolist()
-        ]
-        row = packed_row(documents, self.meta.seq_length)
-        if not 0 <= row["tokens"].min() <= row["tokens"].max() < self.meta.vocab_size:
+        self._refuse(self._misfits_of_row(index))
+        documents = [self.document(number) for number in self.packs[index].tolist()]
+        meta = self.meta
+        try:
+            row = packed_row(documents, meta.seq_length, meta.pack_align, meta.companions)
+        except ValueError as error:  # values of other lengths, or more than a row of them
+            raise UserError(f"{self._folder}: row {index}: {error}; {_AGAIN}") from None
+        if not 0 <= row["tokens"].min() <= row["tokens"].max() < meta.vocab_size:
             raise UserError(
                 f"{self._folder}: row {index} holds a token id outside the vocabulary of "
-                f"{self.meta.vocab_size}; {_AGAIN}"
+                f"{meta.vocab_size}; {_AGAIN}"
             )
         return row
 
+    def document(self, number: int) -> dict[str, npt.NDArray[Any]]:
+        """Values of a document in every dataset, ``[tokens]``; the loss mask is weighted."""
+        # copies: a dataset that goes unmaps its file under the views that it gave
+        values = {name: dataset[number].copy() for name, dataset in self.datasets.items()}
+        if self._weights is not None:
+            values[LOSS_MASK] = values[LOSS_MASK] * self._weights[number]
+        return values
+
     def padding_row(self) -> Row:
         """A row without documents, which counts for nothing."""
-        return packed_row([], self.meta.seq_length)
+        return packed_row([], self.meta.seq_length, self.meta.pack_align, self.meta.companions)
 
-    def _check(self, misfits: Iterator[str]) -> None:
+    def _refuse(self, misfits: Iterator[str]) -> None:
         for misfit in misfits:
             raise UserError(f"{self._folder}: {misfit}; {_AGAIN}")
 
     def _misfits_of_files(self) -> Iterator[str]:
-        """Files that are missing or cut short."""
+        """Files that are missing, cut short or of another kind."""
         for name, size in self.meta.file_bytes.items():
-            file = self._folder / name
-            if not file.is_file():
+            path = self._folder / name
+            if not path.is_file():
                 yield f"{name} is missing"
-            elif file.stat().st_size != size:
-                yield f"{name} has {file.stat().st_size} bytes, {META} asks for {size}"
+            elif path.stat().st_size != size:
+                yield f"{name} has {path.stat().st_size} bytes, {META} asks for {size}"
+        for name, dtype in dtypes(self.meta).items():
+            head = index_head(dtype, self.meta.num_documents)
+            with (self._folder / f"{name}.idx").open("rb") as file:
+                if file.read(len(head)) != head:
+                    count = self.meta.num_documents
+                    yield f"{name}.idx is not of {count} {dtype.__name__} documents"
 
-    def _misfits_of_contents(self) -> Iterator[str]:
-        """What does not fit between the files; each line relies on those before it."""
-        meta, packs, lengths = self.meta, self._packs, self._tokens.sequence_lengths
-        if not np.array_equal(self._mask.sequence_lengths, lengths):
-            yield f"{LOSS_MASK} and {TOKENS} differ in the lengths of their documents"
-        if (lengths.size, lengths.sum()) != (meta.num_documents, meta.num_tokens):
-            yield f"{TOKENS} and {META} differ in the number of documents or tokens"
-        if not np.array_equal(np.sort(packs.documents), np.arange(lengths.size)):
-            yield f"{PACK_DOCUMENTS} does not hold every document once"
-        borders = packs.offsets
-        if borders.size != meta.num_packs + 1 or borders[0] or borders[-1] != lengths.size:
+    def _misfits_of_counts(self) -> Iterator[str]:
+        """Packing that is of other documents or packs."""
+        meta = self.meta
+        borders = self.packs.offsets
+        if self.packs.documents.shape != (meta.num_documents,):
+            yield f"{PACK_DOCUMENTS} does not hold {meta.num_documents} documents"
+        if self._weights is not None and self._weights.shape != (meta.num_documents,):
+            yield f"{SEQUENCE_WEIGHTS} does not hold {meta.num_documents} weights"
+        if (
+            borders.shape != (meta.num_packs + 1,)
+            or borders[0] != 0
+            or borders[-1] != meta.num_documents
+        ):
             yield f"{PACK_OFFSETS} does not divide the documents into {meta.num_packs} packs"
-        if np.diff(borders).min() <= 0:
-            yield f"{PACK_OFFSETS} does not ascend"
-        if np.add.reduceat(lengths[packs.documents], borders[:-1]).max() > meta.seq_length:
-            yield f"{PACK_OFFSETS}: a pack is longer than {meta.seq_length} tokens"
+
+    def _misfits_of_row(self, index: int) -> Iterator[str]:
+        """What is wrong with a row's place in the packing, or with its documents' lengths."""
+        start, end = self.packs.offsets[index : index + 2].tolist()
+        if not 0 <= start < end <= self.meta.num_documents:
+            yield f"{PACK_OFFSETS} does not ascend at row {index}"
+        documents = self.packs.documents[start:end]
+        if not 0 <= documents.min() <= documents.max() < self.meta.num_documents:
+            yield f"{PACK_DOCUMENTS}: row {index} names a document that is not there"
+        wanted = self.datasets[TOKENS].sequence_lengths[documents]
+        for name in (LOSS_MASK, *self.meta.companions):
+            if not np.array_equal(self.datasets[name].sequence_lengths[documents], wanted):
+                yield f"{name} and {TOKENS} differ in the lengths of the documents of row {index}"

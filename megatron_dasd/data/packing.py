@@ -29,6 +29,11 @@ class Packs:
         return self.documents[self.offsets[index] : self.offsets[index + 1]]
 
 
+def aligned(lengths: Ints, align: int) -> Ints:
+    """Lengths [documents] rounded up to multiples of ``align``."""
+    return -(-lengths // align) * align
+
+
 def best_fit_decreasing(lengths: Ints, capacity: int) -> Packs:
     """Put every document, the longest first, into the fullest pack that still has room for it.
 

@@ -1,27 +1,53 @@
 """Stage preprocess_data: responses to packed data, with the loss on the response.
 
+::
+
+    files ─► shards ─► workers: tokens, masks, companions of a shard each ─► laid end to end, packed
+
+What a shard is follows from the input files alone, and shards are laid end to end in their order:
+the result is the same byte for byte for any number of workers.  A shard is there whole or not at
+all, so a run that was killed goes on after those that are there.
+
 Mixed-policy data takes off-policy responses beside it (``mix``), drawn without replacement.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+import numpy as np
+import numpy.typing as npt
 
-from megatron_dasd.artifacts import StageFolder, model_folder
+from megatron_dasd.artifacts import StageFolder, model_folder, write_atomic
 from megatron_dasd.config.data import PreprocessData
-from megatron_dasd.data.indexed import PackedDataWriter
-from megatron_dasd.data.meta import DATA, Document, read_meta
-from megatron_dasd.data.tokenizer import load_vocabulary
+from megatron_dasd.data.indexed import DataFormat, write_data
+from megatron_dasd.data.meta import (
+    COMPANIONS,
+    DATA,
+    META,
+    SEQUENCE_WEIGHTS,
+    Document,
+    read_meta,
+)
+from megatron_dasd.data.responses import IDENTITY, Shard, plan_shards, read_shard
+from megatron_dasd.data.shards import Job, is_done, make_shard, shard_path, skipped, tools
+from megatron_dasd.data.tokenizer import read_vocab_size
+from megatron_dasd.data.weights import sequence_weights
+from megatron_dasd.data.workers import run_all
 from megatron_dasd.errors import UserError
 from megatron_dasd.progress import progress
-from megatron_dasd.records import FilteredResponse
-from megatron_dasd.records_io import SetAside, read_records, record_files
+from megatron_dasd.records_io import SetAside, read_records
 from megatron_dasd.seeds import derive_seed
-from megatron_dasd.text.chat import render_prompt
-from megatron_dasd.text.encoding import encode_example, end_of_turn_id
+from megatron_dasd.text.bulk import ExactnessError, choose_library
+from megatron_dasd.text.encoding import end_of_turn_id
+
+_SHARDS = ".shards.tmp"
+"""Goes when the stage finishes, as all that ends so."""
+_INEXACT = "inexact"
+"""In the folder of shards, once ``gigatoken`` was found not to give the exact ids."""
 
 
 def run(
@@ -30,98 +56,170 @@ def run(
     """Write the packed data, and a record of every document beside it.
 
     Raises:
-        UserError: no response is left to train on.
+        UserError: no response is left to train on, or a record is malformed.
     """
-    if not folder.has_part(0):
-        _write(settings, inputs, folder)
+    if not _is_whole(folder):
+        _Preprocessing(settings, inputs, folder).run()
     return asdict(read_meta(folder.path))
 
 
-def _write(settings: PreprocessData, inputs: Mapping[str, Path], folder: StageFolder) -> None:
-    tokenizer, vocab_size = load_vocabulary(model_folder(inputs[settings.model]))
-    scratch = folder.scratch(DATA)
-    writer = PackedDataWriter(
-        scratch, settings.seq_length, vocab_size, eod_id=end_of_turn_id(tokenizer)
-    )
-    aside = SetAside(settings.on_malformed)
+def _is_whole(folder: StageFolder) -> bool:
+    """Whether the data is there, which comes last, and a record of every document."""
+    if not (folder.path / DATA / META).exists():
+        return False
+    return _num_kept(folder) == read_meta(folder.path).num_documents
 
-    def add(response: FilteredResponse, counted_as: str) -> None:
-        token_ids, loss_mask = training_example(response, settings, tokenizer)
-        if len(token_ids) > settings.seq_length:
-            aside.drop("length", response)
-            return
-        writer.add(_name(response), token_ids, loss_mask)
-        aside.counts[counted_as] += 1
 
-    for _, response in _wanted(inputs[settings.responses], settings, aside, "tokenising"):
-        add(response, "kept")
-    if settings.mix:
-        pool = inputs[settings.mix]
-        num_wanted = round(settings.mix_ratio * aside.counts["kept"])
-        drawn = _draw(pool, settings, aside, num_wanted)
-        aside.counts["mix: wanted"] = num_wanted
-        for number, response in _wanted(pool, settings, SetAside("set_aside"), "mixing in"):
-            if number in drawn:
-                add(response, "mix: kept")
-    if not writer.documents:
-        raise UserError(
-            f"{inputs[settings.responses]}: no response left to train on ({dict(aside.counts)})"
+def _num_kept(folder: StageFolder) -> int:
+    counts = folder.tally()
+    return counts["kept"] + counts["mix: kept"]
+
+
+class _Preprocessing:
+    """One run of the stage."""
+
+    def __init__(
+        self, settings: PreprocessData, inputs: Mapping[str, Path], folder: StageFolder
+    ) -> None:
+        self._settings, self._folder = settings, folder
+        self._responses = inputs[settings.responses]
+        self._pool = inputs[settings.mix] if settings.mix else None
+        self._shards = folder.path / _SHARDS
+        self._shards.mkdir(exist_ok=True)
+        model = model_folder(inputs[settings.model])
+        tools.cache_clear()
+        tokenizer = tools(model).tokenizer
+        self._format = DataFormat(
+            settings.seq_length,
+            settings.pack_align,
+            read_vocab_size(model),
+            end_of_turn_id(tokenizer),
+            tuple(COMPANIONS),
         )
-    writer.finish()
-    folder.commit(scratch)
-    folder.write_part(0, Document, writer.documents, aside.counts, aside.rows)
+        library, reason = choose_library(tokenizer, tools(model).encoder_by)
+        if (self._shards / _INEXACT).exists():
+            library, reason = "tokenizers", (self._shards / _INEXACT).read_text()
+        if reason:
+            print(f"tokenising with tokenizers, not gigatoken: {reason}", flush=True)
+        self._template = Job(
+            0, (), settings, self._format, library, model, folder.path, self._shards
+        )
 
+    def run(self) -> None:
+        """Make all shards and lay them end to end."""
+        try:
+            shards = self._make_shards()
+        except ExactnessError as error:
+            self._give_up_gigatoken(str(error))
+            shards = self._make_shards()
+        if not _num_kept(self._folder):
+            counts = dict(self._folder.tally())
+            raise UserError(f"{self._responses}: no response left to train on ({counts})")
+        scratch = self._folder.scratch(DATA)
+        if self._settings.reweight_tau is not None:
+            np.save(scratch / SEQUENCE_WEIGHTS, self._weights(self._settings.reweight_tau))
+        write_data(scratch, shards, self._format)
+        self._folder.commit(scratch)
 
-def training_example(
-    response: FilteredResponse, settings: PreprocessData, tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[int], list[int]]:
-    """Token ids of prompt and response, and the mask of the targets: 1 on the response.
+    def _weights(self, tau: float) -> npt.NDArray[np.float32]:
+        """[documents] their weights.
 
-    Returns:
-        (ids [tokens], mask [tokens]); with ``mask_student_prefix`` the tokens that the student
-        wrote itself are no targets either.
-    """
-    prompt = render_prompt(tokenizer, response.prompt.messages, settings.system_prompt)
-    prompt_ids, response_ids = encode_example(
-        tokenizer, prompt, response.output, response.student_prefix, response.student_prefix_ids
-    )
-    num_masked = len(response.student_prefix_ids) if settings.mask_student_prefix else 0
-    mask = [0] * (len(prompt_ids) + num_masked) + [1] * (len(response_ids) - num_masked)
-    return prompt_ids + response_ids, mask
+        Raises:
+            UserError: the teacher's log-probs of a response are missing.
+        """
+        prompt_ids, logprobs = [], []
+        for document in read_records(self._folder.path, Document):
+            if document.mean_teacher_logprob is None:
+                raise UserError(
+                    f"{self._responses}: {document.name}: field tokens.logprobs: is empty; "
+                    "reweight_tau needs the teacher's log-probs"
+                )
+            prompt_ids.append(str(document.prompt_id))
+            logprobs.append(document.mean_teacher_logprob)
+        return sequence_weights(prompt_ids, logprobs, tau)
 
+    def _make_shards(self) -> list[Path]:
+        """Make what is not there yet; returns the folders of all shards, in order."""
+        jobs = [
+            replace(self._template, index=index, shard=shard)
+            for index, shard in enumerate(plan_shards(self._responses))
+        ]
+        self._do(jobs, "tokenising")
+        if self._pool:
+            mixed = self._mix_jobs(self._pool, len(jobs), self._folder.tally()["kept"])
+            self._do(mixed, "mixing in")
+            jobs += mixed
+        return [shard_path(self._shards, job.index) for job in jobs]
 
-def _wanted(
-    path: Path, settings: PreprocessData, aside: SetAside, label: str
-) -> Iterator[tuple[int, FilteredResponse]]:
-    """The responses of the wanted split and temperature, numbered among the well-formed ones."""
-    files = record_files(path)
-    number = 0
-    with progress(label, total=len(files), unit="files") as bar:
-        for file in files:
-            for response in read_records(file, FilteredResponse, aside.malformed):
-                number += 1
-                if settings.split not in ("all", response.prompt.split):
-                    aside.counts[f"skipped: {response.prompt.split}"] += 1
-                elif settings.temperature not in (None, response.temperature):
-                    aside.counts[f"skipped: T={response.temperature:g}"] += 1
-                else:
-                    yield number, response
-            bar.advance(1)
+    def _do(self, jobs: Sequence[Job], label: str) -> None:
+        missing = [job for job in jobs if not is_done(job)]
+        num_tokens = 0
+        done = len(jobs) - len(missing)
+        results = run_all(make_shard, missing, self._settings.num_workers)
+        with progress(label, total=len(jobs), unit="shards", done=done) as bar:
+            for more in results:
+                num_tokens += more
+                bar.advance(1, note=f"{num_tokens:,} tokens")
 
+    def _mix_jobs(self, pool: Path, first_index: int, num_kept: int) -> list[Job]:
+        """Jobs for the shards of the pool that something was drawn of."""
+        shards = plan_shards(pool)
+        num_wanted = round(self._settings.mix_ratio * num_kept)
+        drawn = [
+            (shard, numbers)
+            for shard, numbers in zip(shards, self._draw(shards, num_wanted), strict=True)
+            if numbers.size
+        ]
+        jobs = [
+            replace(self._template, index=index, shard=shard, drawn=numbers)
+            for index, (shard, numbers) in enumerate(drawn, start=first_index)
+        ]
+        if jobs:
+            jobs[0] = replace(jobs[0], counts=Counter({"mix: wanted": num_wanted}))
+        return jobs
 
-def _draw(pool: Path, settings: PreprocessData, aside: SetAside, num_wanted: int) -> set[int]:
-    """Numbers of ``num_wanted`` responses of the pool, or of all there are.
+    def _draw(self, shards: Sequence[Shard], num_wanted: int) -> list[npt.NDArray[np.int64]]:
+        """Of each shard, the numbers of the responses drawn: ``num_wanted`` or all there are.
 
-    A response's place in the draw is a hash of what it is: responses added to the pool do not
-    change how the others are ordered.
-    """
-    places = []
-    for number, response in _wanted(pool, settings, aside, "drawing"):
-        what = (response.prompt.prompt_id, response.temperature, response.candidate)
-        places.append((derive_seed(settings.seed, "mix", *what), number))
-    return {number for _, number in sorted(places)[:num_wanted]}
+        A response's place in the draw is a hash of what it is: responses added to the pool do not
+        change how the others are ordered.
+        """
+        places, numbers, sizes = array("q"), array("q"), []
+        with progress("drawing", total=len(shards), unit="shards") as bar:
+            for shard in shards:
+                before = len(places)
+                for number, place in self._places(shard):
+                    places.append(place)
+                    numbers.append(number)
+                sizes.append(len(places) - before)
+                bar.advance(1)
+        drawn = np.zeros(len(places), dtype=np.bool_)
+        drawn[np.argsort(np.asarray(places), kind="stable")[:num_wanted]] = True
+        ends = np.cumsum(sizes)[:-1]
+        return [
+            own[chosen]
+            for own, chosen in zip(
+                np.split(np.asarray(numbers), ends), np.split(drawn, ends), strict=True
+            )
+        ]
 
+    def _places(self, shard: Shard) -> Iterator[tuple[int, int]]:
+        """Number in the shard and place in the draw of every wanted response."""
+        first = 0
+        # malformed records are set aside, or stop the run, when the shard itself is made
+        ignore = SetAside("set_aside").malformed
+        for batch in read_shard(shard, IDENTITY, ignore):
+            for row, reason in enumerate(skipped(batch, self._settings)):
+                if not reason:
+                    prompt_id = batch.prompts[row].prompt_id
+                    what = prompt_id, batch.value("temperature", row), batch.value("candidate", row)
+                    yield first + row, derive_seed(self._settings.seed, "mix", *what)
+            first += len(batch.prompts)
 
-def _name(response: FilteredResponse) -> str:
-    origin = "continuation" if response.student_prefix else "response"
-    return f"{response.prompt.prompt_id} T={response.temperature:g} {origin} {response.candidate}"
+    def _give_up_gigatoken(self, reason: str) -> None:
+        """Begin anew with ``tokenizers``: what has been made so far may not be exact."""
+        print(f"beginning anew with tokenizers, not gigatoken: {reason}", flush=True)
+        write_atomic(self._shards / _INEXACT, reason.encode())
+        for path in self._folder.path.glob("*-?????.parquet"):
+            path.unlink()
+        self._template = replace(self._template, library="tokenizers")

@@ -9,8 +9,8 @@ from typing import Any
 
 from megatron_dasd.artifacts import StageFolder, model_folder
 from megatron_dasd.config.data import PreprocessText
-from megatron_dasd.data.indexed import PackedDataWriter
-from megatron_dasd.data.meta import DATA, Document, read_meta
+from megatron_dasd.data.indexed import DataFormat, ShardWriter, write_data
+from megatron_dasd.data.meta import DATA, LOSS_MASK, TOKENS, Document, read_meta
 from megatron_dasd.data.tokenizer import load_vocabulary
 from megatron_dasd.errors import UserError
 from megatron_dasd.progress import progress
@@ -37,24 +37,30 @@ def run(
 def _write(settings: PreprocessText, inputs: Mapping[str, Path], folder: StageFolder) -> None:
     tokenizer, vocab_size = load_vocabulary(model_folder(inputs[settings.model]))
     scratch = folder.scratch(DATA)
-    writer = PackedDataWriter(
-        scratch, settings.seq_length, vocab_size, eod_id=end_of_turn_id(tokenizer)
+    data_format = DataFormat(
+        settings.seq_length, settings.pack_align, vocab_size, end_of_turn_id(tokenizer)
     )
+    writer = ShardWriter(scratch, data_format)
+    documents: list[Document] = []
     room = settings.max_tokens
     num_sources = len(settings.packages) + len(settings.files)
     with progress("tokenising", total=num_sources, unit="texts") as bar:
         for name, text in _texts(settings, inputs):
             token_ids = encode(tokenizer, text, parse_special=False)[:room]
             for number, piece in enumerate(batched(token_ids, settings.document_tokens)):
-                if len(piece) > 1:  # a token alone has nothing to be predicted from
-                    writer.add(f"{name} {number}", piece, [0] + [1] * (len(piece) - 1))
+                size = len(piece)
+                if size > 1:  # a token alone has nothing to be predicted from
+                    own = f"{name} {number}"
+                    writer.add(own, {TOKENS: piece, LOSS_MASK: [0] + [1] * (size - 1)})
+                    documents.append(Document(name=own, num_tokens=size, num_loss_tokens=size - 1))
             room = None if room is None else room - len(token_ids)
             bar.advance(1)
-    if not writer.documents:
+    writer.close()
+    if not documents:
         raise UserError("packages and files: hold no text")
-    writer.finish()
+    write_data(scratch, [scratch], data_format)
     folder.commit(scratch)
-    folder.write_part(0, Document, writer.documents, {"kept": len(writer.documents)})
+    folder.write_part(0, Document, documents, {"kept": len(documents)})
 
 
 def _texts(settings: PreprocessText, inputs: Mapping[str, Path]) -> Iterator[tuple[str, str]]:

@@ -1,51 +1,72 @@
-"""A packed row: documents one after another in ``seq`` positions, padding at the end.
+"""A packed row: documents one after another in ``seq`` positions, each in a slot of its own.
 
-Position i holds token i of its document and, as label, token i + 1 of the same document.  The last
-token of a document predicts nothing, and nothing reaches over a border.
+Position i of a slot holds token i of the document and, as label, token i + 1.  The last token of a
+document predicts nothing, and nothing reaches over a border.  A slot is as long as its document,
+rounded up to the alignment; the row's last slot reaches to the end of the row::
+
+    align 4     a a a a a . . . b b b . . . . .      cu_seqlens         0, 5, 8
+                slot of a       slot of b            cu_seqlens_padded  0, 8, 16
+
+What lies in a slot behind its document is padding, which belongs to no document.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-Row = dict[str, np.ndarray]
-"""``tokens``, ``labels``, ``position_ids``, ``document_ids`` int64 and ``loss_mask`` float32, all
-``[seq]``.  Padding: token 0, label 0, mask 0, document -1."""
+from megatron_dasd.data.meta import COMPANIONS, LOSS_MASK, TOKENS
+from megatron_dasd.data.packing import aligned
 
-PADDING = -1
-"""Document id of padding."""
+Row = dict[str, npt.NDArray[Any]]
+"""``tokens``, ``labels``, ``position_ids`` int64 and ``loss_mask`` float32, all ``[seq]``;
+companions ``[seq]`` in their own types, aligned with the labels as the mask is;
+``cu_seqlens`` and ``cu_seqlens_padded`` int32 ``[slots + 1]``: tokens of the documents, positions
+of the slots, each summed up.  Padding: token 0, label 0, mask 0, companions unknown."""
+
+BORDERS = ("cu_seqlens", "cu_seqlens_padded")
 
 
-def packed_row(documents: Sequence[tuple[np.ndarray, np.ndarray]], seq_length: int) -> Row:
+def packed_row(
+    documents: Sequence[Mapping[str, npt.NDArray[Any]]],
+    seq_length: int,
+    align: int = 1,
+    companions: Iterable[str] = (),
+) -> Row:
     """Lay documents into one row.
 
     Args:
-        documents: of each, its token ids ``[n]`` and its target mask ``[n]``: 1 where the token is
-            to be learnt from what precedes it.  The first token of a document has no prefix, so
-            its mask counts for nothing.
+        documents: of each ``tokens``, ``loss_mask`` and the companions, all ``[n]``.  The mask is
+            1 where the token is to be learnt from what precedes it.  The first token of a document
+            has no prefix, so its mask and companions count for nothing.
         seq_length: positions of the row.
+        align: every document is padded to a multiple of so many positions.
+        companions: those that the row is to have.
 
     Raises:
         ValueError: the documents are longer than the row.
     """
-    lengths = [len(tokens) for tokens, _ in documents]
-    if sum(lengths) > seq_length:
-        raise ValueError(f"{sum(lengths)} tokens do not fit into a row of {seq_length}")
+    lengths = np.array([len(document[TOKENS]) for document in documents] or [0], dtype=np.int64)
+    starts = np.cumsum([0, *aligned(lengths, align)])
+    if starts[-1] > seq_length:
+        raise ValueError(f"{starts[-1]} positions do not fit into a row of {seq_length}")
+    starts[-1] = seq_length
     row: Row = {
         "tokens": np.zeros(seq_length, dtype=np.int64),
         "labels": np.zeros(seq_length, dtype=np.int64),
         "loss_mask": np.zeros(seq_length, dtype=np.float32),
-        "position_ids": np.zeros(seq_length, dtype=np.int64),
-        "document_ids": np.full(seq_length, PADDING, dtype=np.int64),
+        "position_ids": np.arange(seq_length) - np.repeat(starts[:-1], np.diff(starts)),
+        "cu_seqlens": np.cumsum([0, *lengths]).astype(np.int32),
+        "cu_seqlens_padded": starts.astype(np.int32),
     }
-    start = 0
-    for number, (tokens, mask) in enumerate(documents):
-        end = start + len(tokens)
-        row["tokens"][start:end] = tokens
-        row["labels"][start : end - 1] = tokens[1:]
-        row["loss_mask"][start : end - 1] = mask[1:]
-        row["position_ids"][start:end] = np.arange(len(tokens))
-        row["document_ids"][start:end] = number
-        start = end
-    row["position_ids"][start:] = np.arange(seq_length - start)
+    shifted = [LOSS_MASK, *companions]
+    for name in companions:
+        row[name] = np.full(seq_length, COMPANIONS[name].unknown, COMPANIONS[name].dtype)
+    for document, start, length in zip(documents, starts[:-1].tolist(), lengths, strict=False):
+        end = start + length
+        row["tokens"][start:end] = document[TOKENS]
+        row["labels"][start : end - 1] = document[TOKENS][1:]
+        for name in shifted:
+            row[name][start : end - 1] = document[name][1:]
     return row

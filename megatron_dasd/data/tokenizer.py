@@ -12,14 +12,22 @@ from megatron_dasd.text.encoding import load_tokenizer
 def load_vocabulary(folder: Path) -> tuple[PreTrainedTokenizerBase, int]:
     """Load the tokenizer of a Hugging Face folder, and the size of the model's vocabulary.
 
-    The size is the model's, not the tokenizer's: models round theirs up, and a student can have
-    written ids from the excess.
-
     Raises:
         UserError: no tokenizer, or no ``vocab_size`` in ``config.json``.
     """
-    tokenizer = load_tokenizer(folder)
+    return load_tokenizer(folder), read_vocab_size(folder)
+
+
+def read_vocab_size(folder: Path) -> int:
+    """The size of the vocabulary of a Hugging Face folder's model.
+
+    It is the model's, not the tokenizer's: models round theirs up, and a student can have written
+    ids from the excess.
+
+    Raises:
+        UserError: ``config.json`` names none.
+    """
     vocab_size = json.loads((folder / "config.json").read_text()).get("vocab_size")
     if not isinstance(vocab_size, int):
         raise UserError(f"{folder / 'config.json'}: names no vocab_size")
-    return tokenizer, vocab_size
+    return vocab_size

@@ -49,7 +49,8 @@ def launch(
     _FORK_SERVER.set_forkserver_preload(["megatron_dasd.device.preload"])
     environment = {
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
+        # One rank alone takes any port at the moment it listens: nobody can be there before it.
+        "MASTER_PORT": str(_free_port() if num_ranks > 1 else 0),
         "WORLD_SIZE": str(num_ranks),
         "LOCAL_WORLD_SIZE": str(num_ranks),
         # Megatron asks for it: kernels of one stream start in the order they were launched in.
@@ -107,7 +108,7 @@ def _watch(
 
 def _run_rank(module: str, payload: Path, environment: dict[str, str], log: Path) -> None:
     """Body of a rank's process, forked from a server that has imported Megatron."""
-    threading.Thread(target=_die_with_launcher, daemon=True).start()
+    threading.Thread(target=die_with_launcher, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launching process's to handle
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(output, sys.stdout.fileno())
@@ -118,8 +119,11 @@ def _run_rank(module: str, payload: Path, environment: dict[str, str], log: Path
     run_program(importlib.import_module(module).main)
 
 
-def _die_with_launcher() -> None:
-    """Not by the kernel's parent-death signal: a rank's parent is the fork server, which stays."""
+def die_with_launcher() -> None:
+    """Wait for the end of the process that started this one, and end with it.
+
+    Not by the kernel's parent-death signal: the parent is the fork server, which stays.
+    """
     launcher = multiprocessing.parent_process()
     assert launcher is not None
     launcher.join()

@@ -1,10 +1,10 @@
 """The interface that sampling, continuation, rollouts and evaluation generate through."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from megatron_dasd.records import FinishReason, TokenLogprobs
+from megatron_dasd.records import FinishReason, Message, TokenLogprobs, Usage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,11 +12,17 @@ class GenerationRequest:
     """One text to be continued."""
 
     prompt: str
-    """Rendered: template applied, special tokens written out.  The engine adds nothing to it."""
+    """Rendered: template applied, special tokens written out, the beginning of the assistant's
+    turn at its end where there is one.  The engine adds nothing to it.  Empty where no template
+    is at hand and a server applies its own to ``turns``."""
+    turns: tuple[Message, ...] = ()
+    """The conversation behind ``prompt``, for such a server."""
+    prefix: str = ""
+    """The beginning of the assistant's turn that is to be continued, for such a server."""
     max_new_tokens: int
     """At most; fewer where the model's context ends."""
     seed: int
-    """Draws of this request alone; equal requests with equal seeds give equal text."""
+    """Draws of this request alone; an engine in this process gives equal text for equal seeds."""
     temperature: float = 1.0
     """0: greedy."""
     top_p: float = 1.0
@@ -34,13 +40,62 @@ class Generation:
     tokens: TokenLogprobs
     """Every generated token, the end-of-turn token (0 bytes) included."""
     finish_reason: FinishReason
+    usage: Usage | None = None
+    """What a server counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A request that a server did not answer well, however often it was asked."""
+
+    kind: str
+    """A short name to count under, e.g. ``time-out``."""
+    detail: str
+    """What the last attempt met with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """Log-probs of a given text."""
+
+    logprobs: list[float]
+    """ln p of every token of the response, untempered."""
+
+
+@dataclass(frozen=True)
+class ScoringRequest:
+    """A text whose log-probs are wanted: those of ``response_ids`` after ``prompt_ids``."""
+
+    prompt_ids: list[int]
+    response_ids: list[int]
+
+
+class Meter(Protocol):
+    """Watches an engine at work."""
+
+    def ended(self, num_tokens: int) -> None:
+        """One request has ended, with that many tokens."""
+        ...
+
+    def fault(self, kind: str) -> None:
+        """An attempt at a request has failed."""
+        ...
 
 
 class Engine(Protocol):
     """A model that generates."""
 
     name: str
+    """The model's name, as responses tell it."""
+    version: str
+    """The program that runs the model, e.g. ``vllm 0.32.0``."""
 
-    def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
-        """Generate for every request, in order; a function of the requests alone."""
+    def generate(
+        self, batches: Iterable[tuple[int, Sequence[GenerationRequest]]], meter: Meter
+    ) -> Iterator[tuple[int, list[Generation | Failure]]]:
+        """Generate for numbered batches of requests.
+
+        Batches are taken from the iterable as there is room for them, and given back with their
+        number as each is complete, in any order; within a batch the order stays.
+        """
         ...

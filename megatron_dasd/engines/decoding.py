@@ -17,6 +17,10 @@ def decode_pieces(pieces: Sequence[bytes]) -> tuple[str, list[int]]:
         (text, UTF-8 bytes of the text that each token adds).
     """
     data = b"".join(pieces)
+    try:
+        return data.decode(), list(map(len, pieces))
+    except UnicodeDecodeError:
+        pass
     kept = bytearray(b"\x01" * len(data))
     text, start = "", 0
     while start < len(data):

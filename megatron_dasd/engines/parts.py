@@ -1,17 +1,22 @@
-"""Generation for a whole stage: part after part, each one batch, each resumable."""
+"""Generation for a whole stage: parts of one batch each, written as they are complete, resumable.
+
+Part i holds the jobs of batch i, in their order, whatever was done before a restart and in which
+order the engine answers: so every job is there exactly once, and what belongs together stays so.
+"""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import batched
 from pathlib import Path
 from typing import Any
 
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.base import Engine as EngineSettings
-from megatron_dasd.engines.base import Generation, GenerationRequest
-from megatron_dasd.engines.transformers_engine import TransformersEngine
-from megatron_dasd.progress import progress
+from megatron_dasd.engines.base import Engine, Failure, Generation, GenerationRequest
+from megatron_dasd.engines.open import open_engine
+from megatron_dasd.progress import Bar, progress
 from megatron_dasd.records_io import SetAside
 
 
@@ -20,18 +25,54 @@ class Job[R]:
     """One text to be generated and what becomes of it."""
 
     request: GenerationRequest
-    record: Callable[[Generation], R]
+    record: Callable[[Generation, Engine], R]
     """Makes the stage's record; asked only when there is text."""
     about: Any
-    """The dataclass that is set aside when the model wrote nothing."""
+    """The dataclass that is set aside when there is none."""
+
+
+@dataclass
+class BarMeter:
+    """Shows an engine's work on a progress bar, and counts the faults on the way."""
+
+    bar: Bar
+    started: float = field(default_factory=time.monotonic)
+    num_tokens: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    """In all."""
+    fresh: Counter[str] = field(default_factory=Counter)
+    """Since :meth:`take_faults`."""
+
+    def ended(self, num_tokens: int) -> None:
+        """One request has ended."""
+        self.num_tokens += num_tokens
+        self.bar.advance(1, note=self._note())
+
+    def fault(self, kind: str) -> None:
+        """An attempt has failed."""
+        self.faults[kind] += 1
+        self.fresh[kind] += 1
+        self.bar.advance(0, note=self._note())
+
+    def take_faults(self) -> dict[str, int]:
+        """The faults since the last call, as counts of a part."""
+        taken = {f"fault: {kind}": count for kind, count in self.fresh.items()}
+        self.fresh.clear()
+        return taken
+
+    def _note(self) -> str:
+        rate = self.num_tokens / max(time.monotonic() - self.started, 1e-3)
+        told = (f"{count:,} x {kind}" for kind, count in self.faults.most_common())
+        return ", ".join((f"{rate:,.0f} tokens/s", *told))
 
 
 def generate_parts[R](
-    jobs: Sequence[Job[R]],
+    jobs: Iterable[Job[R]],
     record_type: type[R],
     *,
+    num_jobs: int,
     folder: StageFolder,
-    model: Path,
+    model: Path | None,
     model_name: str,
     settings: EngineSettings,
     aside: SetAside,
@@ -39,35 +80,62 @@ def generate_parts[R](
 ) -> None:
     """Generate for every job and write the records, skipping parts that are there already.
 
-    Every job ends as a record (counted ``generated``) or set aside as ``empty``.  Part i holds the
-    jobs of batch i, whatever was done before a restart.
+    Every job ends as a record (counted ``generated``) or set aside: as ``empty``, or under
+    ``server: `` and the last fault of a request that no server answered well.  Memory holds the
+    batches under way.
 
     Args:
+        jobs: made as they are needed, in batches of ``settings.batch_size``.
+        num_jobs: how many there are.
         model: Hugging Face folder, loaded when a part is missing.
         aside: what was set aside while the jobs were made; goes with the first part.
         what: the work, for the progress bar.
     """
-    batches = list(batched(jobs, settings.batch_size)) or [()]
-    missing = [index for index in range(len(batches)) if not folder.has_part(index)]
-    done = sum(len(batch) for i, batch in enumerate(batches) if folder.has_part(i))
+    size = settings.batch_size
+    num_parts = max(1, -(-num_jobs // size))
+    missing = {index for index in range(num_parts) if not folder.has_part(index)}
     if not missing:
         return
-    engine = TransformersEngine(model, settings, model_name) if jobs else None
-    with progress(what, total=len(jobs), unit="responses", done=done) as bar:
-        for index in missing:
-            batch = batches[index]
+    if not num_jobs:
+        none = {"generated": 0, "generated tokens": 0}
+        folder.write_part(0, record_type, [], aside.counts | none, aside.rows)
+        return
+    open_batches: dict[int, Sequence[Job[R]]] = {}
+
+    def batches() -> Iterator[tuple[int, Sequence[GenerationRequest]]]:
+        for index, batch in enumerate(batched(jobs, size)):
+            if index in missing:
+                open_batches[index] = batch
+                yield index, [job.request for job in batch]
+
+    engine = open_engine(settings, model, model_name)
+    done = num_jobs - sum(min(size, num_jobs - index * size) for index in missing)
+    with progress(what, total=num_jobs, unit="responses", done=done) as bar:
+        meter = BarMeter(bar)
+        for index, answers in engine.generate(batches(), meter):
             part = aside if index == 0 else SetAside()
-            started = time.monotonic()
-            generations = engine.generate([job.request for job in batch]) if engine else []
-            seconds = time.monotonic() - started
-            num_tokens = sum(len(generation.tokens.token_ids) for generation in generations)
-            records = []
-            for job, generation in zip(batch, generations, strict=True):
-                if generation.text:
-                    records.append(job.record(generation))
-                else:
-                    part.drop("empty", job.about)
-            part.counts["generated"] = len(records)
-            part.counts["generated tokens"] = num_tokens
+            records = _records(open_batches.pop(index), answers, engine, part)
+            part.counts.update(meter.take_faults())
             folder.write_part(index, record_type, records, part.counts, part.rows)
-            bar.advance(len(batch), note=f"{num_tokens / seconds:.0f} tokens/s")
+
+
+def _records[R](
+    jobs: Sequence[Job[R]],
+    answers: Sequence[Generation | Failure],
+    engine: Engine,
+    part: SetAside,
+) -> list[R]:
+    """The records of a batch; what gives none is set aside."""
+    records, num_tokens = [], 0
+    for job, answer in zip(jobs, answers, strict=True):
+        if isinstance(answer, Failure):
+            part.drop(f"server: {answer.kind}", job.about, answer.detail)
+            continue
+        num_tokens += len(answer.tokens.token_ids)
+        if answer.text:
+            records.append(job.record(answer, engine))
+        else:
+            part.drop("empty", job.about)
+    part.counts["generated"] = len(records)
+    part.counts["generated tokens"] = num_tokens
+    return records

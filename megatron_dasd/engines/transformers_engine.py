@@ -9,23 +9,25 @@ the model once and its attention cache is shared out; the rest is padded on the 
 Sequences that have ended leave the batch once they are many enough to pay for copying the cache.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, StaticCache
 from transformers.utils import logging as transformers_logging
 
 from megatron_dasd.config.base import Engine as EngineSettings
-from megatron_dasd.engines.base import Generation, GenerationRequest
+from megatron_dasd.engines.base import Failure, Generation, GenerationRequest, Meter
 from megatron_dasd.engines.decoding import cut_num_bytes, decode_pieces, first_stop
 from megatron_dasd.engines.draws import draw_tokens, token_logprobs
 from megatron_dasd.errors import UserError
 from megatron_dasd.records import FinishReason, TokenLogprobs
-from megatron_dasd.text.encoding import encode, end_of_turn_id, load_tokenizer, token_bytes
+from megatron_dasd.text.encoding import encode, end_of_turn_id, load_tokenizer
+from megatron_dasd.text.harmony import text_bytes
 
 _ALIVE_SHARE = 0.75
 """The batch shrinks when at most this share of it still writes."""
@@ -59,21 +61,36 @@ class TransformersEngine:
             UserError: the folder holds no such model.
         """
         self.name = name
+        self.version = f"transformers {transformers.__version__}"
         self._batch_size = settings.batch_size
         self._tokenizer = load_tokenizer(folder)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         transformers_logging.disable_progress_bar()
         try:
             model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=getattr(torch, settings.dtype), local_files_only=True
+                folder,
+                dtype=getattr(torch, settings.dtype),
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
             )
         except (OSError, ValueError) as error:
             raise UserError(f"{folder}: no causal language model ({_first_line(error)})") from None
         self._model = model.to(self._device).eval()
         self._end_ids = self._find_end_ids()
 
-    def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
-        """Generate for every request, in order.
+    def generate(
+        self, batches: Iterable[tuple[int, Sequence[GenerationRequest]]], meter: Meter
+    ) -> Iterator[tuple[int, list[Generation | Failure]]]:
+        """Generate for one batch after the other; see :class:`engines.base.Engine`."""
+        for number, requests in batches:
+            written = self.generate_batch(requests)
+            for generation in written:
+                meter.ended(len(generation.tokens.token_ids))
+            yield number, list(written)
+
+    def generate_batch(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
+        """Generate for every request, in order; a function of the requests alone.
 
         Raises:
             UserError: a prompt leaves no room for a token in the model's context.
@@ -188,7 +205,7 @@ class TransformersEngine:
         if sequence.token_ids[-1] in self._end_ids:
             return "stop"
         if request.stop:
-            text, _ = decode_pieces(token_bytes(self._tokenizer, sequence.token_ids))
+            text, _ = decode_pieces(text_bytes(self._tokenizer, sequence.token_ids))
             if first_stop(text, request.stop) is not None:
                 return "stop"
         return "length" if len(sequence.token_ids) == sequence.max_tokens else None
@@ -196,7 +213,7 @@ class TransformersEngine:
     def _finished(self, sequence: _Sequence) -> Generation:
         """The text of a sequence that has ended."""
         assert sequence.finish_reason is not None
-        text, num_bytes = decode_pieces(token_bytes(self._tokenizer, sequence.token_ids))
+        text, num_bytes = decode_pieces(text_bytes(self._tokenizer, sequence.token_ids))
         end = first_stop(text, sequence.request.stop)
         if end is not None:
             text = text[:end]

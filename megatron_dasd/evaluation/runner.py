@@ -15,8 +15,9 @@ from transformers import PreTrainedTokenizerBase
 
 from megatron_dasd.artifacts import StageFolder, model_folder
 from megatron_dasd.config.evaluation import Evaluate
-from megatron_dasd.engines.base import Generation, GenerationRequest
-from megatron_dasd.engines.transformers_engine import TransformersEngine
+from megatron_dasd.engines.base import Failure, Generation, GenerationRequest, Meter
+from megatron_dasd.engines.open import open_engine
+from megatron_dasd.engines.parts import BarMeter
 from megatron_dasd.errors import UserError
 from megatron_dasd.evaluation.graders import answer_of, find_grader
 from megatron_dasd.evaluation.statistics import ratio_estimate
@@ -24,7 +25,7 @@ from megatron_dasd.progress import progress
 from megatron_dasd.records import Graded, Prompt
 from megatron_dasd.records_io import SetAside, read_records
 from megatron_dasd.seeds import derive_seed
-from megatron_dasd.text.chat import render_prompt
+from megatron_dasd.text.chat import all_turns, render_turns
 from megatron_dasd.text.encoding import load_tokenizer
 
 Task = tuple[Prompt, int]
@@ -33,6 +34,8 @@ Task = tuple[Prompt, int]
 
 def run(settings: Evaluate, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
     """Generate, grade and write parts of :class:`Graded`; the figures are accuracies.
+
+    With servers there is one model to evaluate, theirs.
 
     Raises:
         UserError: no held-out prompt carries a reference answer, or its grader is unknown.
@@ -45,18 +48,18 @@ def run(settings: Evaluate, inputs: Mapping[str, Path], folder: StageFolder) -> 
         raise UserError(f"{inputs[settings.prompts]}: no held-out prompt carries a grader")
     tasks = [(prompt, sample) for prompt in prompts for sample in range(settings.num_samples)]
     batches = list(batched(tasks, settings.engine.batch_size))
-    num_parts = len(settings.models) * len(batches)
-    done = sum(folder.has_part(index) for index in range(num_parts))
-    with progress("evaluating", num_parts, "batches", done) as bar:
+    sizes = [len(batch) for _ in settings.models for batch in batches]
+    done = sum(size for index, size in enumerate(sizes) if folder.has_part(index))
+    with progress("evaluating", sum(sizes), "answers", done) as bar:
         for number, (name, reference) in enumerate(settings.models.items()):
             parts = dict(enumerate(batches, start=number * len(batches)))
             missing = {index: part for index, part in parts.items() if not folder.has_part(index)}
-            for index, graded in _answer(name, inputs[reference], missing, settings):
-                counts = Counter(_verdict(one) for one in graded)
-                if index == 0:  # what was found in the prompts is told once
-                    counts.update(aside.counts)
-                folder.write_part(index, Graded, graded, counts, [] if index else aside.rows)
-                bar.advance(1, note=f"{name}: {counts['right']} of {len(graded)} right")
+            meter = BarMeter(bar)
+            for index, answers in _answer(name, inputs[reference], missing, settings, meter):
+                part = aside if index == 0 else SetAside()  # the prompts' tale is told once
+                graded = _grade_all(name, parts[index], answers, part)
+                part.counts.update(meter.take_faults())
+                folder.write_part(index, Graded, graded, part.counts, part.rows)
     return {"models": accuracies(read_records(folder.path, Graded))}
 
 
@@ -70,25 +73,42 @@ def _graded_prompts(path: Path, aside: SetAside) -> Iterable[Prompt]:
 
 
 def _answer(
-    name: str, path: Path, parts: Mapping[int, Sequence[Task]], settings: Evaluate
-) -> Iterator[tuple[int, list[Graded]]]:
-    """Let a model answer the tasks of each part, and grade what it wrote."""
+    name: str, path: Path, parts: Mapping[int, Sequence[Task]], settings: Evaluate, meter: Meter
+) -> Iterator[tuple[int, list[Generation | Failure]]]:
+    """Let a model answer the tasks of each part."""
     if not parts:
         return
     folder = model_folder(path)
-    engine, tokenizer = TransformersEngine(folder, settings.engine, name), load_tokenizer(folder)
-    for index, tasks in parts.items():
-        requests = [_request(task, tokenizer, settings) for task in tasks]
-        answers = zip(tasks, engine.generate(requests), strict=True)
-        yield index, [_grade(name, task, generation) for task, generation in answers]
+    engine, tokenizer = open_engine(settings.engine, folder, name), load_tokenizer(folder)
+    requests = (
+        (index, [_request(task, tokenizer, settings) for task in tasks])
+        for index, tasks in parts.items()
+    )
+    yield from engine.generate(requests, meter)
+
+
+def _grade_all(
+    name: str, tasks: Sequence[Task], answers: Sequence[Generation | Failure], aside: SetAside
+) -> list[Graded]:
+    """Grade what a model wrote; tasks that a server failed at are set aside."""
+    graded = []
+    for task, answer in zip(tasks, answers, strict=True):
+        if isinstance(answer, Failure):
+            aside.drop(f"server: {answer.kind}", task[0], answer.detail)
+        else:
+            graded.append(_grade(name, task, answer))
+    aside.counts.update(_verdict(one) for one in graded)
+    return graded
 
 
 def _request(
     task: Task, tokenizer: PreTrainedTokenizerBase, settings: Evaluate
 ) -> GenerationRequest:
     prompt, sample = task
+    turns = all_turns(prompt.messages, settings.system_prompt)
     return GenerationRequest(
-        prompt=render_prompt(tokenizer, prompt.messages, settings.system_prompt),
+        prompt=render_turns(tokenizer, turns),
+        turns=turns,
         max_new_tokens=settings.max_new_tokens,
         seed=derive_seed(settings.seed, "evaluate", prompt.prompt_id, sample),
         temperature=settings.temperature,

@@ -31,9 +31,8 @@ def words_of(text: str) -> list[str]:
 
 def numbered(words: Sequence[str]) -> Ints:
     """[words] equal numbers for equal words, from 1."""
-    numbers: dict[str, int] = {}
-    found = [numbers.setdefault(word, len(numbers) + 1) for word in words]
-    return np.array(found, dtype=np.int64)
+    numbers = {word: number for number, word in enumerate(dict.fromkeys(words), start=1)}
+    return np.fromiter(map(numbers.__getitem__, words), dtype=np.int64, count=len(words))
 
 
 def run_hashes(numbers: Ints, size: int) -> Hashes:

@@ -1,28 +1,67 @@
 """Sequence cross-entropy: the loss of sequence-level distillation.
 
 Each loss returns a sum and a count; Megatron adds both up over micro-batches and ranks and divides
-once (``--calculate-per-token-loss``), so every loss token weighs the same under every layout.
+once (``--calculate-per-token-loss``), so that what counts weighs the same under every layout:
+
+    per token      sum_t w_t l_t / number of loss tokens
+    per sequence   sum_s (sum_{t in s} w_t l_t / loss tokens of s) / number of sequences with any
+
+A loss token is one with a weight above 0.  Weights stand in the numerator alone: Megatron adds the
+divisor up as an integer.
 """
+
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+Normalisation = Literal["token", "sequence"]
 
-def masked_token_loss(
-    loss_mask: Tensor, token_loss: Tensor
+
+def token_shares(
+    weights: Tensor, position_ids: Tensor, normalisation: Normalisation
+) -> tuple[Tensor, Tensor]:
+    """What every token of a row adds to the sum, by its loss, and to the count.
+
+    Both are given token by token, so that a row whose tokens are divided over ranks afterwards
+    still counts each sequence once.
+
+    Args:
+        weights: ``[seq]``, at least 0.
+        position_ids: ``[seq]``, 0 where a sequence begins.
+
+    Returns:
+        Factors ``[seq]`` float32, and counts ``[seq]`` int32, 0 or 1.
+    """
+    counts = weights > 0
+    if normalisation == "token":
+        return weights.float(), counts.int()
+    sequence = (position_ids == 0).long().cumsum(0) - 1
+    counted = counts.long()
+    lengths = torch.zeros_like(counted).scatter_add_(0, sequence, counted)
+    # A sequence counts at its first loss token: as many lie before it as in earlier sequences.
+    before = counted.cumsum(0) - counted
+    before_sequence = lengths.cumsum(0) - lengths
+    first = counts & (before == before_sequence[sequence])
+    return weights.float() / lengths[sequence].clamp(min=1), first.int()
+
+
+def weighted_loss(
+    factors: Tensor, counts: Tensor, token_loss: Tensor
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Sum of the token losses that count.
 
     Args:
-        loss_mask: ``[batch, seq]``, 1 where the token's label counts, else 0.
+        factors: ``[batch, seq]``, what each loss is multiplied by; 0: it does not count.
+        counts: ``[batch, seq]``, what each token adds to the divisor.
         token_loss: ``[batch, seq]``, -ln p(label), as Megatron's model returns it.
 
     Returns:
-        The sum in nats; the number of tokens that count, an int32 (Megatron's schedules add the
-        divisor up as an integer); what is logged, by name, as ``[sum, count]``.
+        The sum in nats; the divisor, an int32 (Megatron's schedules add it up as an integer);
+        what is logged, by name, as ``[sum, count]``.
     """
-    counts = loss_mask.reshape(-1) > 0
-    # where, not a product: 0 x inf of a masked token would be a NaN
-    total = token_loss.reshape(-1).float().where(counts, 0.0).sum()
-    num_tokens = counts.sum().int()
-    return total, num_tokens, {"lm loss": torch.stack([total.detach(), num_tokens.float()])}
+    factors, losses = factors.reshape(-1), token_loss.reshape(-1).float()
+    # where, not the product alone: 0 x inf of a masked token would be a NaN
+    total = (factors * losses.where(factors > 0, 0.0)).sum()
+    divisor = counts.sum().int()
+    return total, divisor, {"lm loss": torch.stack([total.detach(), divisor.float()])}

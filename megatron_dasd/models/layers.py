@@ -66,20 +66,23 @@ class PackedAttention(torch.nn.Module):
             query: ``[T, H, D]``.
             key: ``[T, G, D]``.
             value: ``[T, G, D]``.
-            packed_seq_params: ``cu_seqlens_q`` holds the documents' borders, from 0 to T.
+            packed_seq_params: the documents' lengths (``cu_seqlens_q``) and slots
+                (``cu_seqlens_q_padded``, from 0 to T).
 
         Returns:
-            ``[T, H * D]``.
+            ``[T, H * D]``, zeros on padding.
         """
         assert packed_seq_params is not None, "PackedAttention wants packed rows"
-        borders = packed_seq_params.cu_seqlens_q.tolist()
+        lengths = packed_seq_params.cu_seqlens_q.diff().tolist()
+        slots = packed_seq_params.cu_seqlens_q_padded.tolist()
         grouped = query.shape[1] != key.shape[1]
         documents = []
-        for start, end in pairwise(borders):
-            q, k, v = (x[start:end].transpose(0, 1).unsqueeze(0) for x in (query, key, value))
-            documents.append(
-                F.scaled_dot_product_attention(
-                    q, k, v, is_causal=True, scale=self.softmax_scale, enable_gqa=grouped
-                )
+        for length, (start, end) in zip(lengths, pairwise(slots), strict=True):
+            q, k, v = (
+                x[start : start + length].transpose(0, 1).unsqueeze(0) for x in (query, key, value)
             )
+            attended = F.scaled_dot_product_attention(
+                q, k, v, is_causal=True, scale=self.softmax_scale, enable_gqa=grouped
+            )
+            documents.append(F.pad(attended, (0, 0, 0, end - start - length)))
         return torch.cat(documents, dim=2).squeeze(0).transpose(0, 1).flatten(1)

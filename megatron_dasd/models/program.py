@@ -9,6 +9,7 @@ import torch
 
 from megatron_dasd.config.base import Launch
 from megatron_dasd.device import cpu_adapter
+from megatron_dasd.device.apex import refuse_foreign_apex
 from megatron_dasd.models.architecture import Architecture, Flags
 from megatron_dasd.models.hf_flags import CommandLine, add_arguments
 
@@ -91,8 +92,9 @@ def parse_argv(argv: list[str]) -> Namespace:
         argv: Megatron's flags, and ``--dasd-hf-model`` in place of those of the architecture.
 
     Raises:
-        UserError: a flag contradicts that model.
+        UserError: a flag contradicts that model, or another project's ``apex`` is in the way.
     """
+    refuse_foreign_apex()
     if cpu_adapter.needed():
         cpu_adapter.install()
     from megatron.training.arguments import parse_and_validate_args

@@ -14,6 +14,7 @@ STAGE_MODULES = {
     "make_prompts": "megatron_dasd.sources.prompts",
     "import_responses": "megatron_dasd.sources.responses",
     "sample_teacher": "megatron_dasd.teacher.sampling",
+    "score_teacher": "megatron_dasd.teacher.scoring",
     "continue_teacher": "megatron_dasd.revision.continuation",
     "roll_out_student": "megatron_dasd.revision.rollouts",
     "filter_responses": "megatron_dasd.filters.runner",

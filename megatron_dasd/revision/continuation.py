@@ -12,13 +12,13 @@ from typing import Any
 from megatron_dasd.artifacts import StageFolder, model_folder
 from megatron_dasd.config.base import ThinkingFormat
 from megatron_dasd.config.teacher import ContinueTeacher
-from megatron_dasd.engines.base import Generation, GenerationRequest
+from megatron_dasd.engines.base import Engine, Generation, GenerationRequest
 from megatron_dasd.engines.parts import Job, generate_parts
 from megatron_dasd.records import Prompt, Response, Rollout
 from megatron_dasd.records_io import SetAside, read_records
 from megatron_dasd.revision.cuts import choose_cut
 from megatron_dasd.seeds import derive_seed
-from megatron_dasd.text.chat import read_few_shot, render_prompt
+from megatron_dasd.text.chat import all_turns, read_few_shot, render_turns
 from megatron_dasd.text.encoding import load_tokenizer
 from megatron_dasd.text.thinking import NORMALISED, to_teacher_form
 
@@ -30,12 +30,14 @@ def run(
     aside = SetAside(settings.on_malformed)
     rollouts = read_records(inputs[settings.rollouts], Rollout, aside.malformed)
     prefixes = list(cut_rollouts(rollouts, settings, aside))
+    model = model_folder(inputs[settings.model]) if settings.model else None
     generate_parts(
-        list(_jobs(prefixes, settings, inputs)),
+        _jobs(prefixes, settings, inputs, model),
         Response,
+        num_jobs=len(prefixes),
         folder=folder,
-        model=model_folder(inputs[settings.model]),
-        model_name=settings.model,
+        model=model,
+        model_name=settings.model or "",
         settings=settings.engine,
         aside=aside,
         what="teacher continuations",
@@ -48,6 +50,8 @@ class Prefix:
     """The beginning of a rollout that the teacher is to continue."""
 
     prompt: Prompt
+    candidate: int
+    """The rollout's number among the prompt's."""
     student_prefix: str
     """In the normalised form."""
     student_prefix_ids: list[int]
@@ -79,34 +83,40 @@ def cut_rollout(
 
     if not rollout.text.startswith(NORMALISED.open.strip()):
         return None
-    draw = derive_seed(seed, "cut", rollout.prompt.prompt_id)
+    draw = derive_seed(seed, "cut", rollout.prompt.prompt_id, rollout.candidate)
     kept = choose_cut(rollout.text, rollout.num_bytes, cut_from, draw, can_continue)
     if kept is None:
         return None
     text = rollout.text.encode()[: sum(rollout.num_bytes[:kept])].decode()
     teacher_form = to_teacher_form(text, delimiters)
     assert teacher_form is not None
-    return Prefix(rollout.prompt, text, rollout.token_ids[:kept], teacher_form)
+    return Prefix(rollout.prompt, rollout.candidate, text, rollout.token_ids[:kept], teacher_form)
 
 
 def _jobs(
-    prefixes: list[Prefix], settings: ContinueTeacher, inputs: Mapping[str, Path]
+    prefixes: list[Prefix],
+    settings: ContinueTeacher,
+    inputs: Mapping[str, Path],
+    model: Path | None,
 ) -> Iterator[Job[Response]]:
-    tokenizer = load_tokenizer(model_folder(inputs[settings.model]))
+    tokenizer = load_tokenizer(model) if model and not settings.engine.own_template else None
     few_shot = read_few_shot(inputs[settings.few_shot] if settings.few_shot else None)
     for prefix in prefixes:
         prompt = prefix.prompt
-        seed = derive_seed(settings.seed, "continue", prompt.prompt_id)
-        text = render_prompt(tokenizer, prompt.messages, settings.system_prompt, few_shot)
+        seed = derive_seed(settings.seed, "continue", prompt.prompt_id, prefix.candidate)
+        turns = all_turns(prompt.messages, settings.system_prompt, few_shot)
+        text = render_turns(tokenizer, turns) + prefix.teacher_form if tokenizer else ""
         request = GenerationRequest(
-            prompt=text + prefix.teacher_form,
+            prompt=text,
+            turns=turns,
+            prefix=prefix.teacher_form,
             max_new_tokens=settings.max_new_tokens,
             seed=seed,
             temperature=settings.temperature,
             top_p=settings.top_p,
             stop=tuple(settings.stop),
         )
-        record = _Continued(prefix, settings.temperature, seed, settings.model).response
+        record = _Continued(prefix, settings.temperature, seed, text).response
         yield Job(request=request, record=record, about=prefix)
 
 
@@ -115,18 +125,21 @@ class _Continued:
     prefix: Prefix
     temperature: float
     seed: int
-    model: str
+    teacher_prompt: str
 
-    def response(self, generation: Generation) -> Response:
+    def response(self, generation: Generation, engine: Engine) -> Response:
         return Response(
             prompt=self.prefix.prompt,
             temperature=self.temperature,
-            candidate=0,
+            candidate=self.prefix.candidate,
             seed=self.seed,
-            model=self.model,
+            model=engine.name,
+            engine=engine.version,
             text=generation.text,
             tokens=generation.tokens,
             finish_reason=generation.finish_reason,
+            usage=generation.usage,
             student_prefix=self.prefix.student_prefix,
             student_prefix_ids=self.prefix.student_prefix_ids,
+            teacher_prompt=self.teacher_prompt,
         )

@@ -14,27 +14,28 @@ from transformers import PreTrainedTokenizerBase
 
 from megatron_dasd.artifacts import StageFolder, model_folder
 from megatron_dasd.config.teacher import RollOutStudent
-from megatron_dasd.engines.base import Generation, GenerationRequest
+from megatron_dasd.engines.base import Engine, Generation, GenerationRequest
 from megatron_dasd.engines.parts import Job, generate_parts
 from megatron_dasd.records import FilteredResponse, Prompt, Rollout
 from megatron_dasd.records_io import SetAside, read_records
 from megatron_dasd.seeds import derive_seed
-from megatron_dasd.text.chat import render_prompt
+from megatron_dasd.text.chat import all_turns, render_turns
 from megatron_dasd.text.encoding import encode, load_tokenizer
 
 
 def run(
     settings: RollOutStudent, inputs: Mapping[str, Path], folder: StageFolder
 ) -> dict[str, Any]:
-    """Write parts of :class:`Rollout`, one record a prompt."""
+    """Write parts of :class:`Rollout`, ``num_rollouts`` records a prompt."""
     aside = SetAside(settings.on_malformed)
     tokenizer = load_tokenizer(model_folder(inputs[settings.model]))
     responses = read_records(inputs[settings.responses], FilteredResponse, aside.malformed)
     caps = prompt_caps(responses, tokenizer, settings.cap_ratio)
     chosen = choose_prompts(caps, settings.max_prompts, settings.seed)
     generate_parts(
-        list(_jobs(chosen, tokenizer, settings)),
+        _jobs(chosen, tokenizer, settings),
         Rollout,
+        num_jobs=len(chosen) * settings.num_rollouts,
         folder=folder,
         model=model_folder(inputs[settings.model]),
         model_name=settings.model,
@@ -78,10 +79,11 @@ class _Rollout:
     """One rollout to be made."""
 
     prompt: Prompt
+    candidate: int
     max_tokens: int
     seed: int
 
-    def record(self, generation: Generation) -> Rollout:
+    def record(self, generation: Generation, engine: Engine) -> Rollout:
         tokens = generation.tokens
         ended = generation.finish_reason == "stop"  # by its end-of-turn token, the last
         return Rollout(
@@ -97,12 +99,17 @@ def _jobs(
     caps: Caps, tokenizer: PreTrainedTokenizerBase, settings: RollOutStudent
 ) -> Iterator[Job[Rollout]]:
     for prompt_id, (prompt, cap) in caps.items():
-        wanted = _Rollout(prompt, cap, derive_seed(settings.seed, "rollout", prompt_id))
-        request = GenerationRequest(
-            prompt=render_prompt(tokenizer, prompt.messages, settings.system_prompt),
-            max_new_tokens=cap,
-            seed=wanted.seed,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-        )
-        yield Job(request=request, record=wanted.record, about=wanted)
+        turns = all_turns(prompt.messages, settings.system_prompt)
+        text = render_turns(tokenizer, turns)
+        for number in range(settings.num_rollouts):
+            seed = derive_seed(settings.seed, "rollout", prompt_id, number)
+            wanted = _Rollout(prompt, number, cap, seed)
+            request = GenerationRequest(
+                prompt=text,
+                turns=turns,
+                max_new_tokens=cap,
+                seed=seed,
+                temperature=settings.temperature,
+                top_p=settings.top_p,
+            )
+            yield Job(request=request, record=wanted.record, about=wanted)

@@ -17,7 +17,7 @@ from megatron_dasd.sources.joined import Joined
 from megatron_dasd.sources.response_rows import Row, failing, make_response, read_row, shown
 from megatron_dasd.text.encoding import load_tokenizer
 
-PART_RECORDS = 128
+PART_RECORDS = 32
 
 
 def run(

@@ -10,10 +10,13 @@ from megatron_dasd.config.selection import ScoreStudent
 from megatron_dasd.device.launch import launch
 from megatron_dasd.progress import progress
 from megatron_dasd.records_io import record_files
+from megatron_dasd.student.server_scoring import run_on_servers
 
 
 def run(settings: ScoreStudent, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
     """Score each input part into a part of its own; the data-parallel ranks share the parts."""
+    if settings.checkpoint is None:
+        return run_on_servers(settings, inputs, folder)
     parts = record_files(inputs[settings.responses])
     missing = [index for index in range(len(parts)) if not folder.has_part(index)]
     if not missing:

@@ -18,10 +18,11 @@ from megatron_dasd.device.launch import run_program
 from megatron_dasd.errors import UserError
 from megatron_dasd.models.architecture import read_architecture
 from megatron_dasd.models.program import common_flags, load_model
-from megatron_dasd.records import FilteredResponse, Message, ScoredResponse, TokenLogprobs
-from megatron_dasd.records_io import SetAside, read_records, record_files
-from megatron_dasd.text.chat import read_few_shot, render_prompt
-from megatron_dasd.text.encoding import encode_example, load_tokenizer, token_num_bytes
+from megatron_dasd.records import FilteredResponse, Message, ScoredResponse
+from megatron_dasd.records_io import SetAside, record_files
+from megatron_dasd.student.scored import encode_record, read_wanted, scored_record
+from megatron_dasd.text.chat import read_few_shot
+from megatron_dasd.text.encoding import load_tokenizer
 
 _ROW_MULTIPLE = 64
 """Rows are as long as they need to be, rounded up: sequence parallelism divides them by tp."""
@@ -57,13 +58,7 @@ def _score_part(
     file: Path, index: int, settings: ScoreStudent, scorer: Any, out: Path, writes: bool
 ) -> None:
     aside = SetAside(settings.on_malformed)
-    wanted = []
-    for record in read_records(file, FilteredResponse, aside.malformed):
-        if settings.split in ("all", record.prompt.split):
-            wanted.append(record)
-        else:
-            aside.counts["other split"] += 1
-    scored = scorer(wanted, file)
+    scored = scorer(read_wanted(file, settings, aside), file)
     if writes:
         aside.counts["scored"] = len(scored)
         write_part(out, index, ScoredResponse, scored, aside.counts, aside.rows)
@@ -80,27 +75,18 @@ def _score(
     """Score records; empty on ranks that do not hold the last pipeline stage."""
     examples = []
     for record in records:
-        prompt = render_prompt(tokenizer, record.prompt.messages, settings.system_prompt, few_shot)
-        prompt_ids, response_ids = encode_example(
-            tokenizer, prompt, record.output, record.student_prefix, record.student_prefix_ids
-        )
-        if len(prompt_ids) + len(response_ids) > settings.batch_tokens:
+        example = encode_record(record, tokenizer, settings, few_shot)
+        num_tokens = sum(map(len, example))
+        if num_tokens > settings.batch_tokens:
             raise UserError(
-                f"{file}: prompt {record.prompt.prompt_id}: {len(prompt_ids) + len(response_ids)} "
-                f"tokens are more than batch_tokens {settings.batch_tokens}; raise it"
+                f"{file}: prompt {record.prompt.prompt_id}: {num_tokens} tokens are more than "
+                f"batch_tokens {settings.batch_tokens}; raise it"
             )
-        examples.append((prompt_ids, response_ids))
+        examples.append(example)
     logprobs = response_logprobs(model, examples, settings.batch_tokens)
+    assert settings.checkpoint is not None  # or servers would score
     return [
-        ScoredResponse(
-            **record.__dict__,
-            student_tokens=TokenLogprobs(
-                token_ids=response_ids,
-                num_bytes=token_num_bytes(tokenizer, response_ids),
-                logprobs=values.tolist(),
-            ),
-            student_model=settings.checkpoint,
-        )
+        scored_record(record, response_ids, values.tolist(), tokenizer, settings.checkpoint)
         for record, (_, response_ids), values in zip(records, examples, logprobs, strict=False)
     ]
 
@@ -124,7 +110,7 @@ def response_logprobs(
         tokens = [np.array(examples[m][0] + examples[m][1]) for m in members]
         used = sum(map(len, tokens))
         row_length = -(-used // _ROW_MULTIPLE) * _ROW_MULTIPLE
-        row = packed_row([(t, np.ones(len(t))) for t in tokens], row_length)
+        row = packed_row([{"tokens": t, "loss_mask": np.ones(len(t))} for t in tokens], row_length)
         losses = _token_losses(model, row)
         if losses is None:
             continue
@@ -144,11 +130,16 @@ def _token_losses(model: list[torch.nn.Module], row: dict[str, np.ndarray]) -> n
     Runs Megatron's schedule, so that any pipeline layout works.
     """
     from megatron.core.pipeline_parallel import get_forward_backward_func
+    from megatron.training import get_args
 
+    from megatron_dasd.losses.output_layer import token_losses
     from megatron_dasd.models.packed import forward, to_batch
 
+    processor = partial(token_losses, vocab_size=get_args().vocab_size)
+
     def step(rows: Iterator[Any], chunk: torch.nn.Module) -> tuple[Tensor, Any]:
-        return forward(chunk, next(rows)), lambda output, non_loss_data: output
+        output = forward(chunk, next(rows), output_processor=processor)
+        return output, lambda output, non_loss_data: output
 
     batch = to_batch(row)
     outputs = get_forward_backward_func()(

@@ -19,15 +19,33 @@ def render_prompt(
 ) -> str:
     """Return the text that asks for the next assistant turn, special tokens written out.
 
-    The turns are: the system turn, the few-shot turns, the rest of ``messages``.  A system turn
-    that opens ``messages`` stands in place of ``system_prompt``: it belongs to the task.
+    Raises:
+        UserError: the tokenizer has no chat template, or its template refuses the turns.
+    """
+    return render_turns(tokenizer, all_turns(messages, system_prompt, few_shot))
+
+
+def all_turns(
+    messages: Sequence[Message],
+    system_prompt: str | None = None,
+    few_shot: Sequence[Message] = (),
+) -> tuple[Message, ...]:
+    """The turns that a model is asked with: the system's, the few-shot ones, the rest.
+
+    A system turn that opens ``messages`` stands in place of ``system_prompt``: it belongs to the
+    task.
+    """
+    own = list(messages[:1]) if messages and messages[0].role == "system" else []
+    system = own or ([Message(role="system", content=system_prompt)] if system_prompt else [])
+    return (*system, *few_shot, *messages[len(own) :])
+
+
+def render_turns(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message]) -> str:
+    """The turns by the tokenizer's chat template, the next assistant turn begun.
 
     Raises:
         UserError: the tokenizer has no chat template, or its template refuses the turns.
     """
-    own = list(messages[:1]) if messages and messages[0].role == "system" else []
-    system = own or ([Message(role="system", content=system_prompt)] if system_prompt else [])
-    turns = [*system, *few_shot, *messages[len(own) :]]
     if not tokenizer.chat_template:
         raise UserError(f"{tokenizer.name_or_path}: the tokenizer has no chat template")
     try:

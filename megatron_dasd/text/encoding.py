@@ -40,7 +40,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     backend.normalizer = None
     try:
         spelled = b"".join(token_bytes(tokenizer, encode(tokenizer, _PROBE)))
-    except KeyError:
+    except UnicodeEncodeError:
         spelled = b""
     if spelled != _PROBE.encode():
         raise UserError(
@@ -90,11 +90,32 @@ def encode_example(
     Raises:
         ValueError: ``output`` does not begin with ``prefix_text``.
     """
+    asked, rest = split_example(prompt_text, output, prefix_text)
+    rest_ids = encode(tokenizer, rest, parse_special=False)
+    return encode(tokenizer, asked), [*prefix_ids, *rest_ids, end_of_turn_id(tokenizer)]
+
+
+def split_example(prompt_text: str, output: str, prefix_text: str = "") -> tuple[str, str]:
+    """The two texts of an example that are encoded, each by itself: the prompt and the response.
+
+    The assistant's turn is what is laid behind the prompt that asks for it, exactly as at
+    inference, so its tokens need not be looked for in a rendered conversation, in which some
+    templates leave its thinking out or move it.  A template that opens the thinking part in the
+    prompt is met by leaving that to the response, which has it anyway.
+
+    Returns:
+        (prompt, response without the student's prefix)
+
+    Raises:
+        ValueError: ``output`` does not begin with ``prefix_text``.
+    """
     if not output.startswith(prefix_text):
         raise ValueError("output: does not begin with the student's prefix")
-    rest = encode(tokenizer, output[len(prefix_text) :], parse_special=False)
-    response_ids = [*prefix_ids, *rest, end_of_turn_id(tokenizer)]
-    return encode(tokenizer, prompt_text), response_ids
+    for opening in ("<think>\n", "<think>"):
+        if prompt_text.endswith(opening) and output.startswith(opening):
+            prompt_text = prompt_text.removesuffix(opening)
+            break
+    return prompt_text, output[len(prefix_text) :]
 
 
 def token_bytes(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[bytes]:
@@ -149,16 +170,18 @@ def _byte_table(tokenizer: PreTrainedTokenizerBase) -> list[bytes]:
     """Bytes of every id of the vocabulary, added tokens included.
 
     Raises:
-        KeyError: an entry is not written in the byte alphabet.
+        UnicodeEncodeError: an entry is not written in the byte alphabet.
     """
-    alphabet = byte_alphabet()
+    # by characters of Latin-1, whose codes are the bytes; others are left, and refuse to be encoded
+    latin = {character: chr(byte) for character, byte in byte_alphabet().items()}
+    names = str.maketrans(latin | {chr(i): "\u0400" for i in range(256) if chr(i) not in latin})
     added = tokenizer.added_tokens_decoder
     table = [b""] * len(tokenizer)
     for token, index in tokenizer.get_vocab().items():
         if index in added:
             piece = b"" if added[index].special else token.encode()
         else:
-            piece = bytes(alphabet[character] for character in token)
+            piece = token.translate(names).encode("latin-1")
         if index >= len(table):  # ids with gaps: the vocabulary's size is not its last id + 1
             table += [b""] * (index + 1 - len(table))
         table[index] = piece

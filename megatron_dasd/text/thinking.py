@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from megatron_dasd.config.base import ThinkingFormat
 from megatron_dasd.records import Span
+from megatron_dasd.text.harmony import split_harmony
 
 NORMALISED = ThinkingFormat(open="<think>\n", close="\n</think>\n\n")
 _OPEN, _CLOSE = "<think>", "</think>"
@@ -38,6 +39,8 @@ def split_thinking(text: str, delimiters: ThinkingFormat) -> list[Span] | None:
     Returns:
         Byte spans of thinking part and answer; None when a delimiter is missing or a part empty.
     """
+    if delimiters.format == "harmony":
+        return split_harmony(text)
     opening, closing = _marker(delimiters.open), _marker(delimiters.close)
     begin = len(text) - len(text.lstrip())
     if not text.startswith(opening, begin):

@@ -6,11 +6,11 @@ same rows meet in a step at any data-parallel size and after any restart.
 """
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from itertools import count
 
-import numpy as np
-
-from megatron_dasd.data.packed_dataset import PackedDataset, sample_order
+from megatron_dasd.config.training import Loader
+from megatron_dasd.data.order import pack_at
+from megatron_dasd.data.packed_dataset import PackedDataset
 from megatron_dasd.models.packed import Batch, to_batch
 
 PackOf = Callable[[int], int | None]
@@ -20,15 +20,11 @@ PackOf = Callable[[int], int | None]
 def training_packs(num_packs: int, num_samples: int, seed: int) -> PackOf:
     """Every epoch in an order of its own; past ``num_samples``, in the last batch, padding."""
 
-    @lru_cache(maxsize=2)
-    def order(epoch: int) -> np.ndarray:
-        return sample_order(num_packs, seed, epoch)
-
     def pack_of(sample: int) -> int | None:
         if sample >= num_samples:
             return None
         epoch, position = divmod(sample, num_packs)
-        return int(order(epoch)[position])
+        return pack_at(position, num_packs, seed, epoch)
 
     return pack_of
 
@@ -50,10 +46,18 @@ def batches(
     first_sample: int,
     data_parallel_rank: int,
     data_parallel_size: int,
+    loader: Loader = "torch",
 ) -> Iterator[Batch]:
-    """This rank's rows, one a micro-batch, from a global sample index on, without end."""
-    sample = first_sample + data_parallel_rank
-    while True:
-        pack = pack_of(sample)
-        yield to_batch(data.padding_row() if pack is None else data[pack])
-        sample += data_parallel_size
+    """This rank's rows, one a micro-batch, from a global sample index on, without end.
+
+    Args:
+        loader: what makes batches of rows; their values are the same.
+    """
+    samples = count(first_sample + data_parallel_rank, data_parallel_size)
+    packs = map(pack_of, samples)
+    rows = (data.padding_row() if pack is None else data[pack] for pack in packs)
+    if loader == "dali":
+        from megatron_dasd.training.dali import dali_batches  # an optional package
+
+        return dali_batches(rows)
+    return map(to_batch, rows)

@@ -21,8 +21,14 @@ _KNOWN_PARAMETERS = {
 }
 
 
-def install(path: Path) -> None:
+Figures = Callable[[], dict[str, Any]]
+
+
+def install(path: Path, further: Figures = dict) -> None:
     """Append a line a step to ``path``, and one for each held-out evaluation.
+
+    Args:
+        further: more figures of the step, of the rank that writes.
 
     Raises:
         RuntimeError: Megatron's functions are not the ones known here.
@@ -33,7 +39,7 @@ def install(path: Path) -> None:
             raise RuntimeError(
                 f"megatron.training.{name} has another signature than known: {parameters}"
             )
-    megatron_training.training_log = _log_step(megatron_training.training_log, path)
+    megatron_training.training_log = _log_step(megatron_training.training_log, path, further)
     megatron_training.evaluate = _log_heldout(megatron_training.evaluate, path)
 
 
@@ -42,7 +48,7 @@ def _append(path: Path, line: dict[str, Any]) -> None:
         file.write(json.dumps(line) + "\n")
 
 
-def _log_step(training_log: Callable[..., Any], path: Path) -> Callable[..., Any]:
+def _log_step(training_log: Callable[..., Any], path: Path, further: Figures) -> Callable[..., Any]:
     signature = inspect.signature(training_log)
     last = time.monotonic()
 
@@ -61,6 +67,7 @@ def _log_step(training_log: Callable[..., Any], path: Path) -> Callable[..., Any
                     "lr": given["learning_rate"],
                     "consumed_samples": get_args().consumed_train_samples,
                     "seconds": round(now - last, 4),
+                    **further(),
                 },
             )
             last = now

@@ -1,11 +1,13 @@
 """The training program of one rank.  Payload: see ``training.stage``."""
 
 import time
+from argparse import Namespace
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from megatron_dasd.checkpoint.artifact import TRACKER, open_checkpoint
 from megatron_dasd.device.launch import run_program
 from megatron_dasd.models.architecture import Flags
 from megatron_dasd.models.program import parse_argv, to_argv
@@ -18,27 +20,39 @@ def main(payload: dict[str, Any]) -> None:
     """Hand Megatron's ``pretrain()`` our data, model and step."""
     start = time.time()
     args = parse_argv([*to_argv(payload["flags"]), *payload.get("argv", [])])
+    _look_through_checkpoints(args)
     # after start-up: these modules take their device from the adapter
     from megatron.core.enums import ModelType
     from megatron.training import pretrain, set_startup_timestamps
     from megatron.training.argument_utils import pretrain_cfg_container_from_args
 
     from megatron_dasd.models.provider import model_provider
+    from megatron_dasd.precision.emulation import with_precision
+    from megatron_dasd.precision.numerics import Numerics
     from megatron_dasd.training import metrics
     from megatron_dasd.training.step import forward_step
 
+    numerics = Numerics()
+    provider_of_model = with_precision(args, model_provider, numerics)
     set_startup_timestamps(program_start=start, main_entry=time.time())
     if payload["metrics"]:
-        metrics.install(Path(payload["metrics"]))
+        metrics.install(Path(payload["metrics"]), numerics.take)
     provider = partial(_data_iterators, payload=payload)
     provider.is_distributed = True  # type: ignore[attr-defined]  # every rank reads for itself
     pretrain(
         pretrain_cfg_container_from_args(args),
         provider,
         ModelType.encoder_or_decoder,
-        forward_step,
-        model_provider=model_provider,
+        partial(forward_step, **payload["loss"]),
+        model_provider=provider_of_model,
     )
+
+
+def _look_through_checkpoints(args: Namespace) -> None:
+    """Before Megatron opens what its flags name: where to go on from, or else where to begin."""
+    for flag in (args.load, args.pretrained_checkpoint):
+        if flag and (args.ckpt_step is not None or (Path(flag) / TRACKER).exists()):
+            open_checkpoint(Path(flag), args.ckpt_step)
 
 
 def _data_iterators(
@@ -54,14 +68,15 @@ def _data_iterators(
     args = get_args()
     rank, size = mpu.get_data_parallel_rank(), mpu.get_data_parallel_world_size()
     train = PackedDataset(Path(payload["data"]))
+    loader = payload["loader"]
     num_samples = payload["num_samples"] or args.train_iters * args.global_batch_size
     train_packs = training_packs(len(train), num_samples, args.seed)
-    train_rows = batches(train, train_packs, args.consumed_train_samples, rank, size)
+    train_rows = batches(train, train_packs, args.consumed_train_samples, rank, size, loader)
     if not payload["heldout"]:
         return train_rows, None, None
     heldout = PackedDataset(Path(payload["heldout"]))
     packs = heldout_packs(len(heldout), args.global_batch_size)
-    return train_rows, batches(heldout, packs, 0, rank, size), None
+    return train_rows, batches(heldout, packs, 0, rank, size, loader), None
 
 
 if __name__ == "__main__":

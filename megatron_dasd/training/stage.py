@@ -15,11 +15,10 @@ from megatron_dasd.device.launch import launch
 from megatron_dasd.errors import UserError
 from megatron_dasd.models.architecture import Flags, read_architecture
 from megatron_dasd.models.program import layout_flags
+from megatron_dasd.precision.recipes import RECIPES, precision_flags, weights_dtype, where_fp8_runs
 from megatron_dasd.progress import progress
 from megatron_dasd.training.program import ROWS_FLAGS
 
-_CHECKPOINT_FLAGS = {"load", "pretrained-checkpoint"}
-"""Megatron's flags that name a checkpoint to open."""
 _TAIL_BYTES = 4096
 """The end of the metrics file that holds its newest lines."""
 
@@ -37,14 +36,14 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
     saves = folder.path / FOLDER
     metrics = folder.path / LOGS / METRICS
     start = open_checkpoint(inputs[settings.checkpoint])
-    for flag in _CHECKPOINT_FLAGS & settings.megatron.keys():
-        open_checkpoint(Path(settings.megatron[flag]))  # looked through before Megatron opens it
     model = model_folder(inputs[settings.model])
     if settings.moe_aux_loss_coeff and not read_architecture(model).experts:
         raise UserError(f"moe_aux_loss_coeff: the model in {model} has no experts to balance")
+    dtype = weights_dtype(settings.precision)
     flags = {
         "dasd-hf-model": model,
-        **layout_flags(settings.launch, data.seq_length, settings.dtype),
+        **layout_flags(settings.launch, data.seq_length, dtype),
+        **precision_flags(settings.precision),
         **_optimizer_flags(settings, iterations),
         **_heldout_flags(settings, iterations, heldout),
         "seed": settings.seed,
@@ -62,10 +61,16 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
         "heldout": str(inputs[settings.heldout]) if settings.heldout else None,
         "num_samples": num_samples,
         "metrics": str(metrics),
+        "loader": settings.loader,
+        "loss": {
+            "normalise_by": settings.normalise_by,
+            "chunked_loss": settings.chunked_loss,
+        },
     }
+    fp8 = where_fp8_runs() if settings.precision in RECIPES else None
+    if fp8:
+        print(f"    {settings.precision}: {fp8}", flush=True)
     done = tracker.repair(saves)
-    if done:
-        open_checkpoint(saves)  # looked through before Megatron opens it
     if done < iterations:
         _train(payload, settings, folder, metrics, iterations, done)
         done = tracker.repair(saves)
@@ -78,7 +83,9 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
     tracker.keep_only(saves, iterations)
     remember_source(model_folder(inputs[settings.model]), saves)
     return {
-        "dtype": settings.dtype,
+        "dtype": dtype,
+        "precision": settings.precision,
+        "fp8": fp8,
         "iterations": iterations,
         "num_samples": num_samples,
         "padding_samples": iterations * settings.global_batch_size - num_samples,

@@ -34,6 +34,15 @@ def test_a_folder_that_megatron_saved_into(tmp_path: Path) -> None:
     assert opened.hf is None
 
 
+def test_another_iteration_than_the_one_that_counts(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "c", iteration=3)
+    checkpoint(tmp_path / "c", iteration=7)
+    assert open_checkpoint(tmp_path / "c").weights.name == "iter_0000007"
+    assert open_checkpoint(tmp_path / "c", 3).weights.name == "iter_0000003"
+    with pytest.raises(UserError, match="iter_0000005: no whole torch_dist checkpoint here"):
+        open_checkpoint(tmp_path / "c", 5)
+
+
 def test_a_stages_folder(tmp_path: Path) -> None:
     with StageFolder(tmp_path / "s", "s", "import_hf", {}, {}) as stage:
         checkpoint(stage.scratch("checkpoint"))

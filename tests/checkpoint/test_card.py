@@ -40,6 +40,9 @@ def train_stage(runs: Path, data: str) -> Path:
         (stage.path / LOGS).mkdir()
         lines = [{"loss": 2.5}, {"loss": 1.25}, {"heldout_loss": 1.5}]
         (stage.path / LOGS / METRICS).write_text("".join(json.dumps(x) + "\n" for x in lines))
+        checkpoint = stage.scratch("checkpoint")
+        (checkpoint / "weights").write_text("")
+        stage.commit(checkpoint)
         stage.finish(figures={"iterations": 2})
     return stage.path
 
@@ -111,6 +114,7 @@ def test_facts_come_from_the_manifests(tmp_path: Path, source: Path) -> None:
         "| 1.5000 |"
     ) in rows
     assert (f"| data | preprocess_data | - | dropped: long 5, kept 1,234 | `{data[:16]}` |") in rows
+    assert "| stage1 | train | data | - | - |" in rows
 
 
 def test_a_folder_with_other_data_tells_nothing(tmp_path: Path, source: Path) -> None:

@@ -114,7 +114,7 @@ def test_overrides(tmp_path: Path) -> None:
     given = pipeline.stages["filter"].model_dump()
     assert given["max_length"] == 9
     assert given["repetition"]["ngram_words"] == 3
-    assert given["thinking"] == {"open": "", "close": "#"}
+    assert given["thinking"] == {"format": "delimiters", "open": "", "close": "#"}
     assert pipeline.stage_dir("filter") == Path("elsewhere/filter")
 
 

@@ -6,8 +6,10 @@ from typing import Any, get_args
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from megatron_dasd.config.base import Launch, Settings
+from megatron_dasd.config.base import Engine, Launch, Server, Settings
+from megatron_dasd.config.evaluation import Evaluate
 from megatron_dasd.config.stages import StageSettings
+from megatron_dasd.config.teacher import SampleTeacher
 from megatron_dasd.config.training import Train
 
 TRAIN: dict[str, Any] = {"kind": "train", "model": "m", "checkpoint": "c", "data": "d"}
@@ -18,6 +20,7 @@ def test_the_layout_of_processes_does_not_determine_the_result() -> None:
     one = Train(**TRAIN, seed=1)
     two = Train(**TRAIN, seed=1, launch=Launch(num_ranks=4, tensor_parallel=2, pipeline_parallel=2))
     assert one.identity() == two.identity()
+    assert one.identity() == Train(**TRAIN, seed=1, loader="dali").identity()
     assert one.identity() != Train(**TRAIN, seed=2).identity()
     assert one.identity() != Train(**TRAIN, seed=1, lr=1e-4).identity()
     assert json.loads(json.dumps(one.identity())) == one.identity()
@@ -47,7 +50,9 @@ def test_the_kind_chooses_the_settings() -> None:
         {"epochs": 0},
         {"global_batch_size": 0},
         {"lr": -1e-4},
-        {"dtype": "float16"},
+        {"precision": "fp16"},
+        {"megatron": {"fp8-format": "hybrid"}},
+        {"megatron": {"bf16": True}},
         {"lr_decay_style": "stairs"},
         {"warmup_fraction": 1.5},
         {"launch": {"num_ranks": 2, "tensor_parallel": 3}},
@@ -59,3 +64,50 @@ def test_the_kind_chooses_the_settings() -> None:
 def test_values_out_of_range(change: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Train(**(TRAIN | change))
+
+
+def test_which_servers_are_asked_does_not_determine_the_result() -> None:
+    def sample(**server: Any) -> dict[str, Any]:
+        given = {"urls": ["http://a:1/v1"], "model": "m"} | server
+        return SampleTeacher(
+            kind="sample_teacher",
+            model="t",
+            prompts="p",
+            max_new_tokens=8,
+            engine=Engine(server=Server(**given)),
+        ).identity()
+
+    one = sample()
+    same = sample(urls=["http://b:2/v1"], concurrency=3, api_key_env="K", deadline_seconds=1)
+    assert one == same
+    assert "http" not in json.dumps(one)
+    assert one != sample(model="another")
+    assert one != sample(extra_body={"top_k": 3})
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"urls": []}, "at least 1"),
+        ({"urls": ["a:1/v1"]}, "urls: number 1 is no http"),
+        ({"urls": ["http://a/v1", "http://me:secret@a/v1"]}, "urls: number 2 holds a name"),
+        ({"urls": ["http://a/v1?key=secret"]}, "urls: number 1 holds a name, password or query"),
+        ({"extra_body": {"temperature": 0.3}}, "extra_body: temperature is set by the program"),
+    ],
+)
+def test_settings_of_servers(change: dict[str, Any], line: str) -> None:
+    with pytest.raises(ValidationError, match=line) as error:
+        Server(**({"urls": ["http://a:1/v1"]} | change))
+    assert "secret" not in str(error.value)
+
+
+def test_servers_run_one_model() -> None:
+    engine = Engine(server=Server(urls=["http://a/v1"]))
+    with pytest.raises(ValidationError, match="give one in models"):
+        Evaluate(
+            kind="evaluate",
+            prompts="p",
+            models={"a": "x", "b": "y"},
+            max_new_tokens=1,
+            engine=engine,
+        )

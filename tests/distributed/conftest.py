@@ -14,11 +14,13 @@ from megatron_dasd.artifacts import LOGS, METRICS, StageFolder
 from megatron_dasd.checkpoint import import_stage
 from megatron_dasd.config.base import Settings
 from megatron_dasd.config.training import ImportHf, Train
-from megatron_dasd.data.indexed import PackedDataWriter
+from megatron_dasd.data.indexed import DataFormat, ShardWriter, write_data
 from megatron_dasd.sources.random_model import byte_tokenizer
 from megatron_dasd.training import stage as train_stage
 
 SEQ_LENGTH = 64
+PACK_ALIGN = 4
+"""Documents of 4 to 39 tokens: three of four have padding behind them."""
 SHAPE = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -75,7 +77,7 @@ class Workshop:
             "epochs": 2.5,
             "lr": 1e-3,
             "min_lr": 1e-4,
-            "dtype": "float32",
+            "precision": "fp32",
             "seed": 11,
         }
         references = {x: x for x in ("model", "checkpoint", "data", "heldout")}
@@ -110,13 +112,16 @@ class Workshop:
     def _write_data(self, name: str, num_documents: int) -> Path:
         folder = self.place / name
         folder.mkdir()
-        writer = PackedDataWriter(folder, SEQ_LENGTH, len(self.tokenizer), eod_id=2)
+        data_format = DataFormat(SEQ_LENGTH, PACK_ALIGN, len(self.tokenizer), eod_id=2)
+        writer = ShardWriter(folder, data_format)
         random = np.random.default_rng(num_documents)
         for number in range(num_documents):
             length = int(random.integers(4, 40))
             token_ids = random.integers(3, 30, length).tolist()
-            writer.add(str(number), token_ids, [0, 0, *[1] * (length - 2)])
-        writer.finish()
+            mask = [0, 0, *[1] * (length - 2)]
+            writer.add(str(number), {"tokens": token_ids, "loss_mask": mask})
+        writer.close()
+        write_data(folder, [folder], data_format)
         return folder
 
 

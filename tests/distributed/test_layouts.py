@@ -63,6 +63,25 @@ def test_layout_equals_one_rank(layout: str, workshop: Any, one_rank: list[dict[
     assert_same(workshop.train(layout, launch=LAYOUTS[layout]), one_rank)
 
 
+@pytest.mark.parametrize("layout", ["one rank", "tp2", "tp2 pp2"])
+def test_whole_logits_give_the_same(
+    layout: str, workshop: Any, one_rank: list[dict[str, Any]]
+) -> None:
+    launch = LAYOUTS.get(layout, {})
+    metrics = workshop.train(f"{layout} whole logits", launch=launch, chunked_loss=False)
+    assert_same(metrics, one_rank)
+
+
+def test_sequences_weigh_the_same_under_every_layout(
+    workshop: Any, one_rank: list[dict[str, Any]]
+) -> None:
+    expected = workshop.train("by sequence", normalise_by="sequence", epochs=1)
+    assert expected[0]["loss"] != pytest.approx(one_rank[0]["loss"], rel=1e-4)
+    for layout in ("dp2", "tp2 pp2"):
+        changes = {"launch": LAYOUTS[layout], "normalise_by": "sequence", "epochs": 1}
+        assert_same(workshop.train(f"by sequence {layout}", **changes), expected)
+
+
 def test_a_checkpoint_goes_on_under_another_layout(
     workshop: Any, one_rank: list[dict[str, Any]]
 ) -> None:

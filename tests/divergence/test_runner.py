@@ -1,5 +1,6 @@
 """Stage select_das: groups, figures, parts and restarts."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from math import log
@@ -201,3 +202,118 @@ def test_a_response_whose_tokens_do_not_fit_is_malformed(
     manifest = run_stage(run, settings(on_malformed="set_aside"), inputs)
     assert manifest.counts == {"kept": 1, "dropped: not selected": 0, "malformed": 1}
     assert [r.candidate for r in read_records(tmp_path / "stage", SelectedResponse)] == [1]
+
+
+def test_the_distilled_student_s_scores_are_joined_by_name(
+    run_stage: RunStage, make_scored: MakeScored, write_records: Callable[..., Path], tmp_path: Path
+) -> None:
+    scored = [make_scored("t.s", candidate=0), make_scored("..", candidate=1)]
+    # after training the student likes what the teacher likes, and candidate 1 in whole
+    after = [
+        replace(scored[1], student_tokens=sure_of(scored[1])),
+        replace(scored[0], student_tokens=scored[0].tokens),
+    ]
+    inputs = {"scored": write_records("scored", [scored]), "after": write_records("after", [after])}
+    manifest = run_stage(run, settings(distilled="after", keep=2), inputs)
+    records = list(read_records(tmp_path / "stage", SelectedResponse))
+    assert [s.provenance for s in records[0].sentences] == [
+        "teacher",
+        "shared",
+        "student",
+        "shared",
+    ]
+    assert [s.provenance for s in records[1].sentences] == ["boosted", "boosted", "boosted"]
+    assert records[1].sentences[0].distilled_probability == pytest.approx(HIGH)
+    assert manifest.figures["sentence_classes"]["boosted"] == 3
+    assert "boosted" in (tmp_path / "stage" / "report.html").read_text()
+
+
+def sure_of(response: ScoredResponse) -> TokenLogprobs:
+    tokens = response.student_tokens
+    return replace(tokens, logprobs=[log(HIGH)] * len(tokens.logprobs))
+
+
+def test_a_second_scoring_of_something_else_is_refused(
+    run_stage: RunStage, make_scored: MakeScored, write_records: Callable[..., Path]
+) -> None:
+    scored = [make_scored("t", candidate=0)]
+    inputs = {
+        "scored": write_records("scored", [scored]),
+        "other": write_records("other", [[make_scored("t", candidate=1)]]),
+        "longer": write_records("longer", [[make_scored("tt", candidate=0)]]),
+        "more": write_records("more", [scored, scored]),
+    }
+    for name, message in (
+        ("other", "record 1: .*field distilled: .*other.* has no score of this response"),
+        ("longer", "record 1: .*field distilled: .*longer.* has scored another output"),
+        ("more", "distilled: has 2 parts, the responses 1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run_stage(run, settings(distilled=name), inputs)
+
+
+def test_one_budget_for_all_prompts(
+    run_stage: RunStage, make_scored: MakeScored, write_records: Callable[..., Path], tmp_path: Path
+) -> None:
+    records = [
+        make_scored("ttt", "p0", candidate=0),
+        make_scored("tt", "p0", candidate=1),
+        make_scored("t", "p1", candidate=0),
+        make_scored("....", "p2", candidate=0),
+    ]
+    inputs = {"scored": write_records("scored", [records])}
+
+    def chosen(**changes: object) -> list[tuple[str, int]]:
+        run_stage(run, settings(**changes), inputs)
+        found = read_records(tmp_path / "stage", SelectedResponse)
+        return [(r.prompt.prompt_id, r.candidate) for r in found]
+
+    assert chosen(budget={"responses": 2}) == [("p0", 0), ("p0", 1)]
+    sizes = [len(r.student_tokens.token_ids) for r in records]
+    # what is left after the best is not enough for the second, but for the third
+    assert chosen(budget={"tokens": sizes[0] + sizes[2]}) == [("p0", 0), ("p1", 0)]
+    with pytest.raises(ValueError, match="not both"):
+        settings(keep=2, budget={"responses": 2})
+    with pytest.raises(ValueError, match="give tokens or responses"):
+        settings(budget={})
+    with pytest.raises(ValueError, match="give distilled too"):
+        settings(alpha=0.2)
+
+
+def test_one_temperature_alone(
+    run_stage: RunStage, make_scored: MakeScored, write_records: Callable[..., Path]
+) -> None:
+    records = [make_scored("t", candidate=n, temperature=t) for n, t in enumerate((0.6, 1.0, 1.0))]
+    inputs = {"scored": write_records("scored", [records])}
+    manifest = run_stage(run, settings(temperature=1.0), inputs)
+    assert manifest.counts == {"kept": 1, "dropped: not selected": 1, "skipped: T=0.6": 1}
+
+
+def test_the_report_tells_of_domains_and_of_kept_against_dropped(
+    run_stage: RunStage,
+    make_scored: MakeScored,
+    make_prompt: Callable[..., Prompt],
+    write_records: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    math = replace(make_scored("tt", candidate=0), prompt=make_prompt("p0", domain="math"))
+    worse = replace(make_scored("..", candidate=1), prompt=make_prompt("p0", domain="math"))
+    code = replace(make_scored("s", candidate=0), prompt=make_prompt("p1", domain="code"))
+    inputs = {"scored": write_records("scored", [[math, worse, code]])}
+    run_stage(run, settings(), inputs)
+    report = json.loads((tmp_path / "stage" / "report.json").read_text())
+    assert report["sentence_classes_by_domain"] == {
+        "code": {"1": {"teacher": 0, "student": 1, "shared": 1}},
+        "math": {"1": {"teacher": 2, "student": 0, "shared": 4}},
+    }
+    both = report["kept_against_dropped"]["1"]
+    assert (both["kept"]["responses"], both["dropped"]["responses"]) == (2, 1)
+    assert both["kept"]["teacher_sentences"] == 1.0
+    assert both["dropped"]["teacher_probability"] == pytest.approx(LOW, rel=1e-6)
+    probability = report["response_probability"]
+    assert sum(probability["counts"]["1"]["all"]["teacher"]) == 3
+    # worse and code are of 0.5 under the teacher: the bin from 0.5 on
+    assert probability["counts"]["1"]["dropped"]["teacher"][25] == 1
+    page = (tmp_path / "stage" / "report.html").read_text()
+    assert page.count("<svg") >= 6
+    assert "math, T = 1" in page

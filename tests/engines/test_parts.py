@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from megatron_dasd.artifacts import Manifest, StageFolder, model_folder
-from megatron_dasd.config.base import Engine
-from megatron_dasd.engines.base import Generation, GenerationRequest
+from megatron_dasd.config.base import Engine as EngineSettings
+from megatron_dasd.engines.base import Engine, Generation, GenerationRequest
 from megatron_dasd.engines.parts import Job, generate_parts
 from megatron_dasd.records_io import SetAside, read_records
 
@@ -22,7 +22,7 @@ class Asked:
 
 
 def job(number: int, max_new_tokens: int = 8) -> Job[Written]:
-    def record(generation: Generation) -> Written:
+    def record(generation: Generation, engine: Engine) -> Written:
         return Written(number, generation.text)
 
     request = GenerationRequest(
@@ -38,10 +38,11 @@ def generate(
         generate_parts(
             jobs,
             Written,
+            num_jobs=len(jobs),
             folder=folder,
             model=model,
             model_name="m",
-            settings=Engine(batch_size=4, dtype="float32"),
+            settings=EngineSettings(batch_size=4, dtype="float32"),
             aside=aside or SetAside(),
             what="testing",
         )

@@ -52,7 +52,7 @@ def test_logprobs_are_those_of_a_plain_forward_pass(
     """Prefix shared out, padding, batch that shrinks, temperature, top-p: none of it may show."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = load_tokenizer(folder)
-    for request, generation in zip(REQUESTS, engine.generate(REQUESTS), strict=True):
+    for request, generation in zip(REQUESTS, engine.generate_batch(REQUESTS), strict=True):
         prompt, written = encode(tokenizer, request.prompt), generation.tokens.token_ids
         with torch.inference_mode():
             logits = model(torch.tensor([prompt + written])).logits[0, len(prompt) - 1 : -1]
@@ -63,8 +63,8 @@ def test_logprobs_are_those_of_a_plain_forward_pass(
 
 
 def test_a_request_gives_the_same_beside_any_others(engine: TransformersEngine) -> None:
-    together = engine.generate(REQUESTS)
-    alone = [engine.generate([request])[0] for request in REQUESTS]
+    together = engine.generate_batch(REQUESTS)
+    alone = [engine.generate_batch([request])[0] for request in REQUESTS]
     assert texts(together) == texts(alone)
     for a, b in zip(together, alone, strict=True):
         assert a.tokens.token_ids == b.tokens.token_ids
@@ -75,14 +75,14 @@ def test_batches_of_any_size_give_the_same_in_the_requests_order(
     engine: TransformersEngine, folder: Path
 ) -> None:
     assert (
-        texts(open_engine(folder, batch_size=2).generate(REQUESTS[::-1]))
-        == texts(engine.generate(REQUESTS))[::-1]
+        texts(open_engine(folder, batch_size=2).generate_batch(REQUESTS[::-1]))
+        == texts(engine.generate_batch(REQUESTS))[::-1]
     )
 
 
 def test_equal_seeds_give_equal_texts_and_others_do_not(engine: TransformersEngine) -> None:
     request = replace(REQUESTS[1], max_new_tokens=12, temperature=1.0)
-    same, again, other = engine.generate([request, request, replace(request, seed=77)])
+    same, again, other = engine.generate_batch([request, request, replace(request, seed=77)])
     assert texts([same]) == texts([again])
     assert same.tokens.token_ids == again.tokens.token_ids
     # rows of one matrix product may be rounded differently
@@ -92,7 +92,7 @@ def test_equal_seeds_give_equal_texts_and_others_do_not(engine: TransformersEngi
 
 def test_each_request_keeps_its_own_cap_and_end(engine: TransformersEngine) -> None:
     many = [replace(REQUESTS[0], seed=seed, max_new_tokens=3 + seed % 20) for seed in range(60)]
-    generations = engine.generate(many)
+    generations = engine.generate_batch(many)
     for request, generation in zip(many, generations, strict=True):
         ids = generation.tokens.token_ids
         if generation.finish_reason == "length":
@@ -106,12 +106,12 @@ def test_each_request_keeps_its_own_cap_and_end(engine: TransformersEngine) -> N
 
 
 def test_a_longer_cap_only_adds(engine: TransformersEngine) -> None:
-    short, long = engine.generate([REQUESTS[0], replace(REQUESTS[0], max_new_tokens=30)])
+    short, long = engine.generate_batch([REQUESTS[0], replace(REQUESTS[0], max_new_tokens=30)])
     assert long.tokens.token_ids[: len(short.tokens.token_ids)] == short.tokens.token_ids
 
 
 def test_greedy_takes_the_likeliest_token(engine: TransformersEngine, folder: Path) -> None:
-    (generation,) = engine.generate([replace(REQUESTS[0], temperature=0.0)])
+    (generation,) = engine.generate_batch([replace(REQUESTS[0], temperature=0.0)])
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     prompt = encode(load_tokenizer(folder), REQUESTS[0].prompt)
     written = generation.tokens.token_ids
@@ -124,11 +124,11 @@ def test_the_text_ends_before_a_stop_text(engine: TransformersEngine) -> None:
     free = next(
         request
         for request in (replace(REQUESTS[0], seed=s, max_new_tokens=30) for s in range(99))
-        if len(texts(engine.generate([request]))[0]) > 8
+        if len(texts(engine.generate_batch([request]))[0]) > 8
     )
-    (whole,) = engine.generate([free])
+    (whole,) = engine.generate_batch([free])
     stop = whole.text[5:7]
-    (stopped,) = engine.generate([replace(free, stop=("no such", stop))])
+    (stopped,) = engine.generate_batch([replace(free, stop=("no such", stop))])
     end = whole.text.index(stop)
     assert stopped.text == whole.text[:end]
     assert stopped.tokens.token_ids == whole.tokens.token_ids[:end]  # a token a byte
@@ -143,12 +143,12 @@ def test_generation_ends_where_the_context_ends(folder: Path, tmp_path: Path) ->
     engine = open_engine(short)
     request = replace(REQUESTS[0], prompt="abcabcabc", max_new_tokens=50)
     lengths = [
-        len(engine.generate([replace(request, seed=seed)])[0].tokens.token_ids)
+        len(engine.generate_batch([replace(request, seed=seed)])[0].tokens.token_ids)
         for seed in range(12)
     ]
     assert max(lengths) == 3
     with pytest.raises(UserError, match="m: a prompt of 12 tokens fills its context of 12"):
-        engine.generate([replace(request, prompt="abcabcabcabc")])
+        engine.generate_batch([replace(request, prompt="abcabcabcabc")])
 
 
 def test_a_folder_without_weights_is_the_users_mistake(model_dir: Path) -> None:
@@ -169,3 +169,13 @@ def test_a_folder_without_weights_is_the_users_mistake(model_dir: Path) -> None:
 )
 def test_common_prefix(prompts: list[list[int]], shared: list[int]) -> None:
     assert common_prefix(prompts) == shared
+
+
+def test_pickled_weights_are_not_opened(folder: Path, tmp_path: Path) -> None:
+    pickled = tmp_path / "pickled"
+    shutil.copytree(folder, pickled)
+    (pickled / "model.safetensors").unlink()
+    weights = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+    torch.save(weights, pickled / "pytorch_model.bin")
+    with pytest.raises(UserError, match="no causal language model"):
+        open_engine(pickled)

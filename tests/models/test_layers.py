@@ -1,11 +1,20 @@
 from types import SimpleNamespace
 
+import numpy as np
 import torch
+from megatron.core.packed_seq_params import PackedSeqParams
 
+from megatron_dasd.data.rows import packed_row
 from megatron_dasd.models.layers import PackedAttention, RMSNorm
-from megatron_dasd.models.packed import packed_seq_params
+from megatron_dasd.models.packed import packed_seq_params, to_batch
 
 CONFIG = SimpleNamespace(params_dtype=torch.float32, sequence_parallel=True)
+
+
+def params_of(lengths: list[int], seq_length: int, align: int) -> PackedSeqParams:
+    """Borders of a row of documents of these lengths."""
+    documents = [{"tokens": np.ones(n, int), "loss_mask": np.ones(n)} for n in lengths]
+    return packed_seq_params(to_batch(packed_row(documents, seq_length, align)))
 
 
 def dense_attention(
@@ -24,18 +33,30 @@ def dense_attention(
 
 def test_packed_attention_stays_inside_documents() -> None:
     torch.manual_seed(0)
-    document_ids = torch.tensor([0] * 5 + [1] + [2] * 7 + [-1] * 3)
-    query = torch.randn(16, 6, 8)
-    key, value = torch.randn(16, 2, 8), torch.randn(16, 2, 8)
-    attention = PackedAttention(CONFIG, 1, None, "self")
-    out = attention(query, key, value, packed_seq_params=packed_seq_params(document_ids))
-    expected = dense_attention(query, key, value, document_ids)
-    torch.testing.assert_close(out.double(), expected, atol=1e-6, rtol=0)
+    document_ids = torch.tensor([0] * 5 + [-1] * 3 + [1] + [-1] * 3 + [2] * 7 + [-1] * 5)
+    query = torch.randn(24, 6, 8)
+    key, value = torch.randn(24, 2, 8), torch.randn(24, 2, 8)
+    padding = document_ids < 0
+    key[padding], value[padding] = float("nan"), float("nan")  # whoever looks there will tell
+    params = params_of([5, 1, 7], seq_length=24, align=4)
+    out = PackedAttention(CONFIG, 1, None, "self")(query, key, value, packed_seq_params=params)
+    expected = dense_attention(query, key.nan_to_num(), value.nan_to_num(), document_ids)
+    torch.testing.assert_close(out[~padding].double(), expected[~padding], atol=1e-6, rtol=0)
+    assert not out[padding].any()
+
+
+def test_a_row_of_padding_gives_zeros_and_zero_gradients() -> None:
+    query, key, value = (torch.randn(8, 2, 4, requires_grad=True) for _ in range(3))
+    params = params_of([], seq_length=8, align=4)
+    out = PackedAttention(CONFIG, 1, None, "self")(query, key, value, packed_seq_params=params)
+    out.sum().backward()
+    assert out.tolist() == [[0.0] * 8] * 8
+    assert all(x.grad is not None and not x.grad.any() for x in (query, key, value))
 
 
 def test_first_token_of_each_document_sees_only_itself() -> None:
     value = torch.arange(12.0).reshape(4, 1, 3)
-    params = packed_seq_params(torch.tensor([0, 0, 1, 1]))
+    params = params_of([2, 2], seq_length=4, align=1)
     out = PackedAttention(CONFIG, 1, None, "self")(
         torch.randn(4, 1, 3), torch.randn(4, 1, 3), value, packed_seq_params=params
     )
@@ -43,11 +64,13 @@ def test_first_token_of_each_document_sees_only_itself() -> None:
     assert out[2].tolist() == [6.0, 7.0, 8.0]
 
 
-def test_borders_and_longest_document() -> None:
-    params = packed_seq_params(torch.tensor([0, 0, 0, 1, 2, 2, -1, -1]))
-    assert params.cu_seqlens_q.tolist() == [0, 3, 4, 6, 8]
-    assert params.cu_seqlens_q.dtype == torch.int32
-    assert params.max_seqlen_q == 3
+def test_borders_and_longest_slot() -> None:
+    params = params_of([3, 1, 2], seq_length=9, align=2)
+    assert params.cu_seqlens_q.tolist() == params.cu_seqlens_kv.tolist() == [0, 3, 4, 6]
+    assert params.cu_seqlens_q_padded.tolist() == [0, 4, 6, 9]
+    assert params.cu_seqlens_kv_padded.tolist() == [0, 4, 6, 9]
+    assert params.cu_seqlens_q.dtype == params.cu_seqlens_q_padded.dtype == torch.int32
+    assert params.max_seqlen_q == params.max_seqlen_kv == 4
 
 
 def test_rms_norm_by_hand() -> None:

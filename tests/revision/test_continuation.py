@@ -31,11 +31,15 @@ Make = Callable[..., Rollout]
 @pytest.fixture
 def make(make_prompt: Callable[..., Prompt]) -> Make:
     def rollout(
-        text: str, prompt_id: str = "p0", finish_reason: FinishReason = "length"
+        text: str,
+        prompt_id: str = "p0",
+        finish_reason: FinishReason = "length",
+        candidate: int = 0,
     ) -> Rollout:
         data = list(text.encode())
         return Rollout(
             prompt=make_prompt(prompt_id),
+            candidate=candidate,
             token_ids=[byte + 1000 for byte in data],
             num_bytes=[1] * len(data),
             text=text,
@@ -74,6 +78,13 @@ def test_no_cut_falls_inside_a_delimiter(make: Make) -> None:
     }
 
 
+def test_rollouts_of_one_prompt_are_cut_at_places_of_their_own(make: Make) -> None:
+    text = "<think>\nabc def ghi jkl mno"
+    cuts = [cut_rollout(make(text, candidate=i), 0.5, EQUALS, 1) for i in range(8)]
+    assert len({prefix.student_prefix for prefix in cuts if prefix}) > 1
+    assert [prefix.candidate for prefix in cuts if prefix] == list(range(8))
+
+
 @pytest.mark.parametrize("text", ["abc def ghi", "<th", "<think", ""])
 def test_a_text_in_another_form_cannot_be_cut(make: Make, text: str) -> None:
     assert cut_rollout(make(text), 0.5, EQUALS, 0) is None
@@ -98,7 +109,9 @@ def test_the_teacher_goes_on_from_the_prefix(
     write_records: Callable[..., Path],
     random_model_dir: Path,
 ) -> None:
-    given = [make(f"<think>\nabc{'de' * i}\n</think>\n\nfgh", f"p{i}") for i in range(6)]
+    given = [
+        make(f"<think>\nabc{'de' * i}\n</think>\n\nfgh", f"p{i}", candidate=i % 2) for i in range(6)
+    ]
     inputs = {"teacher": random_model_dir, "rollouts": write_records("rollouts", [given])}
     manifest = run_stage(continuation.run, SETTINGS, inputs)
     written = list(read_records(tmp_path / "stage", Response))
@@ -112,10 +125,10 @@ def test_the_teacher_goes_on_from_the_prefix(
         assert prefix is not None
         assert response.student_prefix == prefix.student_prefix
         assert response.student_prefix_ids == prefix.student_prefix_ids
-        assert response.candidate == 0
+        assert response.candidate == by_id[prompt_id].candidate
         request = GenerationRequest(
             prompt="<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n" + prefix.teacher_form,
             max_new_tokens=10,
-            seed=derive_seed(1, "continue", prompt_id),
+            seed=derive_seed(1, "continue", prompt_id, response.candidate),
         )
-        assert engine.generate([request])[0].text == response.text
+        assert engine.generate_batch([request])[0].text == response.text

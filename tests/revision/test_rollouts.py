@@ -86,6 +86,25 @@ def test_rollouts_keep_their_ids_and_their_own_caps(
     assert {rollout.finish_reason for rollout in written} == {"stop", "length"}
 
 
+def test_several_rollouts_a_prompt_have_draws_of_their_own(
+    run_stage: RunStage,
+    tmp_path: Path,
+    make: Make,
+    make_prompt: Callable[..., Prompt],
+    write_records: Callable[..., Path],
+    random_model_dir: Path,
+) -> None:
+    responses = [make(make_prompt(f"p{i}"), "a" * 20) for i in range(2)]
+    inputs = {"student": random_model_dir, "select": write_records("select", [responses])}
+    settings = SETTINGS.model_copy(update={"num_rollouts": 4})
+    manifest = run_stage(rollouts.run, settings, inputs)
+    written = list(read_records(tmp_path / "stage", Rollout))
+    assert len(written) + manifest.counts.get("dropped: empty", 0) == 8
+    names = [(rollout.prompt.prompt_id, rollout.candidate) for rollout in written]
+    assert set(names) <= {(f"p{i}", number) for i in range(2) for number in range(4)}
+    assert len(set(names)) == len({rollout.seed for rollout in written}) == len(written)
+
+
 def test_a_malformed_response_is_set_aside_when_asked(
     run_stage: RunStage, tmp_path: Path, random_model_dir: Path
 ) -> None:

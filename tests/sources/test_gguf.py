@@ -180,6 +180,8 @@ def test_smollm2_knows_the_capital_of_france(run_stage: RunStage, tmp_path: Path
         seed=0,
         temperature=0.0,
     )
-    (answer,) = TransformersEngine(folder, Engine(dtype="float32"), "smollm2").generate([request])
+    (answer,) = TransformersEngine(folder, Engine(dtype="float32"), "smollm2").generate_batch(
+        [request]
+    )
     assert "Paris" in answer.text
     assert answer.finish_reason == "stop"

@@ -83,7 +83,7 @@ def test_it_writes_its_alphabet_and_ends(random_model_dir: Path) -> None:
         GenerationRequest(prompt="<|im_start|>assistant\n", max_new_tokens=40, seed=seed)
         for seed in range(64)
     ]
-    generations = engine.generate(requests)
+    generations = engine.generate_batch(requests)
     tokenizer = load_tokenizer(model_folder(random_model_dir))
     allowed = {2, *encode(tokenizer, "abcdefghij .=\n")}
     drawn = [token for generation in generations for token in generation.tokens.token_ids]

@@ -2,7 +2,7 @@ from itertools import islice
 
 import numpy as np
 
-from megatron_dasd.data.packed_dataset import sample_order
+from megatron_dasd.data.order import pack_at
 from megatron_dasd.data.rows import packed_row
 from megatron_dasd.training.batches import batches, heldout_packs, training_packs
 
@@ -14,7 +14,7 @@ class Rows:
         return 5
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        return packed_row([(np.array([index + 1, 9]), np.ones(2))], 4)
+        return packed_row([{"tokens": np.array([index + 1, 9]), "loss_mask": np.ones(2)}], 4)
 
     def padding_row(self) -> dict[str, np.ndarray]:
         return packed_row([], 4)
@@ -27,7 +27,7 @@ def trained_on(first: int, rank: int, size: int, count: int) -> list[int]:
 
 
 def test_two_epochs_in_orders_of_their_own_then_padding() -> None:
-    orders = [sample_order(5, 3, epoch) + 1 for epoch in (0, 1)]
+    orders = [[pack_at(i, 5, 3, epoch) + 1 for i in range(5)] for epoch in (0, 1)]
     assert sorted(orders[0]) == sorted(orders[1]) == [1, 2, 3, 4, 5]
     assert trained_on(0, 0, 1, 12) == [*orders[0], *orders[1], 0, 0]
 
@@ -53,4 +53,6 @@ def test_batch_shapes() -> None:
     assert batch["tokens"].tolist() == [[1, 9, 0, 0]]
     assert batch["labels"].tolist() == [[9, 0, 0, 0]]
     assert batch["loss_mask"].tolist() == [[1.0, 0.0, 0.0, 0.0]]
-    assert batch["document_ids"].tolist() == [0, 0, -1, -1]
+    assert batch["cu_seqlens"].tolist() == [0, 2]
+    assert batch["cu_seqlens_padded"].tolist() == [0, 4]
+    assert batch["longest_slot"].item() == 4

@@ -1,6 +1,8 @@
 """Alignment, classes and selection: the stage select_das from its inputs to its parts.
 
 What is left out is the drawing of its report, a second however much there is to select from.
+Tokens are those whose log-probs are aligned: the teacher's and the student's, each in its own
+tokenizer's.
 """
 
 import random
@@ -46,7 +48,7 @@ def rows() -> Iterator[Row]:
     yield at_least(
         1.0,
         name="alignment, classes and selection, log-probs given",
-        unit="teacher tokens/s a core",
+        unit="tokens/s a core",
         own=rates[1:],  # the first run also imports
         peer=[TOKENS_PER_SECOND],
         peer_name="limit",
@@ -55,7 +57,7 @@ def rows() -> Iterator[Row]:
 
 
 def write_scored(folder: Path) -> int:
-    """Write scored responses of the report's lengths; returns the teacher's tokens in them."""
+    """Write scored responses of the report's lengths; returns both models' tokens in them."""
     folder.mkdir()
     lengths = np.random.default_rng(0).lognormal(0.0, 0.8, NUM_PROMPTS * NUM_CANDIDATES)
     lengths = np.clip(lengths / lengths.mean() * MEAN_TOKENS, 144, 65_536).astype(int)
@@ -63,7 +65,11 @@ def write_scored(folder: Path) -> int:
     responses = [scored(chance, number, size) for number, size in enumerate(lengths.tolist())]
     for part in range(NUM_FILES):
         write_part(folder, part, ScoredResponse, responses[part::NUM_FILES])
-    return sum(len(response.tokens.num_bytes) for response in responses)
+    return sum(
+        len(tokens.num_bytes)
+        for response in responses
+        for tokens in (response.tokens, response.student_tokens)
+    )
 
 
 def scored(chance: random.Random, number: int, num_tokens: int) -> ScoredResponse:

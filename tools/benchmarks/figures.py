@@ -53,14 +53,23 @@ def at_least(
     }
 
 
-def seconds(work: Callable[[], object], repetitions: int = REPETITIONS) -> list[float]:
-    """Wall seconds of each of some runs, after one that does not count."""
+def seconds(
+    work: Callable[[], object],
+    repetitions: int = REPETITIONS,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[float]:
+    """Seconds of each of some runs, after one that does not count.
+
+    Args:
+        clock: wall time; ``time.process_time`` for work of this process alone, which other work on
+            the machine then disturbs less.
+    """
     work()
     samples = []
     for _ in range(repetitions):
-        started = time.perf_counter()
+        started = clock()
         work()
-        samples.append(time.perf_counter() - started)
+        samples.append(clock() - started)
     return samples
 
 

@@ -1,0 +1,138 @@
+"""Packed data for human eyes: a row decoded, or what is wrong with the whole.
+
+Masked text is dim, sentences have the colours of their classes, and a line stands where a document
+begins and where padding does.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.rule import Rule
+from rich.text import Text
+from transformers import PreTrainedTokenizerBase
+
+from megatron_dasd.artifacts import model_folder, read_manifest
+from megatron_dasd.data.integrity import faults
+from megatron_dasd.data.meta import CLASS_NAMES, LOSS_MASK, SENTENCE_CLASSES, TOKENS
+from megatron_dasd.data.packed_dataset import PackedDataset
+from megatron_dasd.errors import UserError
+from megatron_dasd.text.encoding import load_tokenizer
+
+STYLES = ("default", "green", "red", "default", "magenta")
+"""Of a target by its sentence's class: none, teacher, student, shared, boosted."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Show or check; returns the exit status, 1 where something is wrong with the data."""
+    parser = argparse.ArgumentParser(description="Look into packed data.")
+    parser.add_argument("folder", type=Path, help="a preprocessing stage's folder")
+    parser.add_argument("--row", type=int, default=0, metavar="N", help="row to show (default 0)")
+    parser.add_argument(
+        "--model", type=Path, help="Hugging Face folder of the tokenizer, or its stage's folder"
+    )
+    parser.add_argument("--check", action="store_true", help="check all instead, a line a fault")
+    options = parser.parse_args(arguments)
+    console = Console(highlight=False)
+    try:
+        if options.check:
+            return _check(options.folder)
+        data = PackedDataset(options.folder)
+        tokenizer = load_tokenizer(_tokenizer_folder(options.folder, options.model))
+        for line in row_lines(data, options.folder, options.row, tokenizer):
+            console.print(line)
+    except UserError as error:
+        Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
+        return 2
+    return 0
+
+
+def row_lines(
+    data: PackedDataset, folder: Path, row: int, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[Text | Rule]:
+    """What is shown of a row.
+
+    Raises:
+        UserError: no such row.
+    """
+    if not 0 <= row < len(data):
+        raise UserError(f"{folder}: no row {row}, rows go from 0 to {len(data) - 1}")
+    documents = data.packs[row].tolist()
+    names = _names(folder, documents)
+    used = data.datasets[TOKENS].sequence_lengths[documents].sum()
+    yield Text(
+        f"row {row} of {len(data)}: {len(documents)} documents, {used:,} tokens in "
+        f"{data.meta.seq_length:,} positions"
+    )
+    if SENTENCE_CLASSES in data.datasets:
+        yield Text("sentences: ") + Text(" ").join(
+            Text(name, style) for name, style in zip(CLASS_NAMES, STYLES[1:], strict=True)
+        )
+    start = 0
+    for place, number in enumerate(documents, start=1):
+        document = data.document(number)
+        length = len(document[TOKENS])
+        slot = -(-length // data.meta.pack_align) * data.meta.pack_align
+        end = data.meta.seq_length if place == len(documents) else start + slot
+        title = f"document {number}, {names[number]}: {start} to {start + length - 1}"
+        yield Rule(Text(title), align="left")
+        yield _document_text(document, tokenizer)
+        if end > start + length:
+            yield Rule(Text(f"padding to {end - 1}", "dim"), style="dim", align="left")
+        start = end
+
+
+def _document_text(document: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Text:
+    """A document, runs of tokens of one style decoded together."""
+    classes = document.get(SENTENCE_CLASSES, [0] * len(document[TOKENS]))
+    styles = [
+        STYLES[number] if target else "dim"
+        for target, number in zip(document[LOSS_MASK], classes, strict=True)
+    ]
+    text = Text()
+    for style, run in groupby(zip(styles, document[TOKENS], strict=True), key=lambda pair: pair[0]):
+        text.append(tokenizer.decode([int(token) for _, token in run]), style)
+    return text
+
+
+def _names(folder: Path, documents: Sequence[int]) -> dict[int, str]:
+    """Names of documents by their records; their parts are counted, not read, on the way there."""
+    names = dict.fromkeys(documents, "no record")
+    first = 0
+    for part in sorted(folder.glob("part-*.parquet")):
+        count = pq.read_metadata(part).num_rows
+        here = [number for number in documents if first <= number < first + count]
+        if here:
+            column = pq.read_table(part, columns=["name"]).column("name")
+            names.update((number, column[number - first].as_py()) for number in here)
+        first += count
+    return names
+
+
+def _check(folder: Path) -> int:
+    found = False
+    for fault in faults(folder):
+        found = True
+        print(fault, flush=True)
+    if not found:
+        meta = PackedDataset(folder).meta
+        print(f"{folder}: {meta.num_documents:,} documents in {meta.num_packs:,} rows, no fault")
+    return int(found)
+
+
+def _tokenizer_folder(folder: Path, given: Path | None) -> Path:
+    """Where the tokenizer lies: as given, or in the stage that the manifest names as the model."""
+    if given:
+        return model_folder(given)
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise UserError(f"{folder}: no finished stage here; name the tokenizer with --model")
+    model = str(manifest.settings["model"])
+    for path in (folder.parent / model, Path(model)):
+        if path.is_dir():
+            return model_folder(path)
+    raise UserError(f"{folder}: its model {model} is not beside it; name it with --model")

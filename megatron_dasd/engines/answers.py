@@ -1,0 +1,267 @@
+"""Answers of OpenAI-compatible servers to texts with log-probs; what is not sound is a fault.
+
+The text is spelled from the token ids with the model's own tokenizer where there are ids, as the
+engine in this process does, so that every token's bytes are known; otherwise from the bytes or
+texts of the tokens.  Either way it must be the text that the server gives.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from megatron_dasd.engines.base import Generation
+from megatron_dasd.engines.decoding import cut_num_bytes, decode_pieces, first_stop
+from megatron_dasd.engines.faults import Fault
+from megatron_dasd.records import TokenLogprobs, Usage
+from megatron_dasd.text.harmony import without_markers
+
+Spell = Callable[[Sequence[int]], list[bytes]]
+"""The bytes of text that each token id adds."""
+
+UNKNOWN_ID = -1
+_REPLACEMENT = "\ufffd"
+_ABOVE_ZERO = 1e-3
+"""Rounding aside, no logarithm of a probability is larger."""
+
+
+class _Usage(Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class _Token(Struct):
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+
+
+class _Logprobs(Struct):
+    """Of both APIs: completions give lists, chat gives ``content``."""
+
+    tokens: list[str] | None = None
+    token_logprobs: list[float | None] | None = None
+    content: list[_Token] | None = None
+
+
+class _Message(Struct):
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+
+
+class _PromptLogprob(Struct):
+    logprob: float
+
+
+class _Choice(Struct):
+    text: str | None = None
+    message: _Message | None = None
+    finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
+    prompt_logprobs: list[dict[str, _PromptLogprob] | None] | None = None
+
+
+class _Answer(Struct):
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    prompt_token_ids: list[int] | None = None
+    prompt_logprobs: list[dict[str, _PromptLogprob] | None] | None = None
+
+
+_decoder = msgspec.json.Decoder(_Answer)
+
+
+def read_generation(raw: bytes, stop: Sequence[str] = (), spell: Spell | None = None) -> Generation:
+    """What a server wrote, from the bytes of its answer.
+
+    Args:
+        stop: the texts that end a response; the tokens that spell them are left out.
+        spell: of the model's tokenizer; None when there is none here.
+
+    Raises:
+        Fault: the answer is not whole and sound; its kind says in what.
+    """
+    answer = _decode(raw)
+    choice = answer.choices[0]
+    if choice.finish_reason not in ("stop", "length", "tool_calls"):
+        raise Fault("no finish reason", f"finish_reason is {choice.finish_reason}")
+    ids, logprobs, pieces = _tokens(choice)
+    if choice.token_ids is not None and spell is not None:
+        pieces = spell(choice.token_ids)
+    text, num_bytes = decode_pieces(_require_pieces(pieces))
+    if choice.token_ids is None or spell is None:
+        text, num_bytes = _without_end_of_turn(text, num_bytes, "".join(_said(choice)))
+    end = first_stop(text, stop)
+    if end is not None:
+        text = text[:end]
+        num_bytes = cut_num_bytes(num_bytes, len(text.encode()))
+    _require_same(text, choice)
+    kept = len(num_bytes)
+    return Generation(
+        text=text,
+        tokens=TokenLogprobs(token_ids=ids[:kept], num_bytes=num_bytes, logprobs=logprobs[:kept]),
+        finish_reason="length" if choice.finish_reason == "length" else "stop",
+        usage=_usage(answer, choice),
+    )
+
+
+def read_sampled(raw: bytes) -> tuple[list[float], tuple[list[int], list[int]] | None]:
+    """(log-probs of the generated tokens, (prompt ids, generated ids) where both are told).
+
+    Raises:
+        Fault: the answer is not sound.
+    """
+    answer = _decode(raw)
+    choice = answer.choices[0]
+    _, logprobs, _ = _tokens(choice)
+    prompt_ids = choice.prompt_token_ids or answer.prompt_token_ids
+    told = bool(prompt_ids and choice.token_ids)
+    return logprobs, (prompt_ids or [], choice.token_ids or []) if told else None
+
+
+def read_scores(raw: bytes, ids: Sequence[int], num_prompt: int) -> list[float]:
+    """Log-probs of ``ids[num_prompt:]``, from an answer about the text ``ids``.
+
+    Reads ``prompt_logprobs``, or what ``echo`` puts before the generated tokens.
+
+    Raises:
+        Fault: they are not there, or not one for every token.
+    """
+    answer = _decode(raw)
+    choice = answer.choices[0]
+    given = choice.prompt_logprobs or answer.prompt_logprobs
+    found: list[float | None] = []
+    if given is not None:
+        for token, entry in zip(ids, given, strict=False):
+            at = (entry or {}).get(str(token))
+            found.append(at.logprob if at else None)
+        if len(given) != len(ids):
+            raise Fault("log-probs of another length", f"{len(given)} for {len(ids)} tokens")
+    elif choice.logprobs and choice.logprobs.token_logprobs:
+        found = choice.logprobs.token_logprobs[: len(ids)]
+        if len(found) != len(ids):
+            raise Fault("log-probs of another length", f"{len(found)} for {len(ids)} tokens")
+    else:
+        raise Fault("no log-probs", "neither prompt_logprobs nor echoed logprobs in the answer")
+    return _sound(found[num_prompt:])
+
+
+def _usage(answer: _Answer, choice: _Choice) -> Usage | None:
+    usage = answer.usage
+    if usage is None:
+        return None
+    counted = usage.completion_tokens
+    if choice.token_ids is not None and counted != len(choice.token_ids):
+        raise Fault(
+            "log-probs of another length", f"{len(choice.token_ids)} tokens, {counted} counted"
+        )
+    return Usage(prompt_tokens=usage.prompt_tokens, completion_tokens=counted)
+
+
+def _decode(raw: bytes) -> _Answer:
+    try:
+        answer = _decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        raise Fault("malformed answer", str(error)) from None
+    except msgspec.DecodeError as error:
+        raise Fault("malformed JSON", str(error)) from None
+    except UnicodeDecodeError:
+        raise Fault("malformed JSON", "not UTF-8") from None
+    if not answer.choices:
+        raise Fault("no choices", "the answer's list of choices is empty")
+    return answer
+
+
+def _tokens(choice: _Choice) -> tuple[list[int], list[float], list[bytes] | None]:
+    """(ids, log-probs, bytes where they can be told without the tokenizer)."""
+    logprobs = choice.logprobs
+    pieces: list[bytes] | None
+    if logprobs is not None and logprobs.content is not None:
+        values: list[Any] = [token.logprob for token in logprobs.content]
+        pieces = [
+            bytes(token.bytes) if token.bytes is not None else token.token.encode()
+            for token in logprobs.content
+        ]
+    elif logprobs is not None and logprobs.token_logprobs is not None:
+        values = logprobs.token_logprobs
+        texts = logprobs.tokens
+        known = texts is not None and not any(_REPLACEMENT in text for text in texts)
+        pieces = [text.encode() for text in texts] if texts is not None and known else None
+    else:
+        raise Fault("no log-probs", "the choice has none")
+    ids = choice.token_ids if choice.token_ids is not None else [UNKNOWN_ID] * len(values)
+    if len(ids) != len(values):
+        raise Fault("log-probs of another length", f"{len(values)} for {len(ids)} tokens")
+    if pieces is not None and len(pieces) != len(values):
+        raise Fault("log-probs of another length", f"{len(values)} for {len(pieces)} tokens")
+    return ids, _sound(values), pieces
+
+
+def _sound(logprobs: list[float | None]) -> list[float]:
+    """The values, when all are logarithms of probabilities."""
+    if None in logprobs:
+        raise Fault("no log-probs", f"token {logprobs.index(None)} has none")
+    values: list[float] = logprobs  # type: ignore[assignment]
+    if values and (max(values) > _ABOVE_ZERO or not math.isfinite(sum(values))):
+        raise Fault("no log-probs", f"values from {min(values):g} to {max(values):g} are given")
+    return values
+
+
+def _require_pieces(pieces: list[bytes] | None) -> list[bytes]:
+    if pieces is None:
+        raise Fault(
+            "tokens without bytes",
+            "the answer has neither token ids nor the tokens' bytes: use a server that knows "
+            "return_token_ids, or api: chat",
+        )
+    return pieces
+
+
+def _said(choice: _Choice) -> list[str]:
+    """What the server gives as text: one, or reasoning and content apart."""
+    if choice.message is None:
+        return [choice.text or ""]
+    message = choice.message
+    parts = (message.reasoning or message.reasoning_content, message.content)
+    return [part for part in parts if part]
+
+
+def _without_end_of_turn(text: str, num_bytes: list[int], said: str) -> tuple[str, list[int]]:
+    """Take the last token out of the text where only it goes beyond what the server gives.
+
+    Without the tokenizer a token is not known to be special but by this.
+    """
+    if num_bytes and num_bytes[-1]:
+        before = text.encode()[: -num_bytes[-1]].decode(errors="ignore")
+        if said and text != said and before.endswith(said):
+            return before, [*num_bytes[:-1], 0]
+    return text, num_bytes
+
+
+def _require_same(text: str, choice: _Choice) -> None:
+    """Make sure that the tokens spell what the server gives as text.
+
+    Where it keeps reasoning and content apart, each of them is in the text.
+    """
+    ours = text.replace(_REPLACEMENT, "").strip()
+    said = [part.replace(_REPLACEMENT, "").strip() for part in _said(choice)]
+    if choice.message is None:
+        same = said[0] in (ours, without_markers(ours).strip())
+    else:
+        at = 0
+        for part in said:
+            at = ours.find(part, at)
+            if at < 0:
+                break
+            at += len(part)
+        same = at >= 0 and bool(said or not ours)
+    if not same:
+        raise Fault(
+            "log-probs of another text",
+            "the tokens do not spell the answer's text; is the tokenizer the server's?",
+        )

@@ -1,0 +1,96 @@
+"""What can go wrong with one request, under short names to count, and when to ask again.
+
+A fault is retried; a refusal is not, since the same request would be refused again; what ends the
+whole run (no such model, a key that is not accepted) is a ``UserError``.
+"""
+
+import random
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from tenacity import RetryCallState, wait_random_exponential
+
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 60.0
+_BACKOFF = wait_random_exponential(multiplier=_FIRST_PAUSE_SECONDS, max=_LONGEST_PAUSE_SECONDS)
+
+
+class Fault(Exception):
+    """An attempt that failed and may be made again."""
+
+    def __init__(
+        self,
+        kind: str,
+        detail: str = "",
+        *,
+        counts: bool = True,
+        retry_after: float | None = None,
+    ) -> None:
+        """A fault.
+
+        Args:
+            kind: short name to count under.
+            detail: what was met with.
+            counts: whether it uses up one of the request's attempts.
+            retry_after: seconds after which the server wants to be asked again.
+        """
+        super().__init__(f"{kind}: {detail}" if detail else kind)
+        self.kind = kind
+        self.detail = detail
+        self.counts = counts
+        self.retry_after = retry_after
+
+
+class Refusal(Exception):
+    """The server says that this request is not to be made."""
+
+
+@dataclass
+class Attempts:
+    """The attempts at one request: when to stop and how long to pause, for ``tenacity``."""
+
+    max_attempts: int
+    patience_seconds: float
+    counted: int = 0
+    waited_seconds: float = 0.0
+    """After faults that do not count."""
+
+    def exhausted(self, state: RetryCallState) -> bool:
+        """Whether the attempt that has just failed was the last."""
+        fault = _fault_of(state)
+        if fault.counts:
+            self.counted += 1
+            return self.counted >= self.max_attempts
+        return self.waited_seconds >= self.patience_seconds
+
+    def pause_seconds(self, state: RetryCallState) -> float:
+        """Exponential with full jitter, and never shorter than the server asks for."""
+        fault = _fault_of(state)
+        if fault.retry_after is None:
+            pause = _BACKOFF(state)
+        else:  # jitter on top: those that were told the same should not all come back at once
+            pause = fault.retry_after + random.uniform(0, _FIRST_PAUSE_SECONDS)
+        if not fault.counts:
+            self.waited_seconds += pause
+        return pause
+
+
+def _fault_of(state: RetryCallState) -> Fault:
+    assert state.outcome is not None
+    fault = state.outcome.exception()
+    assert isinstance(fault, Fault)
+    return fault
+
+
+def parse_retry_after(value: str | None) -> float | None:
+    """Seconds of a Retry-After header, given as seconds or as a date; None without a sound one."""
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None

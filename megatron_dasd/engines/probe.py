@@ -1,0 +1,95 @@
+"""Are a server's log-probs those of the untempered distribution?  Sampled against rescored ones.
+
+Sentence probabilities need ln p at temperature 1 over the whole vocabulary, whatever temperature
+and top-p the text was drawn with.  Some servers, by their settings, give those of the distribution
+that was drawn from.  The same tokens scored as a prompt, where nothing is drawn, tell.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from megatron_dasd.engines.answers import read_sampled
+from megatron_dasd.engines.base import Failure, GenerationRequest, Scored
+from megatron_dasd.engines.client import Client
+from megatron_dasd.errors import UserError
+
+_NUM_PROBES = 4
+_MAX_TOKENS = 64
+_TOLERANCE_NATS = 0.02
+_TOLERANCE_SHARE = 0.05
+_TOLERANCE_MEAN = 0.025
+"""Rounding in bfloat16 differs between drawing and scoring; see docs/sampling.md."""
+
+
+def choose_probes(requests: Sequence[GenerationRequest]) -> list[GenerationRequest]:
+    """The requests that would show it best: those furthest from temperature 1."""
+    ranked = sorted(requests, key=lambda request: -abs(request.temperature - 1.0))
+    return ranked[:_NUM_PROBES]
+
+
+def untempered(sampled: Sequence[float], rescored: Sequence[float]) -> bool:
+    """Whether two lists of log-probs of the same tokens are of one distribution, up to rounding.
+
+    Tempering shows in the size of the differences.  Truncation adds the same to every token, -ln of
+    the share that was kept, which shows in their mean long before it does in their size.
+    """
+    expected = np.asarray(rescored)
+    gaps = np.asarray(sampled) - expected
+    largest = _TOLERANCE_NATS + _TOLERANCE_SHARE * float(np.mean(np.abs(expected)))
+    return float(np.mean(np.abs(gaps))) <= largest and abs(float(np.mean(gaps))) <= _TOLERANCE_MEAN
+
+
+async def check_untempered(
+    client: Client,
+    asked: Sequence[tuple[str, dict[str, Any]]],
+    score: Callable[[Sequence[int], Sequence[int]], Awaitable[Scored | Failure]],
+    rescore_by: str,
+) -> None:
+    """Sample a little as the run will, score the same tokens, and compare.
+
+    Args:
+        asked: (path, body) of some of the run's requests.
+        score: gives the log-probs of (prompt ids, response ids).
+        rescore_by: the field that scoring uses, for the error.
+
+    Raises:
+        UserError: the log-probs are tempered or truncated, or the server gives too little to tell.
+    """
+    sampled: list[float] = []
+    rescored: list[float] = []
+    failure: Failure | None = None
+    for path, body in asked:
+        short = body | {"max_tokens": min(body["max_tokens"], _MAX_TOKENS)}
+        answer = await client.ask(path, short, read_sampled)
+        if isinstance(answer, Failure):  # of this request alone, or of all
+            failure = answer
+            continue
+        logprobs, ids = answer
+        if ids is None:
+            raise UserError(_cannot("it gives no token ids (return_token_ids)"))
+        found = await score(*ids)
+        if isinstance(found, Failure):
+            raise UserError(
+                _cannot(f"{rescore_by} was not answered well: {found.kind}: {found.detail}")
+            )
+        sampled += logprobs
+        rescored += found.logprobs
+    if failure and not sampled:
+        raise UserError(f"the first requests failed: {failure.kind}: {failure.detail}")
+    if sampled and not untempered(sampled, rescored):
+        temperature, top_p = asked[0][1]["temperature"], asked[0][1]["top_p"]
+        gap = np.mean(np.abs(np.subtract(sampled, rescored)))
+        raise UserError(
+            f"the server's log-probs at temperature {temperature:g} and top-p {top_p:g} are not "
+            f"those of the untempered distribution: {gap:.3f} nats a token apart from a rescoring "
+            "of the same text; start vLLM with --logprobs-mode raw_logprobs"
+        )
+
+
+def _cannot(why: str) -> str:
+    return (
+        f"whether the server's log-probs are untempered cannot be checked: {why}; if they are, "
+        "go on with the server's setting probe: false"
+    )

@@ -1,0 +1,74 @@
+"""Log-probs of given texts for a whole stage: a part for each input file, resumable."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_dasd.artifacts import StageFolder
+from megatron_dasd.config.base import OnMalformed
+from megatron_dasd.engines.base import Failure, ScoringRequest
+from megatron_dasd.engines.parts import BarMeter
+from megatron_dasd.engines.server_engine import ServerEngine
+from megatron_dasd.progress import progress
+from megatron_dasd.records_io import SetAside, count_records
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringJob[R]:
+    """One text to be scored and what becomes of it."""
+
+    request: ScoringRequest
+    record: Callable[[list[float], ServerEngine], R]
+    """Makes the stage's record of the log-probs of ``request.response_ids``."""
+    about: Any
+    """The dataclass that is set aside when no server answers well."""
+
+
+def score_parts[R](
+    files: Sequence[Path],
+    jobs: Callable[[Path, SetAside], Iterable[ScoringJob[R]]],
+    record_type: type[R],
+    *,
+    folder: StageFolder,
+    engine: ServerEngine,
+    on_malformed: OnMalformed,
+    what: str,
+) -> None:
+    """Score the texts of every file that has no part yet.
+
+    Every job ends as a record (counted ``scored``) or set aside under ``server: `` and the last
+    fault.
+
+    Args:
+        jobs: makes the jobs of a file, which is read when there is room for it; what is no job is
+            counted in the part's tally or set aside.
+        what: the work, for the progress bar.
+    """
+    open_parts: dict[int, tuple[list[ScoringJob[R]], SetAside]] = {}
+    missing = [index for index in range(len(files)) if not folder.has_part(index)]
+    counts = [count_records(file) for file in files]
+
+    def batches() -> Iterator[tuple[int, list[ScoringRequest]]]:
+        for index in missing:
+            aside = SetAside(on_malformed)
+            made = list(jobs(files[index], aside))
+            open_parts[index] = (made, aside)
+            yield index, [job.request for job in made]
+
+    total = sum(counts)
+    done = total - sum(counts[index] for index in missing)
+    with progress(what, total=total, unit="records", done=done) as bar:
+        meter = BarMeter(bar)
+        for index, answers in engine.score(batches(), meter):
+            made, aside = open_parts.pop(index)
+            records = []
+            for job, answer in zip(made, answers, strict=True):
+                if isinstance(answer, Failure):
+                    aside.drop(f"server: {answer.kind}", job.about, answer.detail)
+                else:
+                    records.append(job.record(answer.logprobs, engine))
+            aside.counts["scored"] = len(records)
+            aside.counts.update(meter.take_faults())
+            folder.write_part(index, record_type, records, aside.counts, aside.rows)
+            bar.advance(counts[index] - len(made))

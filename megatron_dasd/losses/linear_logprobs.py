@@ -1,0 +1,242 @@
+"""Log-probabilities of chosen tokens from hidden states, without the logits ever being whole.
+
+The output projection and the softmax are taken together, a slice of the vocabulary at a time: the
+forward pass keeps one logit sum a token, the backward pass computes each slice's logits once more
+(four matrix products in all, where keeping the logits costs three).  Every loss here is a function
+of what comes out, a few numbers a token: cross-entropy of the label's log-probability, a
+distillation divergence of those of the teacher's likeliest tokens and of the rest.
+
+With z the logits of a token, ``ln p_i = z_i - lse`` and R the tokens not asked for,
+
+    d ln p_i / d z_j    = [i = j] - p_j
+    d ln p(R) / d z_j   = [j in R] p_j / p(R) - p_j
+
+Under tensor parallelism each rank holds the weights of a range of token ids; the maximum, the sums
+and the chosen logits are reduced over the ranks.  The gradient of the hidden states is this rank's
+share; its reduction belongs to whoever handed them out (``losses.output_layer``).
+
+Shapes: T tokens, H hidden channels, V rows of this rank's weight, K chosen ids a token.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+SLICE_ELEMENTS = 2**25
+"""Logits that exist at a time: tokens x columns of a slice (128 MiB of float32)."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which token ids this rank's weight rows stand for."""
+
+    first_id: int
+    """Id of the first row."""
+    num_ids: int
+    """Rows that stand for an id; those after them pad the matrix and take no part."""
+    group: torch.distributed.ProcessGroup | None = None
+    """Ranks over which the vocabulary is divided; None: this one has all of it."""
+
+
+def linear_logprobs(
+    hidden: Tensor,
+    weight: Tensor,
+    token_ids: Tensor,
+    shard: Shard,
+    into_main_grad: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of chosen tokens and of all others together.
+
+    Args:
+        hidden: ``[T, H]``.
+        weight: ``[V, H]``, this rank's part of the output projection.
+        token_ids: ``[T, K]``, those of a row distinct; -1 stands for none and may be repeated.
+        shard: this rank's part of the vocabulary.
+        into_main_grad: add the weight's gradient to ``weight.main_grad``, as Megatron's linear
+            layers do under gradient accumulation fusion, instead of returning it.
+
+    Returns:
+        ln p of each chosen token, ``[T, K]``, and of the rest of the vocabulary, ``[T]``: natural
+        logarithms, in float32 (float64 for float64 input), -inf for an id of -1.
+    """
+    result: tuple[Tensor, Tensor] = _LinearLogprobs.apply(
+        hidden, weight, token_ids, shard, into_main_grad
+    )
+    return result
+
+
+class _LinearLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        token_ids: Tensor,
+        shard: Shard,
+        into_main_grad: bool,
+    ) -> tuple[Tensor, Tensor]:
+        highest, rest, chosen = _over_own_ids(hidden, weight, token_ids, shard)
+        highest, rest, chosen = _over_ranks(highest, rest, chosen, shard.group)
+        present = token_ids >= 0
+        of_chosen = (chosen - highest.unsqueeze(1)).exp().where(present, 0.0).sum(1)
+        lse = highest + (rest + of_chosen).log()
+        logprobs = (chosen - lse.unsqueeze(1)).where(present, float("-inf"))
+        log_rest = highest + rest.log() - lse
+        ctx.save_for_backward(hidden, weight, token_ids, lse, logprobs, log_rest)
+        ctx.shard, ctx.into_main_grad = shard, into_main_grad
+        ctx.set_materialize_grads(False)
+        return logprobs, log_rest
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad_logprobs: Tensor | None, grad_rest: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        hidden, weight, token_ids, lse, logprobs, log_rest = ctx.saved_tensors
+        grads = torch.zeros_like(logprobs) if grad_logprobs is None else grad_logprobs
+        grads = grads.where(token_ids >= 0, 0.0)
+        # gradient of logit j: p_j x common for the chosen, p_j x others for the rest
+        common = -grads.sum(1)
+        others = common
+        if grad_rest is not None:
+            common = common - grad_rest
+            others = common + (grad_rest * (-log_rest).exp()).where(grad_rest != 0, 0.0)
+        at_chosen = grads + logprobs.exp() * common.unsqueeze(1)
+        grad_hidden = torch.zeros_like(hidden, dtype=lse.dtype) if ctx.needs_input_grad[0] else None
+        sink = _WeightGradient(weight, ctx.shard, ctx.into_main_grad, ctx.needs_input_grad[1])
+        slices = _Slices(hidden, ctx.shard.num_ids)
+        for start, end in slices:
+            inside, column = _locate(token_ids, ctx.shard.first_id + start, end - start)
+            logits = slices.logits(weight[start:end]).sub_(lse.unsqueeze(1))
+            _hide(logits, inside, column).exp_().mul_(others.unsqueeze(1))
+            logits.scatter_add_(1, column, at_chosen.where(inside, 0.0))
+            grad_logits = slices.narrowed(logits)
+            if grad_hidden is not None:
+                _add_product(grad_hidden, grad_logits, weight[start:end])
+            sink.add(start, end, grad_logits, hidden)
+        if grad_hidden is not None:
+            grad_hidden = grad_hidden.to(hidden.dtype)
+        return grad_hidden, sink.result(), None, None, None
+
+
+class _Slices:
+    """The logits of one slice of the vocabulary after another, in memory that is used again.
+
+    Iterating gives the first row of each slice and the one after its last.
+    """
+
+    def __init__(self, hidden: Tensor, num_ids: int) -> None:
+        self._hidden, self._num_ids = hidden, num_ids
+        self._width = max(1, min(num_ids, SLICE_ELEMENTS // max(1, len(hidden))))
+        self._product = hidden.new_empty(len(hidden) * self._width)
+        # float32 at least, as Megatron's loss takes them; the same memory if they are that anyway
+        self._wide = self._product.to(torch.promote_types(hidden.dtype, torch.float32))
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        for start in range(0, self._num_ids, self._width):
+            yield start, min(start + self._width, self._num_ids)
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """Logits ``[T, rows]``, until this is called again."""
+        product, wide = (
+            buffer[: len(self._hidden) * len(rows)].view(len(self._hidden), len(rows))
+            for buffer in (self._product, self._wide)
+        )
+        torch.mm(self._hidden, rows.t(), out=product)
+        return wide if wide.dtype == product.dtype else wide.copy_(product)
+
+    def narrowed(self, logits: Tensor) -> Tensor:
+        """What was made of the logits, in the dtype of the hidden states."""
+        if logits.dtype == self._product.dtype:
+            return logits
+        return self._product[: logits.numel()].view_as(logits).copy_(logits)
+
+
+class _WeightGradient:
+    """Where the weight's gradient goes: a tensor of its own, or ``main_grad``."""
+
+    def __init__(self, weight: Tensor, shard: Shard, into_main_grad: bool, needed: bool) -> None:
+        self._weight, self._needed, self._fused = weight, needed, into_main_grad and needed
+        self._grad: Tensor | None = None
+        if needed and not into_main_grad:
+            self._grad = torch.empty_like(weight)
+            self._grad[shard.num_ids :].zero_()
+
+    def add(self, start: int, end: int, grad_logits: Tensor, hidden: Tensor) -> None:
+        if self._fused:
+            _add_product(self._weight.main_grad[start:end], grad_logits.t(), hidden)  # type: ignore[attr-defined]
+        elif self._grad is not None:
+            torch.mm(grad_logits.t(), hidden, out=self._grad[start:end])
+
+    def result(self) -> Tensor | None:
+        """What autograd is given for the weight."""
+        if not self._fused or not hasattr(self._weight, "grad_added_to_main_grad"):
+            return self._grad
+        # Megatron's hooks want some gradient to be there, and do not read it unless the weight is
+        # an embedding's too (zero_out_wgrad), to whose own gradient it is added.
+        self._weight.grad_added_to_main_grad = True
+        zero = getattr(self._weight, "zero_out_wgrad", False)
+        return torch.zeros_like(self._weight) if zero else torch.empty_like(self._weight)
+
+
+def _over_own_ids(
+    hidden: Tensor, weight: Tensor, token_ids: Tensor, shard: Shard
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of this rank's logits: the highest, the sum of exp(z - highest) of those not chosen, and the
+    chosen ones (0 where another rank has them)."""
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+    highest = torch.full((len(hidden),), float("-inf"), dtype=dtype, device=hidden.device)
+    rest = torch.zeros_like(highest)
+    chosen = torch.zeros(token_ids.shape, dtype=dtype, device=hidden.device)
+    slices = _Slices(hidden, shard.num_ids)
+    for start, end in slices:
+        inside, column = _locate(token_ids, shard.first_id + start, end - start)
+        logits = slices.logits(weight[start:end])
+        before, highest = highest, torch.maximum(highest, logits.amax(1))
+        chosen += logits.gather(1, column).where(inside, 0.0)
+        _hide(logits, inside, column)
+        terms = logits.sub_(highest.unsqueeze(1)).exp_()
+        rest = rest * (before - highest).exp() + terms.sum(1)
+    return highest, rest, chosen
+
+
+def _over_ranks(
+    highest: Tensor, rest: Tensor, chosen: Tensor, group: torch.distributed.ProcessGroup | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of the whole vocabulary's logits."""
+    if group is None or group.size() == 1:
+        return highest, rest, chosen
+    overall = highest.clone()
+    torch.distributed.all_reduce(overall, torch.distributed.ReduceOp.MAX, group=group)
+    sums = torch.cat([(rest * (highest - overall).exp()).unsqueeze(1), chosen], dim=1)
+    torch.distributed.all_reduce(sums, group=group)
+    return overall, sums[:, 0], sums[:, 1:]
+
+
+def _locate(token_ids: Tensor, first_id: int, width: int) -> tuple[Tensor, Tensor]:
+    """Which ids lie in a slice, and in which of its columns (column 0 for those that do not)."""
+    column = token_ids - first_id
+    inside = (column >= 0) & (column < width) & (token_ids >= 0)
+    return inside, column.where(inside, 0)
+
+
+def _hide(logits: Tensor, inside: Tensor, column: Tensor) -> Tensor:
+    """Take the chosen tokens out of a sum of exponentials, in place.
+
+    By adding -inf to them and 0 to column 0 for all others: no shape depends on the data, so that
+    a GPU need not be waited for.
+    """
+    nothing = torch.zeros(inside.shape, dtype=logits.dtype, device=logits.device)
+    return logits.scatter_add_(1, column, nothing.masked_fill_(inside, float("-inf")))
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """``total += left @ right``, the sum in the dtype of ``total``."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total.add_(left @ right)

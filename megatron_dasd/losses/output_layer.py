@@ -1,0 +1,85 @@
+"""Losses in place of Megatron's output layer: hidden states in, a few numbers a token out.
+
+``GPTModel.forward(output_processor=...)`` calls these on the last pipeline stage instead of its
+output layer, whose weights and settings they use.
+"""
+
+from typing import Any
+
+import torch
+from megatron.core.tensor_parallel.mappings import (
+    copy_to_tensor_model_parallel_region,
+    gather_from_sequence_parallel_region,
+)
+from torch import Tensor
+
+from megatron_dasd.errors import UserError
+from megatron_dasd.losses.linear_logprobs import Shard, linear_logprobs
+
+
+def token_losses(
+    *,
+    vocab_size: int,
+    hidden_states: Tensor,
+    output_layer: torch.nn.Module,
+    output_weight: Tensor | None,
+    labels: Tensor,
+    scale_logits: Any,
+    **_: Any,
+) -> Tensor:
+    """-ln p(label) of every token, ``[batch, seq]``, as Megatron's model returns it.
+
+    Args:
+        vocab_size: true size of the vocabulary; what pads it takes no part in the softmax.
+        hidden_states: ``[seq, batch, hidden]``, under sequence parallelism this rank's part of
+            ``seq``.
+        output_layer: Megatron's ``ColumnParallelLinear``.
+        output_weight: the embedding's weight where it is shared; None: the layer's own.
+        labels: ``[batch, seq]``.
+        scale_logits: Megatron's scaling of the logits; a factor, so it may come before them.
+    """
+    batch, seq = labels.shape
+    token_ids = labels.t().reshape(-1, 1)
+    logprobs, _rest = output_logprobs(
+        scale_logits(hidden_states), output_layer, output_weight, token_ids, vocab_size
+    )
+    return -logprobs.view(seq, batch).t().contiguous()
+
+
+def output_logprobs(
+    hidden_states: Tensor,
+    output_layer: Any,
+    output_weight: Tensor | None,
+    token_ids: Tensor,
+    vocab_size: int,
+) -> tuple[Tensor, Tensor]:
+    """``linear_logprobs`` of chosen tokens with the weights and under the layout of a layer.
+
+    Args:
+        hidden_states: as in :func:`token_losses`.
+        token_ids: ``[seq * batch, K]``, see ``linear_logprobs``.
+
+    Raises:
+        UserError: a setting of Megatron's output layer that is not honoured here.
+    """
+    weight = output_layer.weight if output_weight is None else output_weight
+    group = output_layer.tp_group
+    if output_layer.config.defer_embedding_wgrad_compute or output_layer.gtp_remat_size > 1:
+        raise UserError(
+            "defer-embedding-wgrad-compute and generalized tensor parallelism do not go with the "
+            "chunked loss; leave them out of the megatron flags, or set chunked_loss: false"
+        )
+    # Megatron's own mappings: backwards they sum the ranks' shares of the gradient.
+    if output_layer.sequence_parallel:
+        hidden_states = gather_from_sequence_parallel_region(hidden_states, group=group)
+    else:
+        hidden_states = copy_to_tensor_model_parallel_region(hidden_states, group=group)
+    first_id = group.rank() * len(weight)
+    shard = Shard(first_id, max(0, min(len(weight), vocab_size - first_id)), group)
+    return linear_logprobs(
+        hidden_states.flatten(0, 1),
+        weight,
+        token_ids,
+        shard,
+        into_main_grad=output_layer.gradient_accumulation_fusion,
+    )

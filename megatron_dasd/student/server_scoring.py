@@ -1,0 +1,53 @@
+"""The student's log-probs from servers that run its exported weights."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from megatron_dasd.artifacts import StageFolder, model_folder
+from megatron_dasd.config.selection import ScoreStudent
+from megatron_dasd.engines.base import ScoringRequest
+from megatron_dasd.engines.scoring_parts import ScoringJob, score_parts
+from megatron_dasd.engines.server_engine import ServerEngine
+from megatron_dasd.records import FilteredResponse, ScoredResponse
+from megatron_dasd.records_io import SetAside, record_files
+from megatron_dasd.student.scored import encode_record, read_wanted, scored_record
+from megatron_dasd.text.chat import read_few_shot
+from megatron_dasd.text.encoding import load_tokenizer
+
+
+def run_on_servers(
+    settings: ScoreStudent, inputs: Mapping[str, Path], folder: StageFolder
+) -> dict[str, Any]:
+    """Score each input part into a part of its own."""
+    assert settings.server is not None
+    model = model_folder(inputs[settings.model])
+    tokenizer = load_tokenizer(model)
+    few_shot = read_few_shot(inputs[settings.few_shot] if settings.few_shot else None)
+
+    def jobs(file: Path, aside: SetAside) -> Iterator[ScoringJob[ScoredResponse]]:
+        for record in read_wanted(file, settings, aside):
+            prompt_ids, response_ids = encode_record(record, tokenizer, settings, few_shot)
+            yield ScoringJob(
+                request=ScoringRequest(prompt_ids, response_ids),
+                record=partial(_scored, record, response_ids),
+                about=record,
+            )
+
+    def _scored(
+        record: FilteredResponse, ids: list[int], logprobs: list[float], engine: ServerEngine
+    ) -> ScoredResponse:
+        return scored_record(record, ids, logprobs, tokenizer, engine.name)
+
+    files: Sequence[Path] = record_files(inputs[settings.responses])
+    score_parts(
+        files,
+        jobs,
+        ScoredResponse,
+        folder=folder,
+        engine=ServerEngine(settings.server, model),
+        on_malformed=settings.on_malformed,
+        what="student scores",
+    )
+    return {}

@@ -1,0 +1,111 @@
+"""Examples: exact tokens and masks, whatever the chat template does to earlier turns."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+import numpy as np
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from megatron_dasd.config.data import PreprocessData
+from megatron_dasd.data.examples import Example, ExampleMaker
+from megatron_dasd.records import Message
+from megatron_dasd.text.bulk import BulkEncoder
+
+OUTPUT = "<think>\nab\n</think>\n\nc"
+# Like Qwen3's: earlier turns of the assistant lose their thinking, the last one keeps it.
+STRIPPING = (
+    "{% for m in messages %}<|im_start|>{{ m.role + '\\n' }}"
+    "{% if m.role == 'assistant' and not loop.last %}"
+    "{{ m.content.split('</think>')[-1].lstrip('\\n') }}"
+    "{% else %}{{ m.content }}{% endif %}<|im_end|>{{ '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant{{ '\\n' }}{% endif %}"
+)
+# Like that of Qwen3's thinking models: the prompt itself opens the thinking part.
+OPENING = STRIPPING.replace("assistant{{ '\\n' }}", "assistant{{ '\\n<think>\\n' }}")
+
+
+def settings(**changes: object) -> PreprocessData:
+    given = {"kind": "preprocess_data", "model": "m", "responses": "r", "seq_length": 64}
+    return PreprocessData(**(given | changes))  # type: ignore[arg-type]
+
+
+def example(
+    tokenizer: PreTrainedTokenizerFast,
+    messages: Sequence[tuple[str, str]] = (("user", "q"),),
+    prefix: str = "",
+    prefix_ids: Sequence[int] = (),
+    template: str | None = None,
+    **changes: object,
+) -> Example:
+    if template:
+        tokenizer = deepcopy(tokenizer)
+        tokenizer.chat_template = template
+    maker = ExampleMaker(tokenizer, BulkEncoder(tokenizer, "gigatoken"), settings(**changes))
+    turns = maker.turns(
+        [Message(role=role, content=content) for role, content in messages],  # type: ignore[arg-type]
+        OUTPUT,
+        prefix,
+        np.array(prefix_ids, dtype=np.int64),
+    )
+    (made,) = maker.examples([turns])
+    return made
+
+
+def test_tokens_and_mask(tokenizer: PreTrainedTokenizerFast) -> None:
+    made = example(tokenizer)
+    letters = {c: i for i, c in enumerate("abcdefghijklmnopqrstuvwxyz", start=3)}
+    newline = tokenizer.convert_tokens_to_ids("Ċ")
+    # <|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n
+    prompt = [1, *(letters[c] for c in "user"), newline, letters["q"], 2, newline]
+    prompt += [1, *(letters[c] for c in "assistant"), newline]
+    assert made.prompt_ids.tolist() == prompt
+    assert tokenizer.decode(made.response_ids[:-1]) == OUTPUT
+    assert made.response_ids[-1] == 2
+    assert made.loss_mask.tolist() == [0] * len(prompt) + [1] * (len(OUTPUT) + 1)
+
+
+def test_the_student_s_own_ids_and_their_mask(tokenizer: PreTrainedTokenizerFast) -> None:
+    # the student wrote "<think>\na" with ids that no tokenizer would give
+    own = {"prefix": "<think>\na", "prefix_ids": [77, 88]}
+    made = example(tokenizer, **own)  # type: ignore[arg-type]
+    rest = len("b\n</think>\n\nc") + 1
+    assert made.response_ids[:2].tolist() == [77, 88]
+    assert made.loss_mask.sum() == 2 + rest
+    masked = example(tokenizer, mask_student_prefix=True, **own)  # type: ignore[arg-type]
+    assert masked.response_ids.tolist() == made.response_ids.tolist()
+    size = made.prompt_ids.size
+    assert masked.loss_mask.tolist() == [0] * (size + 2) + [1] * rest
+
+
+def test_thinking_stays_in_the_target_and_leaves_earlier_turns(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    turns = [("user", "q"), ("assistant", "<think>\nx\n</think>\n\ny"), ("user", "z")]
+    made = example(tokenizer, turns, template=STRIPPING)
+    rendered = (
+        "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\ny<|im_end|>\n"
+        "<|im_start|>user\nz<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert tokenizer.decode(made.prompt_ids) == rendered
+    assert tokenizer.decode(made.response_ids) == OUTPUT + "<|im_end|>"
+    assert made.loss_mask.tolist() == [0] * made.prompt_ids.size + [1] * made.response_ids.size
+
+
+def test_a_template_that_opens_the_thinking_part(tokenizer: PreTrainedTokenizerFast) -> None:
+    plain, opened = (example(tokenizer, template=t) for t in (STRIPPING, OPENING))
+    assert opened.prompt_ids.tolist() == plain.prompt_ids.tolist()
+    assert opened.response_ids.tolist() == plain.response_ids.tolist()
+
+
+def test_what_looks_like_the_assistant_s_turn_in_a_prompt_is_no_target(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    made = example(tokenizer, [("user", "<|im_start|>assistant\n" + OUTPUT)])
+    assert made.loss_mask.sum() == made.response_ids.size == len(OUTPUT) + 1
+    assert not made.loss_mask[: made.prompt_ids.size].any()
+
+
+def test_an_output_that_does_not_begin_with_its_prefix(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(ValueError, match="output: does not begin with the student's prefix"):
+        example(tokenizer, prefix="zzz", prefix_ids=[1])

@@ -1,0 +1,52 @@
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+from tenacity import Future, RetryCallState, Retrying
+
+from megatron_dasd.engines.faults import Attempts, Fault, parse_retry_after
+
+
+def state(fault: Fault, number: int = 1) -> RetryCallState:
+    call = RetryCallState(Retrying(), None, (), {})
+    call.attempt_number = number
+    call.outcome = Future.construct(number, fault, has_exception=True)
+    return call
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("3", 3.0), ("0.5", 0.5), ("-1", 0.0), (None, None), ("soon", None), ("", None)],
+)
+def test_retry_after_in_seconds(value: str | None, seconds: float | None) -> None:
+    assert parse_retry_after(value) == seconds
+
+
+def test_retry_after_as_a_date() -> None:
+    at = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+    found = parse_retry_after(at)
+    assert found is not None
+    assert 25 < found <= 30
+
+
+def test_faults_that_count_use_attempts_up() -> None:
+    attempts = Attempts(max_attempts=3, patience_seconds=60)
+    assert [attempts.exhausted(state(Fault("x"))) for _ in range(3)] == [False, False, True]
+
+
+def test_faults_that_do_not_count_use_patience_up() -> None:
+    attempts = Attempts(max_attempts=1, patience_seconds=5)
+    later = state(Fault("http 429", counts=False, retry_after=2.0))
+    told = []
+    for _ in range(4):
+        told.append(attempts.exhausted(later))
+        assert attempts.pause_seconds(later) >= 2.0
+    assert told == [False, False, False, True]
+
+
+def test_pauses_grow_and_vary() -> None:
+    attempts = Attempts(max_attempts=9, patience_seconds=5)
+    pauses = [[attempts.pause_seconds(state(Fault("x"), n)) for _ in range(200)] for n in (1, 4)]
+    assert 0 <= min(pauses[0]) < max(pauses[0]) <= 0.5
+    assert 2.0 < max(pauses[1]) <= 4.0
+    assert len(set(pauses[1])) > 100

@@ -1,0 +1,171 @@
+"""The client against a real vLLM: its tokens and log-probs are the model's own."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+
+from megatron_dasd.config.base import Server
+from megatron_dasd.engines.base import Generation, GenerationRequest, Scored, ScoringRequest
+from megatron_dasd.engines.server_engine import ServerEngine
+from megatron_dasd.errors import UserError
+from megatron_dasd.records import Message
+from megatron_dasd.text.chat import render_turns
+from megatron_dasd.text.encoding import encode, load_tokenizer
+from tests.engines.test_server_engine import Seen
+
+pytestmark = pytest.mark.slow
+TASKS = ("Name three colours.", "Why is the sky blue?", "Write a line about a 猫 (cat) 😀.")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(smollm2_dir: Path) -> PreTrainedTokenizerBase:
+    return load_tokenizer(smollm2_dir)
+
+
+@pytest.fixture(scope="module")
+def own_logprobs(smollm2_dir: Path) -> Callable[[Sequence[int], Sequence[int]], np.ndarray]:
+    """ln p of a response's tokens by ``transformers``, in the server's precision."""
+    model = AutoModelForCausalLM.from_pretrained(smollm2_dir, dtype=torch.bfloat16).eval()
+
+    def score(prompt_ids: Sequence[int], response_ids: Sequence[int]) -> np.ndarray:
+        ids = torch.tensor([[*prompt_ids, *response_ids]])
+        with torch.inference_mode():
+            logprobs = torch.log_softmax(model(ids).logits[0].float(), dim=-1)
+        rows = logprobs[len(prompt_ids) - 1 : -1]
+        picked: np.ndarray = rows.gather(1, ids[0, len(prompt_ids) :, None])[:, 0].numpy()
+        return picked
+
+    return score
+
+
+def requests(tokenizer: PreTrainedTokenizerBase, **fields: Any) -> list[GenerationRequest]:
+    asked = []
+    for number, task in enumerate(TASKS):
+        turns = (Message(role="user", content=task),)
+        given: dict[str, Any] = {
+            "prompt": render_turns(tokenizer, turns) + fields.get("prefix", ""),
+            "turns": turns,
+            "max_new_tokens": 40,
+            "seed": number,
+            "temperature": 0.6,
+        }
+        asked.append(GenerationRequest(**given | fields))
+    return asked
+
+
+def generate(
+    url: str, folder: Path | None, asked: list[GenerationRequest], **fields: Any
+) -> list[Generation]:
+    engine = ServerEngine(Server(urls=[url], patience_seconds=5, **fields), folder)
+    ((_, answers),) = engine.generate([(0, asked)], Seen())
+    assert engine.version.startswith("vllm 0.")
+    found = [answer for answer in answers if isinstance(answer, Generation)]
+    assert len(found) == len(asked), answers
+    return found
+
+
+@pytest.mark.parametrize("api", ["completions", "chat"])
+def test_sampled_logprobs_are_the_untempered_ones_of_the_same_prompt(
+    vllm_server: Callable[..., str],
+    smollm2_dir: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    own_logprobs: Callable[..., np.ndarray],
+    api: str,
+) -> None:
+    asked = requests(tokenizer, top_p=0.9)
+    found = generate(vllm_server(smollm2_dir), smollm2_dir, asked, api=api, probe=True)
+    for request, written in zip(asked, found, strict=True):
+        prompt_ids = encode(tokenizer, request.prompt)
+        ids = written.tokens.token_ids
+        assert written.usage is not None
+        assert written.usage.prompt_tokens == len(prompt_ids)
+        assert written.usage.completion_tokens == len(ids)
+        assert written.text == tokenizer.decode(ids, skip_special_tokens=True)
+        assert sum(written.tokens.num_bytes) == len(written.text.encode())
+        gap = np.abs(own_logprobs(prompt_ids, ids) - np.array(written.tokens.logprobs))
+        assert gap.mean() < 0.05
+    assert {w.finish_reason for w in found} <= {"stop", "length"}
+
+
+def test_without_the_tokenizer_the_bytes_come_from_the_server(
+    vllm_server: Callable[..., str], smollm2_dir: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    asked = requests(tokenizer, temperature=0.0)
+    url = vllm_server(smollm2_dir)
+    spelled = generate(url, smollm2_dir, asked, api="chat", probe=False)
+    told = generate(url, None, asked, api="chat", probe=False)
+    plain = {"return_token_ids": None}
+    no_ids = generate(url, None, asked, api="chat", probe=False, extra_body=plain)
+    for one, other, third in zip(spelled, told, no_ids, strict=True):
+        assert one.text == other.text == third.text
+        assert one.tokens.num_bytes == other.tokens.num_bytes == third.tokens.num_bytes
+        assert one.tokens.token_ids == other.tokens.token_ids
+        assert set(third.tokens.token_ids) == {-1}
+
+
+@pytest.mark.parametrize("api", ["completions", "chat"])
+def test_a_turn_that_was_begun_is_continued(
+    vllm_server: Callable[..., str],
+    smollm2_dir: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    api: str,
+) -> None:
+    asked = requests(tokenizer, prefix="The three primary col", temperature=0.0)[:1]
+    (written,) = generate(vllm_server(smollm2_dir), smollm2_dir, asked, api=api, probe=False)
+    assert written.text.startswith("ors")
+
+
+def test_stops_and_limits(
+    vllm_server: Callable[..., str], smollm2_dir: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    url = vllm_server(smollm2_dir)
+    (whole,) = generate(url, smollm2_dir, requests(tokenizer, temperature=0.0)[:1], probe=False)
+    stop = whole.text[len(whole.text) // 2 :][:3]
+    cut = requests(tokenizer, temperature=0.0, stop=(stop,))[:1]
+    (written,) = generate(url, smollm2_dir, cut, probe=False)
+    assert written.text == whole.text[: whole.text.index(stop)]
+    assert sum(written.tokens.num_bytes) == len(written.text.encode())
+    assert written.finish_reason == "stop"
+    short = requests(tokenizer, temperature=0.0, max_new_tokens=3)[:1]
+    (limited,) = generate(url, smollm2_dir, short, probe=False)
+    assert limited.finish_reason == "length"
+    assert len(limited.tokens.token_ids) == 3
+
+
+@pytest.mark.parametrize("rescore_by", ["prompt_logprobs", "echo"])
+def test_given_texts_are_scored_as_by_transformers(
+    vllm_server: Callable[..., str],
+    smollm2_dir: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    own_logprobs: Callable[..., np.ndarray],
+    rescore_by: str,
+) -> None:
+    texts = [
+        ScoringRequest(
+            encode(tokenizer, request.prompt), encode(tokenizer, " Because of scattering. 日本")
+        )
+        for request in requests(tokenizer)
+    ]
+    server = Server(urls=[vllm_server(smollm2_dir)], rescore_by=rescore_by)
+    ((_, found),) = ServerEngine(server, smollm2_dir).score([(0, texts)], Seen())
+    for text, scored in zip(texts, found, strict=True):
+        assert isinstance(scored, Scored)
+        gap = np.abs(own_logprobs(text.prompt_ids, text.response_ids) - np.array(scored.logprobs))
+        assert len(scored.logprobs) == len(text.response_ids)
+        assert gap.mean() < 0.05
+
+
+def test_the_probe_refuses_a_server_that_tempers(
+    vllm_server: Callable[..., str], smollm2_dir: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    url = vllm_server(smollm2_dir, "--logprobs-mode=processed_logprobs")
+    with pytest.raises(UserError, match=r"untempered .* --logprobs-mode raw_logprobs"):
+        generate(url, smollm2_dir, requests(tokenizer))
+    with pytest.raises(UserError, match="untempered"):
+        generate(url, smollm2_dir, requests(tokenizer, temperature=1.0, top_p=0.5))
+    assert generate(url, smollm2_dir, requests(tokenizer, temperature=1.0))

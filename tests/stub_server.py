@@ -1,0 +1,202 @@
+"""An OpenAI-compatible server over real HTTP that writes letters and fails as it is told to.
+
+Its tokens are those of the ``tokenizer`` fixture: 0 to 2 are special, 2 ends a turn, ``3 + i`` is
+the i-th small letter.  What it writes follows from the request, so that tests know it.
+"""
+
+import asyncio
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from aiohttp import web
+
+Fault = Callable[[int, dict[str, Any]], str | None]
+"""Called with the number of the request (from 0) and its body; names what is to go wrong."""
+END = 2
+MODEL = "stub-model"
+
+
+def logprob_of(token: int) -> float:
+    """ln p of a token in the stub's model, whatever stands before it."""
+    return -0.125 * (token % 7) - 0.25
+
+
+def written_ids(body: dict[str, Any]) -> list[int]:
+    """What the stub writes for a request: letters by its seed, and an end of turn if it fits."""
+    seed = body.get("seed", 0)
+    letters = [3 + (seed // 7 + 5 * i) % 26 for i in range(1 + seed % 9)]
+    return [*letters, END][: body["max_tokens"]]
+
+
+def spelled(ids: list[int]) -> str:
+    """The text of the letters among the tokens."""
+    return "".join(chr(ord("a") + i - 3) for i in ids if i > END)
+
+
+@dataclass
+class StubServer:
+    """Serves on a free port of this machine, in a thread of its own; a context manager."""
+
+    fault: Fault = lambda number, body: None
+    temper: Callable[[float, float], float] = lambda logprob, temperature: logprob
+    """What sampling makes of a log-prob at a temperature."""
+    key: str | None = None
+    frozen: bool = False
+    """Takes requests, health checks too, and answers none."""
+    port: int = 0
+    bodies: list[dict[str, Any]] = field(default_factory=list)
+    """Every request for text, in order."""
+    answered: Counter[int] = field(default_factory=Counter)
+    """Good answers by seed."""
+    most_in_flight: int = 0
+    _in_flight: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def __enter__(self) -> Self:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End at once, as if killed: what is in flight is cut off."""
+        if self._loop.is_running():
+            asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(10)
+
+    async def _start(self) -> None:
+        app = web.Application()
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_get("/version", self._version)
+        app.router.add_post("/v1/completions", self._answer)
+        app.router.add_post("/v1/chat/completions", self._answer)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.01)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def _end(self) -> None:
+        await self._runner.cleanup()
+
+    async def _models(self, request: web.Request) -> web.Response:
+        if self.frozen:
+            await asyncio.sleep(60)
+        if self.key and request.headers.get("Authorization") != f"Bearer {self.key}":
+            return web.json_response({"error": "no"}, status=401)
+        return web.json_response({"data": [{"id": MODEL, "owned_by": "stub"}]})
+
+    async def _version(self, request: web.Request) -> web.Response:
+        return web.json_response({"version": "1.2.3"})
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        if self.key and request.headers.get("Authorization") != f"Bearer {self.key}":
+            said = f"Incorrect API key: {request.headers.get('Authorization')}"
+            return web.json_response({"error": said}, status=401)
+        body = await request.json()
+        number = len(self.bodies)
+        self.bodies.append(body)
+        self._in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self._in_flight)
+        try:
+            fault = self.fault(number, body)
+            if self.frozen:
+                await asyncio.sleep(60)
+            if fault is not None and (answer := await self._fail(fault, request, body)):
+                return answer
+            self.answered[body.get("seed", 0)] += 1
+            return web.json_response(self._good(body, "chat" in request.path, fault))
+        finally:
+            self._in_flight -= 1
+
+    def _good(self, body: dict[str, Any], chat: bool, fault: str | None) -> dict[str, Any]:
+        """An answer, or one with the fault in its content."""
+        ids = written_ids(body)
+        temperature = body.get("temperature", 1.0)
+        logprobs: list[Any] = [self.temper(logprob_of(i), temperature) for i in ids]
+        usage = {"prompt_tokens": len(body.get("prompt", [])), "completion_tokens": len(ids)}
+        if fault == "short log-probs":
+            logprobs = logprobs[:-1]
+        if fault == "null log-probs":
+            logprobs = [None] * len(logprobs)
+        if fault == "positive log-probs":
+            logprobs = [4.5] * len(logprobs)
+        text = "other" if fault == "other text" else spelled(ids)
+        choice: dict[str, Any] = {"index": 0, "token_ids": ids}
+        choice["finish_reason"] = "stop" if ids[-1] == END else "length"
+        if fault == "no finish reason":
+            choice["finish_reason"] = None
+        names = [spelled([i]) or "<|im_end|>" for i in ids]
+        if chat:
+            choice["message"] = {"role": "assistant", "content": text}
+            told = [
+                {"token": name, "logprob": value, "bytes": list(name.encode())}
+                for name, value in zip(names, logprobs, strict=False)
+            ]
+            choice["logprobs"] = {"content": told}
+        else:
+            choice["text"] = text
+            choice["logprobs"] = {"tokens": names, "token_logprobs": logprobs}
+        if fault == "no log-probs":
+            choice["logprobs"] = None
+        choice["prompt_token_ids"] = body.get("prompt", [3, 4])
+        if not body.get("return_token_ids"):
+            del choice["token_ids"], choice["prompt_token_ids"]
+        if "prompt_logprobs" in body:
+            choice["prompt_logprobs"] = [
+                {str(i): {"logprob": logprob_of(i)}} if at else None
+                for at, i in enumerate(body["prompt"])
+            ]
+        if body.get("echo"):
+            echoed = [logprob_of(i) if at else None for at, i in enumerate(body["prompt"])]
+            choice["logprobs"]["token_logprobs"] = echoed + logprobs
+        return {
+            "model": MODEL,
+            "choices": [] if fault == "no choices" else [choice],
+            "usage": usage,
+        }
+
+    async def _fail(
+        self, fault: str, request: web.Request, body: dict[str, Any]
+    ) -> web.StreamResponse | None:
+        """Fail in the transport; None for faults that are in the content."""
+        if fault == "reset":
+            assert request.transport is not None
+            request.transport.close()
+            return web.Response()
+        if fault == "hang":
+            await asyncio.sleep(60)
+        if fault == "slow":
+            await asyncio.sleep(0.5)
+        if fault == "malformed":
+            return web.Response(text='{"choices": [{"text": "ab', content_type="application/json")
+        if fault == "wrong type":
+            return web.json_response({"choices": "none"})
+        if fault == "truncated":
+            whole = json.dumps(self._good(body, False, None)).encode()
+            answer = web.StreamResponse(headers={"Content-Length": str(len(whole))})
+            await answer.prepare(request)
+            await answer.write(whole[: len(whole) // 2])
+            assert request.transport is not None
+            request.transport.close()
+            return answer
+        if fault.startswith("429"):
+            after = fault.removeprefix("429").strip()
+            return web.json_response(
+                {"error": "later"}, status=429, headers={"Retry-After": after} if after else {}
+            )
+        if fault.isdigit():
+            return web.json_response({"error": "as told"}, status=int(fault))
+        return None

@@ -1,0 +1,164 @@
+"""The chunked loss: peak memory and time of one forward and backward pass.
+
+Each sample is taken in a process of its own (``python -m benchmarks.losses VARIANT``), so that
+what one pass leaves behind is no part of another's peak.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.figures import REPETITIONS, Row, at_most
+
+TOKENS, HIDDEN, VOCABULARY = 8_192, 1_024, 151_936
+SHAPE = "8,192 tokens x hidden 1,024 x vocabulary 151,936, forward + backward"
+MEGATRON = "the output layer + Megatron's vocabulary-parallel loss"
+TORCH = "torch.nn.functional.linear_cross_entropy with chunking at one rank"
+MIB = 2**20
+
+
+def rows() -> Iterator[Row]:
+    """Figures of the losses room."""
+    samples: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
+    for _ in range(REPETITIONS):
+        for name, taken in samples.items():
+            taken.append(_sample(name))
+    memory = {name: [s["peak_bytes"] / MIB for s in taken] for name, taken in samples.items()}
+    seconds = {name: [s["seconds"] for s in taken] for name, taken in samples.items()}
+    yield at_most(
+        0.10,
+        name=f"linear cross-entropy, {SHAPE}: peak extra memory, the gradients left out",
+        unit="MiB",
+        own=memory["own"],
+        peer=memory["megatron"],
+        peer_name=MEGATRON,
+        bar="at most 10 %",
+    )
+    for peer, ratio, peer_name in (("megatron", 1.40, MEGATRON), ("torch", 1.0, TORCH)):
+        yield at_most(
+            ratio,
+            name=f"linear cross-entropy, {SHAPE}: time with recomputed logits",
+            unit="s",
+            own=seconds["own"],
+            peer=seconds[peer],
+            peer_name=peer_name,
+            bar="not slower" if peer == "torch" else "at most 1.40 x with recomputed logits",
+        )
+
+
+def _sample(variant: str) -> dict[str, float]:
+    environment = dict(os.environ)
+    paths = [str(Path(__file__).parents[1]), *filter(None, [environment.get("PYTHONPATH")])]
+    environment["PYTHONPATH"] = os.pathsep.join(paths)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.losses", variant],
+        env=environment,
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    sample: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return sample
+
+
+def _measure(variant: str, meeting_place: Path) -> dict[str, float]:
+    """Seconds of one pass, and its peak memory above the inputs and their gradients."""
+    import torch
+
+    torch.manual_seed(0)
+    hidden = torch.randn(TOKENS, 1, HIDDEN).requires_grad_()
+    layer = _output_layer(meeting_place)
+    labels = torch.randint(VOCABULARY, (1, TOKENS))
+    gradients = (hidden.numel() + layer.weight.numel()) * hidden.element_size()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = _peak_bytes()
+    started = time.perf_counter()
+    VARIANTS[variant](hidden, layer, labels).sum().backward()
+    seconds = time.perf_counter() - started
+    assert hidden.grad is not None
+    assert layer.weight.grad is not None
+    return {"seconds": seconds, "peak_bytes": _peak_bytes() - before - gradients}
+
+
+def _output_layer(meeting_place: Path) -> Any:
+    import torch
+
+    from megatron_dasd.device import cpu_adapter
+
+    cpu_adapter.install()
+    from megatron.core import mpu
+    from megatron.core.tensor_parallel.layers import ColumnParallelLinear
+    from megatron.core.transformer.transformer_config import TransformerConfig
+
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{meeting_place}", rank=0, world_size=1
+    )
+    mpu.initialize_model_parallel()
+    config = TransformerConfig(
+        num_layers=1, hidden_size=HIDDEN, num_attention_heads=8, use_cpu_initialization=True
+    )
+    return ColumnParallelLinear(
+        HIDDEN,
+        VOCABULARY,
+        config=config,
+        init_method=lambda weight: torch.nn.init.normal_(weight, std=0.02),
+        bias=False,
+    )
+
+
+def _own(hidden: Any, layer: Any, labels: Any) -> Any:
+    from megatron_dasd.losses.output_layer import token_losses
+
+    return token_losses(
+        vocab_size=VOCABULARY,
+        hidden_states=hidden,
+        output_layer=layer,
+        output_weight=None,
+        labels=labels,
+        scale_logits=lambda x: x,
+    )
+
+
+def _megatron(hidden: Any, layer: Any, labels: Any) -> Any:
+    from megatron.core.tensor_parallel import vocab_parallel_cross_entropy
+
+    logits, _ = layer(hidden)
+    return vocab_parallel_cross_entropy(logits, labels.t())
+
+
+def _torch(hidden: Any, layer: Any, labels: Any) -> Any:
+    import torch
+
+    return torch.nn.functional.linear_cross_entropy(
+        hidden.squeeze(1),
+        layer.weight,
+        labels.squeeze(0),
+        reduction="sum",
+        options=torch.nn.LinearCrossEntropyOptions(),
+    )
+
+
+VARIANTS: dict[str, Callable[[Any, Any, Any], Any]] = {
+    "own": _own,
+    "megatron": _megatron,
+    "torch": _torch,
+}
+
+
+def _peak_bytes() -> int:
+    """The process's highest resident memory since the peak started anew."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/self/status: names no VmHWM")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(_measure(sys.argv[1], Path(folder) / "ranks")))

