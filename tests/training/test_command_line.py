@@ -7,16 +7,18 @@ from typing import Any
 import pytest
 
 from megatron_dasd.checkpoint.artifact import TRACKER
-from megatron_dasd.data.indexed import PackedDataWriter
+from megatron_dasd.data.indexed import DataFormat, ShardWriter, write_data
 from megatron_dasd.errors import UserError
 from megatron_dasd.training.command_line import payload_of
 
 
 @pytest.fixture
 def typed(model_dir: Path, tmp_path: Path) -> list[str]:
-    writer = PackedDataWriter(tmp_path, 16, 30, eod_id=2)
-    writer.add("a", [3, 4, 5], [0, 1, 1])
-    writer.finish()
+    data_format = DataFormat(16, 4, 30, eod_id=2)
+    writer = ShardWriter(tmp_path, data_format)
+    writer.add("a", {"tokens": [3, 4, 5], "loss_mask": [0, 1, 1]})
+    writer.close()
+    write_data(tmp_path, [tmp_path], data_format)
     return ["--dasd-hf-model", str(model_dir), "--dasd-data", str(tmp_path)]
 
 
@@ -26,6 +28,7 @@ def test_the_data_gives_the_length_of_a_row_and_the_rest_is_megatrons(typed: lis
     assert payload["flags"]["micro-batch-size"] == 1
     assert payload["flags"]["eval-iters"] == 0
     assert payload["argv"] == ["--lr", "1e-4", "--bf16"]
+    assert payload["loss"] == {"normalise_by": "token", "chunked_loss": True}
     heldout = payload_of([*typed, "--dasd-heldout", typed[-1], "--eval-iters", "3"])
     assert heldout["heldout"] == typed[-1]
     assert "eval-iters" not in heldout["flags"]
