@@ -187,6 +187,7 @@ def _tokens(choice: _Choice) -> tuple[list[int], list[float], list[bytes] | None
             bytes(token.bytes) if token.bytes is not None else token.token.encode()
             for token in logprobs.content
         ]
+        pieces = share_characters(pieces)
     elif logprobs is not None and logprobs.token_logprobs is not None:
         values = logprobs.token_logprobs
         texts = logprobs.tokens
@@ -200,6 +201,26 @@ def _tokens(choice: _Choice) -> tuple[list[int], list[float], list[bytes] | None
     if pieces is not None and len(pieces) != len(values):
         raise Fault("log-probs of another length", f"{len(values)} for {len(pieces)} tokens")
     return ids, _sound(values), pieces
+
+
+def share_characters(pieces: Sequence[bytes]) -> list[bytes]:
+    """Give the tokens that begin a character a byte of it each.
+
+    vLLM tells a character that is spread over tokens as the last one's, and no bytes for those
+    before.  A token without bytes would belong to no sentence, and its log-prob would be lost.
+    """
+    shared = list(pieces)
+    empty = 0
+    for at, piece in enumerate(pieces):
+        if not piece:
+            empty += 1
+            continue
+        width = 1 if piece[0] < 0xC0 else 2 + (piece[0] >= 0xE0) + (piece[0] >= 0xF0)
+        for before in range(min(empty, width - 1)):
+            shared[at - min(empty, width - 1) + before] = piece[before : before + 1]
+        shared[at] = piece[min(empty, width - 1) :]
+        empty = 0
+    return shared
 
 
 def _sound(logprobs: list[float | None]) -> list[float]:

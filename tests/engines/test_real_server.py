@@ -103,7 +103,10 @@ def test_without_the_tokenizer_the_bytes_come_from_the_server(
     no_ids = generate(url, None, asked, api="chat", probe=False, extra_body=plain)
     for one, other, third in zip(spelled, told, no_ids, strict=True):
         assert one.text == other.text == third.text
-        assert one.tokens.num_bytes == other.tokens.num_bytes == third.tokens.num_bytes
+        # which of a character's tokens has which of its bytes is not told; that they have some is
+        some = [n > 0 for n in one.tokens.num_bytes]
+        assert some == [n > 0 for n in other.tokens.num_bytes]
+        assert some == [n > 0 for n in third.tokens.num_bytes]
         assert one.tokens.token_ids == other.tokens.token_ids
         assert set(third.tokens.token_ids) == {-1}
 
