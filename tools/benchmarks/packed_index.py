@@ -26,14 +26,15 @@ DOCUMENT_TOKENS, DOCUMENTS_OF_A_PACK = 512, 8
 VOCAB_SIZE = 151_936
 
 _OPEN = """
-import os, sys, time
+import sys, time
 from pathlib import Path
 import torch
 from megatron_dasd.data.packed_dataset import PackedDataset
 from megatron_dasd.training.batches import batches, training_packs
 
-def resident():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+def resident():  # the process's own: pages of mapped files are the kernel's to drop
+    line = Path("/proc/self/status").read_text().split("RssAnon:")[1]
+    return int(line.split()[0]) / 1000
 
 next(batches(PackedDataset(Path(sys.argv[1])), lambda _: 0, 0, 0, 1))  # what is made once
 before, started = resident(), time.perf_counter()
