@@ -25,7 +25,10 @@ from megatron_dasd.checkpoint.hf_writer import HfWriter
 from megatron_dasd.checkpoint.import_stage import import_hf
 from megatron_dasd.errors import UserError
 
-MODEL = "a full-size Qwen3-4B (real config, random weights, 8 GB in bf16)"
+MODEL = (
+    "a full-size Qwen3-4B (real config, random weights, 8 GB in bf16) on this 24 GiB machine: "
+    "import, export"
+)
 NO_BAR = "wall time printed beside that of copying the files"
 # The released config.json of Qwen3-4B.
 CONFIG = Qwen3Config(
@@ -76,7 +79,7 @@ def _rows(place: Path, tensors: Mapping[str, TensorInfo]) -> Iterator[Row]:
     importing = time.perf_counter() - started
     yield at_most(
         1.25,
-        name=f"{MODEL}: import, peak memory",
+        name=f"{MODEL}; peak memory of import",
         unit="GB",
         own=[imported["peak_memory_bytes"] / GIGABYTE],
         peer=[weights / GIGABYTE],
@@ -88,7 +91,7 @@ def _rows(place: Path, tensors: Mapping[str, TensorInfo]) -> Iterator[Row]:
     done = export_hf(open_checkpoint(checkpoint), source, exported, place / "export logs", 5.0)
     yield at_most(
         1.0,
-        name=f"{MODEL}: export, peak memory",
+        name=f"{MODEL}; peak memory of export",
         unit="GB",
         own=[done["peak_memory_bytes"] / GIGABYTE],
         peer=[4.0],
@@ -98,7 +101,7 @@ def _rows(place: Path, tensors: Mapping[str, TensorInfo]) -> Iterator[Row]:
     yield _wall_time("export", time.perf_counter() - started, copying)
     yield at_least(
         1.0,
-        name=f"{MODEL}: tensors after import and export",
+        name=f"{MODEL}; tensors that come back",
         unit="tensors",
         own=[_num_equal(source, exported)],
         peer=[len(tensors)],
@@ -110,7 +113,7 @@ def _rows(place: Path, tensors: Mapping[str, TensorInfo]) -> Iterator[Row]:
 def _wall_time(what: str, own: float, copying: float) -> Row:
     return at_most(
         float("inf"),
-        name=f"{MODEL}: {what}, wall time",
+        name=f"{MODEL}; wall time of {what}",
         unit="s",
         own=[own],
         peer=[copying],
