@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from megatron_dasd.config.base import Launch
+from megatron_dasd.data.rows import packed_row
 from megatron_dasd.models.architecture import read_architecture
 from megatron_dasd.models.program import common_flags, load_model
 
@@ -35,12 +36,8 @@ def main(payload: dict[str, Any]) -> None:
     def step(rows: Iterator[Any], chunk: torch.nn.Module) -> tuple[torch.Tensor, Any]:
         return forward(chunk, next(rows), with_loss=False), lambda output, non_loss_data: output
 
-    row = {
-        "tokens": token_ids,
-        "position_ids": np.arange(len(token_ids)),
-        "document_ids": np.zeros(len(token_ids), dtype=np.int64),
-        "labels": token_ids,
-    }
+    document = {"tokens": token_ids, "loss_mask": np.ones(len(token_ids))}
+    row = packed_row([document], len(token_ids))
     outputs = get_forward_backward_func()(
         forward_step_func=step,
         data_iterator=iter([to_batch(row)]),
