@@ -31,7 +31,7 @@ _TOLD_SETTINGS = (
     "lr",
     "min_lr",
     "lr_decay_style",
-    "dtype",
+    "precision",
     "adam_beta1",
     "adam_beta2",
     "weight_decay",

@@ -73,7 +73,7 @@ def test_what_the_user_says_is_what_the_hub_reads(tmp_path: Path, source: Path) 
         "tags": ["megatron-core", "distillation", "qwen3"],
     }
     assert "# my model\n" in read.text
-    assert "1.5 million parameters in bfloat16, Qwen3ForCausalLM, made from [Qwen/" in read.text
+    assert "1.5 million parameters in bfloat16, Qwen3ForCausalLM, made from Qwen/" in read.text
     assert "Exported from a Megatron checkpoint" in read.text
     assert "## Recipe" not in read.text
     assert "No licence is stated here" not in read.text
@@ -110,7 +110,7 @@ def test_facts_come_from_the_manifests(tmp_path: Path, source: Path) -> None:
     assert "Trained by distribution-aligned sequence distillation" in read.text
     rows = [line for line in read.text.splitlines() if line.startswith("| ")]
     assert (
-        "| stage1 | first | data | 2.0 | 2 | 64 | 3e-05 to 1e-05, cosine | bfloat16 | 1.2500 "
+        "| stage1 | first | data | 2.0 | 2 | 64 | 3e-05 to 1e-05, cosine | bf16 | 1.2500 "
         "| 1.5000 |"
     ) in rows
     assert (f"| data | preprocess_data | - | dropped: long 5, kept 1,234 | `{data[:16]}` |") in rows

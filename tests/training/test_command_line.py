@@ -28,7 +28,11 @@ def test_the_data_gives_the_length_of_a_row_and_the_rest_is_megatrons(typed: lis
     assert payload["flags"]["micro-batch-size"] == 1
     assert payload["flags"]["eval-iters"] == 0
     assert payload["argv"] == ["--lr", "1e-4", "--bf16"]
-    assert payload["loss"] == {"normalise_by": "token", "chunked_loss": True}
+    assert payload["loss"] == {
+        "normalise_by": "token",
+        "chunked_loss": True,
+        "distillation": {"divergence": "forward_kl", "beta": 0.5, "weight": 0.5},
+    }
     heldout = payload_of([*typed, "--dasd-heldout", typed[-1], "--eval-iters", "3"])
     assert heldout["heldout"] == typed[-1]
     assert "eval-iters" not in heldout["flags"]
