@@ -110,8 +110,7 @@ def test_facts_come_from_the_manifests(tmp_path: Path, source: Path) -> None:
     assert "Trained by distribution-aligned sequence distillation" in read.text
     rows = [line for line in read.text.splitlines() if line.startswith("| ")]
     assert (
-        "| stage1 | first | data | 2.0 | 2 | 64 | 3e-05 to 1e-05, cosine | bf16 | 1.2500 "
-        "| 1.5000 |"
+        "| stage1 | first | data | 2.0 | 2 | 64 | 3e-05 to 1e-05, cosine | bf16 | 1.2500 | 1.5000 |"
     ) in rows
     assert (f"| data | preprocess_data | - | dropped: long 5, kept 1,234 | `{data[:16]}` |") in rows
     assert "| stage1 | train | data | - | - |" in rows
