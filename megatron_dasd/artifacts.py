@@ -14,7 +14,6 @@ the folder anew.  The folder is only ever emptied when it carries our ``attempt.
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -22,7 +21,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,148 +30,20 @@ import pyarrow.parquet as pq
 
 from megatron_dasd import __version__
 from megatron_dasd.errors import UserError
+from megatron_dasd.manifests import (
+    ATTEMPT,
+    LOCK,
+    MANIFEST,
+    Manifest,
+    digest_of,
+    fingerprint_of,
+    hash_files,
+)
 from megatron_dasd.records_io import TALLY_KEY, to_table
 
-MANIFEST = "manifest.json"
-ATTEMPT = "attempt.json"
-MODEL = "model"
-"""Where a stage that makes a Hugging Face folder puts it inside its own."""
-LOGS = "logs"
-"""What a stage says while it runs; no part of its result, and so of no digest."""
-METRICS = "metrics.jsonl"
-"""In the logs of a training stage: a JSON line for every step and every held-out evaluation."""
-_LOCK = ".lock"
 _MANY_VALUES = re.compile(r"\b(token_ids|logprobs)\b|_probability\b")
 """Columns of 8-byte numbers that seldom repeat: a dictionary of them costs time and gains nothing,
 but their bytes compress better, and come apart faster, place by place."""
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a finished stage says of itself."""
-
-    stage: str
-    kind: str
-    settings: dict[str, Any]
-    inputs: dict[str, str]
-    """Digest of every input folder or file, by reference."""
-    fingerprint: str
-    """SHA-256 of kind, settings and input digests: the same fingerprint, the same result."""
-    version: str
-    counts: dict[str, int]
-    """Records by what became of them, e.g. ``kept`` or ``dropped: truncation``."""
-    figures: dict[str, Any]
-    seconds: float
-    """Wall time of the attempt that finished the stage."""
-    files: dict[str, dict[str, Any]]
-    """``bytes`` and ``sha256`` of every file, by path inside the folder."""
-    digest: str
-    """SHA-256 over the files: what later stages take as this stage's identity."""
-
-
-def read_manifest(folder: Path) -> Manifest | None:
-    """Return the manifest of a finished stage, or None when the stage is not finished.
-
-    Raises:
-        UserError: the manifest is damaged.
-    """
-    path = folder / MANIFEST
-    if not path.exists():
-        return None
-    try:
-        return Manifest(**json.loads(path.read_text()))
-    except (json.JSONDecodeError, TypeError) as error:
-        raise UserError(
-            f"{path}: damaged manifest ({error}); delete it to run the stage again"
-        ) from None
-
-
-def require_manifest(folder: Path) -> Manifest:
-    """Return the manifest of an input stage.
-
-    Raises:
-        UserError: the stage has not finished.
-    """
-    manifest = read_manifest(folder)
-    if manifest is None:
-        raise UserError(f"{folder}: no finished stage here (no {MANIFEST}); run that stage first")
-    return manifest
-
-
-def lineage(folder: Path) -> dict[Path, Manifest]:
-    """A finished stage and those that it rests on, by folder, each after what it reads.
-
-    Only folders that lie beside it and still hold what was read, by their digest; of a folder that
-    is no finished stage's, nothing.
-    """
-    found: dict[Path, Manifest] = {}
-
-    def visit(path: Path, manifest: Manifest) -> None:
-        for reference, digest in manifest.inputs.items():
-            other = path.parent / reference
-            beside = Path(reference).name == reference and other not in found
-            before = read_manifest(other) if beside else None
-            if before is not None and before.digest == digest:
-                visit(other, before)
-        found[path] = manifest
-
-    if (last := read_manifest(folder)) is not None:
-        visit(folder, last)
-    return found
-
-
-def check_files(folder: Path, manifest: Manifest) -> None:
-    """Make sure that the files of a finished stage are still there, by name and size.
-
-    Raises:
-        UserError: naming the first file that is not.
-    """
-    for name, facts in manifest.files.items():
-        path = folder / name
-        if not path.is_file() or path.stat().st_size != facts["bytes"]:
-            raise UserError(
-                f"{path}: is missing or has another size than when the stage finished; "
-                f"delete {folder} to run the stage again"
-            )
-
-
-def model_folder(path: Path) -> Path:
-    """The Hugging Face folder behind an input: the path itself, or ``model`` in a stage's folder.
-
-    Raises:
-        UserError: neither holds a ``config.json``.
-    """
-    for folder in (path, path / MODEL):
-        if (folder / "config.json").is_file():
-            return folder
-    raise UserError(f"{path}: no Hugging Face model here (no config.json)")
-
-
-def fingerprint_of(kind: str, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """SHA-256 (hex) of what determines a stage's result."""
-    what = {"kind": kind, "settings": settings, "inputs": inputs}
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def input_digest(path: Path) -> str:
-    """Identity of an input: a finished stage's digest, or the hash of a user's file or folder.
-
-    Raises:
-        UserError: the path does not exist, or is a stage folder whose stage has not finished.
-    """
-    if not path.exists():
-        raise UserError(f"{path}: no such file or folder")
-    if path.is_file():
-        return file_sha256(path)
-    if (path / ATTEMPT).exists():
-        return require_manifest(path).digest
-    return _digest(_hash_files(path))
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -254,7 +125,7 @@ class StageFolder:
     def __enter__(self) -> Self:
         self.path.mkdir(parents=True, exist_ok=True)
         self._refuse_foreign_files()
-        self._lock_fd = os.open(self.path / _LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+        self._lock_fd = os.open(self.path / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
         try:
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._claim()
@@ -271,7 +142,7 @@ class StageFolder:
     def _refuse_foreign_files(self) -> None:
         if (self.path / ATTEMPT).exists():
             return
-        ours = (_LOCK, f".{ATTEMPT}.tmp")
+        ours = (LOCK, f".{ATTEMPT}.tmp")
         foreign = sorted(entry.name for entry in self.path.iterdir() if entry.name not in ours)
         if foreign:
             raise UserError(
@@ -287,7 +158,7 @@ class StageFolder:
             return
         # The marker goes last: a kill in here leaves a folder that is still known as ours.
         for entry in sorted(self.path.iterdir(), key=lambda p: p.name == ATTEMPT):
-            if entry.name != _LOCK:
+            if entry.name != LOCK:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         identity = {**self._identity, "fingerprint": self.fingerprint}
         write_atomic(attempt, json.dumps(identity, indent=2).encode())
@@ -370,7 +241,7 @@ class StageFolder:
         """
         for leftover in self.path.glob(".*.tmp"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        files = _hash_files(self.path)
+        files = hash_files(self.path)
         manifest = Manifest(
             **self._identity,
             fingerprint=self.fingerprint,
@@ -379,26 +250,7 @@ class StageFolder:
             figures=dict(figures or {}),
             seconds=round(time.monotonic() - self._started, 3),
             files=files,
-            digest=_digest(files),
+            digest=digest_of(files),
         )
         self.write_json(MANIFEST, asdict(manifest))
         return manifest
-
-
-def _hash_files(folder: Path) -> dict[str, dict[str, Any]]:
-    return {
-        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
-        for path in _files(folder)
-    }
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.rglob("*")):
-        logs = path.relative_to(folder).parts[0] == LOGS
-        if path.is_file() and path.name not in (MANIFEST, ATTEMPT, _LOCK) and not logs:
-            yield path
-
-
-def _digest(files: Mapping[str, Mapping[str, Any]]) -> str:
-    lines = (f"{name} {facts['sha256']}\n" for name, facts in sorted(files.items()))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import LlamaConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from megatron_dasd.artifacts import Manifest, StageFolder, model_folder
+from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.base import Settings
 from megatron_dasd.config.sources import ImportGguf, RandomModel
+from megatron_dasd.manifests import Manifest, model_folder
 from megatron_dasd.records import Message, Prompt, Response, TokenLogprobs
 from megatron_dasd.records_io import to_table
 from megatron_dasd.sources import gguf, random_model

@@ -22,7 +22,7 @@ STAGES = {
 }
 LAYERS = [
     {"errors", "records", "config", "seeds"},
-    {"records_io", "record_batches", "artifacts", "progress", "device"},
+    {"records_io", "record_batches", "artifacts", "manifests", "progress", "device"},
     {"text", "pages", "engines", "data", "losses", "models", "checkpoint", "precision"},
     STAGES,
     {"pipeline"},
@@ -83,7 +83,8 @@ def test_imports_go_one_way(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "room", ["config", "records", "errors", "records_io", "record_batches", "artifacts"]
+    "room",
+    ["config", "records", "errors", "records_io", "record_batches", "artifacts", "manifests"],
 )
 def test_what_reads_plans_and_records_is_light(room: str) -> None:
     program = (

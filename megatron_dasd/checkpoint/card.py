@@ -14,10 +14,10 @@ from huggingface_hub import ModelCardData, metadata_load
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from megatron_dasd import __version__
-from megatron_dasd.artifacts import LOGS, METRICS, Manifest, lineage
 from megatron_dasd.checkpoint.artifact import FOLDER
 from megatron_dasd.checkpoint.hf_folder import README, HfWeights, read_config
 from megatron_dasd.config.training import ModelCard
+from megatron_dasd.manifests import LOGS, METRICS, Manifest, lineage
 
 _LICENCE_FIELDS = ("license", "license_name", "license_link")
 _TRAIN = "train"

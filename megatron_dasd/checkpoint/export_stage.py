@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from megatron_dasd.artifacts import LOGS, MODEL, StageFolder, model_folder
+from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.checkpoint.artifact import MegatronCheckpoint, open_checkpoint
 from megatron_dasd.checkpoint.card import write_card
 from megatron_dasd.checkpoint.hf_folder import GIGABYTE, copy_companions, set_dtype
 from megatron_dasd.checkpoint.process import run_rank, writing_progress
 from megatron_dasd.config.training import ExportHf
+from megatron_dasd.manifests import LOGS, MODEL, model_folder
 
 
 def run(settings: ExportHf, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:

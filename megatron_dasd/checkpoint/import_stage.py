@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from megatron_dasd.artifacts import LOGS, StageFolder, model_folder
+from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.checkpoint.artifact import FOLDER, remember_source
 from megatron_dasd.checkpoint.convert import total_bytes
 from megatron_dasd.checkpoint.hf_folder import (
@@ -14,6 +14,7 @@ from megatron_dasd.checkpoint.hf_folder import (
 )
 from megatron_dasd.checkpoint.process import run_rank, writing_progress
 from megatron_dasd.config.training import ImportHf
+from megatron_dasd.manifests import LOGS, model_folder
 
 
 def run(settings: ImportHf, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:

@@ -4,11 +4,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from megatron_dasd.artifacts import LOGS, StageFolder, model_folder
+from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.checkpoint.artifact import MegatronCheckpoint, open_checkpoint
 from megatron_dasd.checkpoint.process import run_rank
 from megatron_dasd.config.training import VerifyConversion
 from megatron_dasd.errors import UserError
+from megatron_dasd.manifests import LOGS, model_folder
 from megatron_dasd.records import FilteredResponse
 from megatron_dasd.records_io import read_records
 from megatron_dasd.text.encoding import encode, load_tokenizer

@@ -16,11 +16,11 @@ from rich.rule import Rule
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
-from megatron_dasd.artifacts import model_folder, read_manifest
 from megatron_dasd.data.integrity import faults
 from megatron_dasd.data.meta import CLASS_NAMES, LOSS_MASK, SENTENCE_CLASSES, TOKENS
 from megatron_dasd.data.packed_dataset import PackedDataset
 from megatron_dasd.errors import UserError
+from megatron_dasd.manifests import model_folder, read_manifest
 from megatron_dasd.text.encoding import load_tokenizer
 
 STYLES = ("default", "green", "red", "default", "magenta")

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
-from megatron_dasd.artifacts import file_sha256, read_manifest
 from megatron_dasd.data.meta import (
     CLASS_NAMES,
     LOSS_MASK,
@@ -25,6 +24,7 @@ from megatron_dasd.data.meta import (
 from megatron_dasd.data.packed_dataset import PackedDataset
 from megatron_dasd.data.packing import aligned
 from megatron_dasd.errors import UserError
+from megatron_dasd.manifests import file_sha256, read_manifest
 from megatron_dasd.records_io import read_records
 
 _CHUNK_VALUES = 1 << 22

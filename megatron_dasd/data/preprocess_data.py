@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from megatron_dasd.artifacts import StageFolder, model_folder, write_atomic
+from megatron_dasd.artifacts import StageFolder, write_atomic
 from megatron_dasd.config.data import PreprocessData
 from megatron_dasd.data.indexed import DataFormat, write_data
 from megatron_dasd.data.meta import (
@@ -38,6 +38,7 @@ from megatron_dasd.data.tokenizer import read_vocab_size
 from megatron_dasd.data.weights import sequence_weights
 from megatron_dasd.data.workers import run_all
 from megatron_dasd.errors import UserError
+from megatron_dasd.manifests import model_folder
 from megatron_dasd.progress import progress
 from megatron_dasd.records_io import SetAside, read_records
 from megatron_dasd.seeds import derive_seed

@@ -7,12 +7,13 @@ from itertools import batched
 from pathlib import Path
 from typing import Any
 
-from megatron_dasd.artifacts import StageFolder, model_folder
+from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.data import PreprocessText
 from megatron_dasd.data.indexed import DataFormat, ShardWriter, write_data
 from megatron_dasd.data.meta import DATA, LOSS_MASK, TOKENS, Document, read_meta
 from megatron_dasd.data.tokenizer import load_vocabulary
 from megatron_dasd.errors import UserError
+from megatron_dasd.manifests import model_folder
 from megatron_dasd.progress import progress
 from megatron_dasd.text.encoding import encode, end_of_turn_id
 

@@ -9,19 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from megatron_dasd.artifacts import (
-    LOGS,
-    METRICS,
-    Manifest,
-    StageFolder,
-    model_folder,
-    read_manifest,
-    write_atomic,
-)
+from megatron_dasd.artifacts import StageFolder, write_atomic
 from megatron_dasd.config.evaluation import Report
 from megatron_dasd.evaluation import charts
 from megatron_dasd.evaluation.heldout import heldout_figures
 from megatron_dasd.evaluation.samples import mixed_policy_example, side_by_side
+from megatron_dasd.manifests import LOGS, METRICS, Manifest, model_folder, read_manifest
 from megatron_dasd.pages.charts import class_chart, gap_chart
 from megatron_dasd.pages.render import render as render_page
 from megatron_dasd.records import ScoredResponse

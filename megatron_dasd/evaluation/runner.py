@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from megatron_dasd.artifacts import StageFolder, model_folder
+from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.evaluation import Evaluate
 from megatron_dasd.engines.base import Failure, Generation, GenerationRequest, Meter
 from megatron_dasd.engines.open import open_engine
@@ -21,6 +21,7 @@ from megatron_dasd.engines.parts import BarMeter
 from megatron_dasd.errors import UserError
 from megatron_dasd.evaluation.graders import answer_of, find_grader
 from megatron_dasd.evaluation.statistics import ratio_estimate
+from megatron_dasd.manifests import model_folder
 from megatron_dasd.progress import progress
 from megatron_dasd.records import Graded, Prompt
 from megatron_dasd.records_io import SetAside, read_records

@@ -11,11 +11,12 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from megatron_dasd.artifacts import StageFolder, model_folder
+from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.selection import FilterResponses
 from megatron_dasd.filters import rules
 from megatron_dasd.filters.contamination import Benchmarks
 from megatron_dasd.filters.report import collect, write_report
+from megatron_dasd.manifests import model_folder
 from megatron_dasd.progress import progress
 from megatron_dasd.record_batches import read_batches
 from megatron_dasd.records import FilteredResponse, Response

@@ -8,8 +8,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from megatron_dasd.artifacts import model_folder
 from megatron_dasd.errors import UserError
+from megatron_dasd.manifests import model_folder
 from megatron_dasd.models.architecture import Architecture, Flags, read_architecture
 
 _UNSET = object()

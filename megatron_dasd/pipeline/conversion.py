@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_dasd.artifacts import model_folder
 from megatron_dasd.config.training import ExportHf, ModelCard, VerifyConversion
 from megatron_dasd.errors import UserError
+from megatron_dasd.manifests import model_folder
 
 _GIGABYTE = 10**9
 

@@ -11,19 +11,18 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from megatron_dasd.artifacts import (
+from megatron_dasd.artifacts import StageFolder, write_atomic
+from megatron_dasd.config.pipeline import Pipeline
+from megatron_dasd.errors import UserError
+from megatron_dasd.manifests import (
     MANIFEST,
     Manifest,
-    StageFolder,
     check_files,
     file_sha256,
     fingerprint_of,
     input_digest,
     read_manifest,
-    write_atomic,
 )
-from megatron_dasd.config.pipeline import Pipeline
-from megatron_dasd.errors import UserError
 from megatron_dasd.pipeline.registry import stage_function
 
 EXTRAS = {"gguf": "eval", "reasoning_gym": "eval"}

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_dasd.artifacts import StageFolder, model_folder
+from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.base import ThinkingFormat
 from megatron_dasd.config.teacher import ContinueTeacher
 from megatron_dasd.engines.base import Engine, Generation, GenerationRequest
 from megatron_dasd.engines.parts import Job, generate_parts
+from megatron_dasd.manifests import model_folder
 from megatron_dasd.records import Prompt, Response, Rollout
 from megatron_dasd.records_io import SetAside, read_records
 from megatron_dasd.revision.cuts import choose_cut

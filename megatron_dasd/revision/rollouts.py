@@ -12,10 +12,11 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from megatron_dasd.artifacts import StageFolder, model_folder
+from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.teacher import RollOutStudent
 from megatron_dasd.engines.base import Engine, Generation, GenerationRequest
 from megatron_dasd.engines.parts import Job, generate_parts
+from megatron_dasd.manifests import model_folder
 from megatron_dasd.records import FilteredResponse, Prompt, Rollout
 from megatron_dasd.records_io import SetAside, read_records
 from megatron_dasd.seeds import derive_seed

@@ -15,9 +15,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
 
-from megatron_dasd.artifacts import MODEL, StageFolder
+from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.sources import ImportGguf
 from megatron_dasd.errors import UserError
+from megatron_dasd.manifests import MODEL
 
 _NAMES = {
     "token_embd": "model.embed_tokens",

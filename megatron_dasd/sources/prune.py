@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from megatron_dasd.artifacts import MODEL, StageFolder, model_folder
+from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.checkpoint.hf_folder import HfWeights
 from megatron_dasd.checkpoint.hf_writer import write_hf_folder
 from megatron_dasd.config.sources import PruneLayers
 from megatron_dasd.errors import UserError
+from megatron_dasd.manifests import MODEL, model_folder
 from megatron_dasd.sources.heads import add_zero_heads
 
 _LAYER = re.compile(r"^model\.layers\.(\d+)\.")

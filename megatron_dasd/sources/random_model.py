@@ -14,9 +14,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from megatron_dasd.artifacts import MODEL, StageFolder
+from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.sources import RandomModel
 from megatron_dasd.errors import UserError
+from megatron_dasd.manifests import MODEL
 from megatron_dasd.seeds import derive_seed
 from megatron_dasd.text.encoding import byte_alphabet, encode, end_of_turn_id
 

@@ -6,9 +6,10 @@ from itertools import batched
 from pathlib import Path
 from typing import Any
 
-from megatron_dasd.artifacts import MODEL, StageFolder
+from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.sources import ImportResponses
 from megatron_dasd.errors import UserError
+from megatron_dasd.manifests import MODEL
 from megatron_dasd.progress import progress
 from megatron_dasd.records import Response
 from megatron_dasd.records_io import SetAside, parse_line

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from megatron_dasd.artifacts import LOGS, StageFolder, model_folder
+from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.checkpoint.artifact import open_checkpoint
 from megatron_dasd.config.selection import ScoreStudent
 from megatron_dasd.device.launch import launch
+from megatron_dasd.manifests import LOGS, model_folder
 from megatron_dasd.progress import progress
 from megatron_dasd.records_io import record_files
 from megatron_dasd.student.server_scoring import run_on_servers

@@ -5,11 +5,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from megatron_dasd.artifacts import StageFolder, model_folder
+from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.selection import ScoreStudent
 from megatron_dasd.engines.base import ScoringRequest
 from megatron_dasd.engines.scoring_parts import ScoringJob, score_parts
 from megatron_dasd.engines.server_engine import ServerEngine
+from megatron_dasd.manifests import model_folder
 from megatron_dasd.records import FilteredResponse, ScoredResponse
 from megatron_dasd.records_io import SetAside, record_files
 from megatron_dasd.student.scored import encode_record, read_wanted, scored_record

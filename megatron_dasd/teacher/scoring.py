@@ -13,11 +13,12 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from megatron_dasd.artifacts import StageFolder, model_folder
+from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.teacher import ScoreTeacher
 from megatron_dasd.engines.base import ScoringRequest
 from megatron_dasd.engines.scoring_parts import ScoringJob, score_parts
 from megatron_dasd.engines.server_engine import ServerEngine
+from megatron_dasd.manifests import model_folder
 from megatron_dasd.records import Message, Response, Rollout, TokenLogprobs
 from megatron_dasd.records_io import SetAside, read_records, record_files
 from megatron_dasd.text.chat import all_turns, read_few_shot, render_turns

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from megatron_dasd.artifacts import StageFolder, model_folder, write_atomic
+from megatron_dasd.artifacts import StageFolder, write_atomic
 from megatron_dasd.config.teacher import ScoreTopk
 from megatron_dasd.data.meta import DATA, META, TOKENS
 from megatron_dasd.data.packed_dataset import PackedDataset
@@ -29,6 +29,7 @@ from megatron_dasd.data.teacher_top import (
     write_top,
 )
 from megatron_dasd.errors import UserError
+from megatron_dasd.manifests import model_folder
 from megatron_dasd.progress import progress
 from megatron_dasd.text.encoding import load_tokenizer
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from megatron_dasd.artifacts import LOGS, METRICS, StageFolder, model_folder
+from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.checkpoint import tracker
 from megatron_dasd.checkpoint.artifact import FOLDER, open_checkpoint, remember_source
 from megatron_dasd.config.training import Train
 from megatron_dasd.data.meta import DataMeta, read_meta
 from megatron_dasd.device.launch import launch
 from megatron_dasd.errors import UserError
+from megatron_dasd.manifests import LOGS, METRICS, model_folder
 from megatron_dasd.models.architecture import Flags, read_architecture
 from megatron_dasd.models.program import layout_flags
 from megatron_dasd.precision.recipes import RECIPES, precision_flags, weights_dtype, where_fp8_runs

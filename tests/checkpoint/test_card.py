@@ -6,10 +6,11 @@ import pytest
 import torch
 from huggingface_hub import ModelCard as HubCard
 
-from megatron_dasd.artifacts import LOGS, METRICS, StageFolder
+from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.checkpoint.card import write_card
 from megatron_dasd.checkpoint.hf_writer import write_hf_folder
 from megatron_dasd.config.training import ModelCard, Train
+from megatron_dasd.manifests import LOGS, METRICS
 
 CONFIG = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "dtype": "bfloat16"}
 

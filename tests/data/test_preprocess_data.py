@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from megatron_dasd.artifacts import Manifest
 from megatron_dasd.config.data import PreprocessData
 from megatron_dasd.data.integrity import faults
 from megatron_dasd.data.meta import Document
@@ -21,6 +20,7 @@ from megatron_dasd.data.preprocess_data import run
 from megatron_dasd.data.responses import plan_shards
 from megatron_dasd.data.shards import make_shard
 from megatron_dasd.errors import UserError
+from megatron_dasd.manifests import Manifest
 from megatron_dasd.records import (
     FilteredResponse,
     Prompt,

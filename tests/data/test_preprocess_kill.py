@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from megatron_dasd.artifacts import Manifest, read_manifest
+from megatron_dasd.manifests import Manifest, read_manifest
 from megatron_dasd.records import FilteredResponse, Response, Span
 from megatron_dasd.records_io import to_table
 

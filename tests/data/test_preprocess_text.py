@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from megatron_dasd.artifacts import Manifest
 from megatron_dasd.config.data import PreprocessText
 from megatron_dasd.data.meta import Document
 from megatron_dasd.data.packed_dataset import PackedDataset
 from megatron_dasd.data.preprocess_text import run
 from megatron_dasd.errors import UserError
+from megatron_dasd.manifests import Manifest
 from megatron_dasd.records_io import read_records
 
 RunStage = Callable[..., Manifest]

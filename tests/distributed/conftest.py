@@ -10,11 +10,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config, Qwen3MoeConfig
 
-from megatron_dasd.artifacts import LOGS, METRICS, StageFolder
+from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.checkpoint import import_stage
 from megatron_dasd.config.base import Settings
 from megatron_dasd.config.training import ImportHf, Train
 from megatron_dasd.data.indexed import DataFormat, ShardWriter, write_data
+from megatron_dasd.manifests import LOGS, METRICS
 from megatron_dasd.sources.random_model import byte_tokenizer
 from megatron_dasd.training import stage as train_stage
 

@@ -17,12 +17,13 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from megatron_dasd.artifacts import LOGS, StageFolder
+from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.checkpoint import export_stage, import_stage
 from megatron_dasd.checkpoint.artifact import FOLDER, open_checkpoint
 from megatron_dasd.checkpoint.hf_folder import HfWeights
 from megatron_dasd.config.training import ExportHf, ImportHf
 from megatron_dasd.device.launch import launch
+from megatron_dasd.manifests import LOGS
 
 NUM_TOKENS = 512
 LAYOUTS = {

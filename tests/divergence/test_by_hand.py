@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_dasd.artifacts import Manifest
 from megatron_dasd.config.selection import SelectDas
 from megatron_dasd.divergence.provenance import CLASSES, ModelTokens, classify, compare
 from megatron_dasd.divergence.runner import run
+from megatron_dasd.manifests import Manifest
 from megatron_dasd.records import (
     Response,
     ScoredResponse,

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from megatron_dasd.artifacts import Manifest
 from megatron_dasd.config.selection import SelectDas
 from megatron_dasd.divergence.runner import run
 from megatron_dasd.errors import UserError
+from megatron_dasd.manifests import Manifest
 from megatron_dasd.records import (
     Prompt,
     Response,

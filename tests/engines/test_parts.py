@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from megatron_dasd.artifacts import Manifest, StageFolder, model_folder
+from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.base import Engine as EngineSettings
 from megatron_dasd.engines.base import Engine, Generation, GenerationRequest
 from megatron_dasd.engines.parts import Job, generate_parts
+from megatron_dasd.manifests import Manifest, model_folder
 from megatron_dasd.records_io import SetAside, read_records
 
 

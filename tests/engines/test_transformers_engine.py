@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from megatron_dasd.artifacts import model_folder
 from megatron_dasd.config.base import Engine as EngineSettings
 from megatron_dasd.engines.base import Generation, GenerationRequest
 from megatron_dasd.engines.transformers_engine import TransformersEngine, common_prefix
 from megatron_dasd.errors import UserError
+from megatron_dasd.manifests import model_folder
 from megatron_dasd.text.encoding import encode, load_tokenizer
 
 END = 2

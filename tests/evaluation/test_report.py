@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from megatron_dasd.artifacts import LOGS, METRICS, StageFolder, require_manifest
+from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.evaluation import Report
 from megatron_dasd.evaluation import report
 from megatron_dasd.evaluation.samples import spread
+from megatron_dasd.manifests import LOGS, METRICS, require_manifest
 from megatron_dasd.records import (
     FilteredResponse,
     Graded,

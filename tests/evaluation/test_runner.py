@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from megatron_dasd.artifacts import Manifest
 from megatron_dasd.config.base import Engine
 from megatron_dasd.config.evaluation import Evaluate
 from megatron_dasd.errors import UserError
 from megatron_dasd.evaluation import runner
+from megatron_dasd.manifests import Manifest
 from megatron_dasd.records import Graded, Prompt
 from megatron_dasd.records_io import read_records
 

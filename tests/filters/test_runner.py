@@ -8,11 +8,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from megatron_dasd.artifacts import Manifest
 from megatron_dasd.config.base import ThinkingFormat
 from megatron_dasd.config.selection import FilterResponses
 from megatron_dasd.errors import UserError
 from megatron_dasd.filters.runner import run
+from megatron_dasd.manifests import Manifest
 from megatron_dasd.records import FilteredResponse, Prompt, Response, Span
 from megatron_dasd.records_io import read_records
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from megatron_dasd.artifacts import MANIFEST
+from megatron_dasd.manifests import MANIFEST
 from megatron_dasd.pipeline.cli import main
 from megatron_dasd.records import (
     FilteredResponse,

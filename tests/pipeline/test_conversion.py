@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from megatron_dasd.artifacts import MODEL
+from megatron_dasd.manifests import MODEL
 from megatron_dasd.pipeline import cli
 
 Files = dict[str, bytes]

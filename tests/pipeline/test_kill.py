@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from megatron_dasd.artifacts import MANIFEST
 from megatron_dasd.checkpoint.hf_folder import HfWeights
+from megatron_dasd.manifests import MANIFEST
 
 MICRO = Path(__file__).parents[2] / "examples" / "cpu_micro" / "pipeline.yaml"
 NUM_KILLS = 12

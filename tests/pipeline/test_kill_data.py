@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from megatron_dasd.artifacts import LOGS, MANIFEST
+from megatron_dasd.manifests import LOGS, MANIFEST
 from megatron_dasd.pipeline.cli import main
 from megatron_dasd.records import Response, ScoredResponse, Span, TokenLogprobs
 from megatron_dasd.text.thinking import NORMALISED, normalise

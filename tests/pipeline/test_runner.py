@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from megatron_dasd.artifacts import StageFolder, require_manifest
+from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.pipeline import Pipeline, load_pipeline
 from megatron_dasd.config.sources import MakePrompts
 from megatron_dasd.errors import UserError
+from megatron_dasd.manifests import require_manifest
 from megatron_dasd.pipeline import runner
 from megatron_dasd.pipeline.runner import choose_stages, run_stages
 from megatron_dasd.records import Prompt

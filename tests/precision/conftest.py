@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen3MoeConfig
 
-from megatron_dasd.artifacts import LOGS, METRICS, Manifest, StageFolder, model_folder
+from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.checkpoint import export_stage, import_stage
 from megatron_dasd.config.training import ExportHf, ImportHf, Train
 from megatron_dasd.data.indexed import DataFormat, ShardWriter, write_data
+from megatron_dasd.manifests import LOGS, METRICS, Manifest, model_folder
 from megatron_dasd.sources.random_model import byte_tokenizer
 from megatron_dasd.training import stage as train_stage
 

@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from megatron_dasd.artifacts import model_folder
 from megatron_dasd.config.base import Engine, ThinkingFormat
 from megatron_dasd.config.teacher import ContinueTeacher
 from megatron_dasd.engines.base import GenerationRequest
 from megatron_dasd.engines.transformers_engine import TransformersEngine
+from megatron_dasd.manifests import model_folder
 from megatron_dasd.records import FinishReason, Prompt, Response, Rollout
 from megatron_dasd.records_io import SetAside, read_records
 from megatron_dasd.revision import continuation

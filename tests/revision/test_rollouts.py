@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from megatron_dasd.artifacts import model_folder
 from megatron_dasd.config.base import Engine
 from megatron_dasd.config.teacher import RollOutStudent
+from megatron_dasd.manifests import model_folder
 from megatron_dasd.records import FilteredResponse, Prompt, Response, Rollout
 from megatron_dasd.records_io import read_records
 from megatron_dasd.revision import rollouts

@@ -8,12 +8,12 @@ import torch
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from megatron_dasd.artifacts import model_folder
 from megatron_dasd.config.base import Engine
 from megatron_dasd.config.sources import ImportGguf
 from megatron_dasd.engines.base import GenerationRequest
 from megatron_dasd.engines.transformers_engine import TransformersEngine
 from megatron_dasd.errors import UserError
+from megatron_dasd.manifests import model_folder
 from megatron_dasd.records import Message
 from megatron_dasd.sources import gguf as stage
 from megatron_dasd.text.chat import render_prompt

@@ -5,9 +5,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from megatron_dasd.artifacts import MODEL, model_folder
 from megatron_dasd.config.sources import PruneLayers, RandomModel
 from megatron_dasd.errors import UserError
+from megatron_dasd.manifests import MODEL, model_folder
 from megatron_dasd.sources import prune, random_model
 from megatron_dasd.sources.prune import kept_layers, renamed, smaller_config
 from tests.conftest import RunStage

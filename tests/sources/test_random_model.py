@@ -4,12 +4,12 @@ import pytest
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from megatron_dasd.artifacts import MODEL, model_folder
 from megatron_dasd.config.base import Engine
 from megatron_dasd.config.sources import RandomModel
 from megatron_dasd.engines.base import GenerationRequest
 from megatron_dasd.engines.transformers_engine import TransformersEngine
 from megatron_dasd.errors import UserError
+from megatron_dasd.manifests import MODEL, model_folder
 from megatron_dasd.sources import random_model
 from megatron_dasd.sources.random_model import byte_tokenizer
 from megatron_dasd.text.encoding import encode, load_tokenizer, token_bytes

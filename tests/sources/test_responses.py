@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from megatron_dasd.artifacts import Manifest
 from megatron_dasd.config.sources import ImportResponses
 from megatron_dasd.errors import UserError
+from megatron_dasd.manifests import Manifest
 from megatron_dasd.records import Response
 from megatron_dasd.records_io import read_records
 from megatron_dasd.sources import joined, responses

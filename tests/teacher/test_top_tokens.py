@@ -11,10 +11,11 @@ import torch
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 from transformers import AutoModelForCausalLM
 
-from megatron_dasd.artifacts import Manifest, StageFolder
+from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.teacher import ScoreTopk
 from megatron_dasd.data.indexed import DataFormat, ShardWriter, write_data
 from megatron_dasd.errors import UserError
+from megatron_dasd.manifests import Manifest
 from megatron_dasd.teacher import top_tokens
 
 RunStage = Callable[..., Manifest]

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.figures import Row, at_least
-from megatron_dasd.artifacts import StageFolder, model_folder
+from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.base import Engine, Server, Settings
 from megatron_dasd.config.sources import ImportGguf
 from megatron_dasd.config.teacher import SampleTeacher
+from megatron_dasd.manifests import model_folder
 from megatron_dasd.records import Message, Prompt
 from megatron_dasd.records_io import read_records
 from megatron_dasd.sources import gguf
