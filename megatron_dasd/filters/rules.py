@@ -14,6 +14,7 @@ from megatron_dasd.config.selection import FilterResponses
 from megatron_dasd.filters import repetition
 from megatron_dasd.filters.contamination import Benchmarks
 from megatron_dasd.records import Response
+from megatron_dasd.text.harmony import has_tool_call, parse_harmony
 from megatron_dasd.text.thinking import (
     NORMALISED,
     Normalised,
@@ -97,8 +98,15 @@ def truncation(case: Case) -> str | None:
 
 
 def tool_call(case: Case) -> str | None:
-    """The response calls a tool or a function, in any of the common forms."""
-    return find_tool_call(case.response.text) or find_tool_call(case.response.student_prefix)
+    """The response calls a tool or a function, in any of the common forms.
+
+    In the harmony format a message's recipient tells, and words about a call are none.
+    """
+    if case.settings.thinking.format == "harmony" and parse_harmony(case.response.text):
+        found = "a message to a tool" if has_tool_call(case.response.text) else None
+    else:
+        found = find_tool_call(case.response.text)
+    return found or find_tool_call(case.response.student_prefix)
 
 
 def find_tool_call(text: str) -> str | None:

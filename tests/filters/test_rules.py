@@ -80,6 +80,26 @@ def test_one_reason_from_the_form(
     assert first_reason(make_case(make_response(text, **fields), settings())) == reason
 
 
+@pytest.mark.parametrize(
+    ("thinking", "then", "reason"),
+    [
+        ("Sum: 2.", "<|channel|>final<|message|>It is 2.", None),
+        ("Shall I call to=python? No.", "<|channel|>final<|message|>It is 2.", None),
+        (
+            "Ask.",
+            "<|channel|>commentary to=functions.add <|constrain|>json<|message|>{}<|call|>",
+            ("tool_call", "a message to a tool"),
+        ),
+    ],
+)
+def test_in_the_harmony_format_the_recipient_tells_a_tool_call(
+    make_response: MakeResponse, thinking: str, then: str, reason: tuple[str, str] | None
+) -> None:
+    text = f"<|channel|>analysis<|message|>{thinking}<|end|><|start|>assistant{then}"
+    harmony = settings(thinking=ThinkingFormat(format="harmony"))
+    assert first_reason(make_case(make_response(text), harmony)) == reason
+
+
 def test_a_continuation_is_judged_with_its_prefix(make_response: MakeResponse) -> None:
     response = make_response(
         " two. Answer: 4", student_prefix="<think>\nTwo plus", student_prefix_ids=[7, 8]
