@@ -8,6 +8,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from megatron_dasd.pages.charts import COLOURS, INK, STYLE, svg
 
@@ -72,5 +73,6 @@ def sentence_chart(sentences: Sequence[Mapping[str, Any]]) -> Markup:
     figure.legend(handles=keys, loc="outside upper right", ncols=len(keys), fontsize=8)
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel("sentence")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("probability")
     return svg(figure)
