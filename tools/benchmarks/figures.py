@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NotRequired, TypedDict, Unpack
 
 Row = dict[str, Any]
 """``{name, unit, own, peer, peer_name, value, bar, holds}``."""
@@ -11,46 +11,26 @@ Row = dict[str, Any]
 REPETITIONS = 3
 
 
-def at_most(
-    ratio: float,
-    *,
-    name: str,
-    unit: str,
-    own: Sequence[float],
-    peer: Sequence[float],
-    peer_name: str,
-    bar: str | None = None,
-) -> Row:
-    """A figure that is good when small: ``median(own) / median(peer)`` may be at most ``ratio``.
+class Figure(TypedDict):
+    """What is measured."""
 
-    Args:
-        bar: how the bar is written; "at most ``ratio`` x" by default.
-    """
-    value = statistics.median(own) / statistics.median(peer)
-    return _row(name, unit, own, peer, peer_name, value, bar or f"at most {ratio:g} x") | {
-        "holds": value <= ratio
-    }
+    name: str
+    unit: str
+    own: Sequence[float]
+    peer: Sequence[float]
+    peer_name: str
+    bar: NotRequired[str]
+    """How the bar is written; "at most ``ratio`` x" or "at least ``ratio`` x" by default."""
 
 
-def at_least(
-    ratio: float,
-    *,
-    name: str,
-    unit: str,
-    own: Sequence[float],
-    peer: Sequence[float],
-    peer_name: str,
-    bar: str | None = None,
-) -> Row:
-    """A figure that is good when large: ``median(own) / median(peer)`` must reach ``ratio``.
+def at_most(ratio: float, **figure: Unpack[Figure]) -> Row:
+    """A figure that is good when small: ``median(own) / median(peer)`` may be at most ``ratio``."""
+    return _row(f"at most {ratio:g} x", lambda value: value <= ratio, figure)
 
-    Args:
-        bar: how the bar is written; "at least ``ratio`` x" by default.
-    """
-    value = statistics.median(own) / statistics.median(peer)
-    return _row(name, unit, own, peer, peer_name, value, bar or f"at least {ratio:g} x") | {
-        "holds": value >= ratio
-    }
+
+def at_least(ratio: float, **figure: Unpack[Figure]) -> Row:
+    """A figure that is good when large: ``median(own) / median(peer)`` must reach ``ratio``."""
+    return _row(f"at least {ratio:g} x", lambda value: value >= ratio, figure)
 
 
 def seconds(
@@ -73,21 +53,15 @@ def seconds(
     return samples
 
 
-def _row(
-    name: str,
-    unit: str,
-    own: Sequence[float],
-    peer: Sequence[float],
-    peer_name: str,
-    value: float,
-    bar: str,
-) -> Row:
+def _row(bar: str, holds: Callable[[float], bool], figure: Figure) -> Row:
+    value = statistics.median(figure["own"]) / statistics.median(figure["peer"])
     return {
-        "name": name,
-        "unit": unit,
-        "own": list(own),
-        "peer": list(peer),
-        "peer_name": peer_name,
+        "name": figure["name"],
+        "unit": figure["unit"],
+        "own": list(figure["own"]),
+        "peer": list(figure["peer"]),
+        "peer_name": figure["peer_name"],
         "value": value,
-        "bar": bar,
+        "bar": figure.get("bar", bar),
+        "holds": holds(value),
     }
