@@ -64,21 +64,24 @@ def _data_iterators(
 
     from megatron_dasd.data.packed_dataset import PackedDataset
     from megatron_dasd.data.teacher_top import DistillationDataset
-    from megatron_dasd.training.batches import batches, heldout_packs, training_packs
+    from megatron_dasd.training.batches import Member, batches, heldout_packs, training_packs
 
     args = get_args()
-    rank, size = mpu.get_data_parallel_rank(), mpu.get_data_parallel_world_size()
+    places = (
+        Member(mpu.get_data_parallel_rank(), mpu.get_data_parallel_world_size()),
+        Member(mpu.get_context_parallel_rank(), mpu.get_context_parallel_world_size()),
+    )
     path, top = Path(payload["data"]), payload["teacher_topk"]
     train = DistillationDataset(path, Path(top)) if top else PackedDataset(path)
     loader = payload["loader"]
     num_samples = payload["num_samples"] or args.train_iters * args.global_batch_size
     train_packs = training_packs(len(train), num_samples, args.seed)
-    train_rows = batches(train, train_packs, args.consumed_train_samples, rank, size, loader)
+    train_rows = batches(train, train_packs, args.consumed_train_samples, *places, loader)
     if not payload["heldout"]:
         return train_rows, None, None
     heldout = PackedDataset(Path(payload["heldout"]))
     packs = heldout_packs(len(heldout), args.global_batch_size)
-    return train_rows, batches(heldout, packs, 0, rank, size, loader), None
+    return train_rows, batches(heldout, packs, 0, *places, loader), None
 
 
 if __name__ == "__main__":

@@ -137,6 +137,7 @@ def _optimizer_flags(settings: Train, iterations: int) -> Flags:
         "adam-beta2": settings.adam_beta2,
         "adam-eps": settings.adam_eps,
         "clip-grad": settings.clip_grad,
+        "use-distributed-optimizer": settings.launch.distributed_optimizer,
         "moe-aux-loss-coeff": settings.moe_aux_loss_coeff,
         "log-interval": 1,
         **ROWS_FLAGS,

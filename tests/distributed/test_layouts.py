@@ -18,6 +18,8 @@ LAYOUTS = {
     "pp2": {"num_ranks": 2, "pipeline_parallel": 2},
     "dp2": {"num_ranks": 2},
     "tp2 pp2": {"num_ranks": 4, "tensor_parallel": 2, "pipeline_parallel": 2},
+    "cp2": {"num_ranks": 2, "context_parallel": 2},
+    "tp2 cp2": {"num_ranks": 4, "tensor_parallel": 2, "context_parallel": 2},
 }
 EXPERT_LAYOUTS = {
     "ep2": {"num_ranks": 2, "expert_parallel": 2},
