@@ -43,7 +43,8 @@ def own_positions(cu_seqlens_padded: npt.NDArray[Any], rank: int, size: int) -> 
     positions = np.arange(cu_seqlens_padded[-1])
     starts, slots = (np.repeat(x, lengths) for x in (cu_seqlens_padded[:-1], lengths))
     chunks = (positions - starts) * (2 * size) // slots
-    return positions[(chunks == rank) | (chunks == 2 * size - 1 - rank)]
+    own: npt.NDArray[Any] = positions[(chunks == rank) | (chunks == 2 * size - 1 - rank)]
+    return own
 
 
 def row_order(cu_seqlens_padded: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:

