@@ -11,6 +11,7 @@ from megatron_dasd.checkpoint.artifact import TRACKER, open_checkpoint
 from megatron_dasd.device.launch import run_program
 from megatron_dasd.models.architecture import Flags
 from megatron_dasd.models.program import parse_argv, to_argv
+from megatron_dasd.training.slots import require_slots
 
 ROWS_FLAGS: Flags = {"calculate-per-token-loss": True, "dataloader-type": "external"}
 """What packed rows ask of Megatron: losses summed over tokens, batches that it does not split."""
@@ -20,6 +21,8 @@ def main(payload: dict[str, Any]) -> None:
     """Hand Megatron's ``pretrain()`` our data, model and step."""
     start = time.time()
     args = parse_argv([*to_argv(payload["flags"]), *payload.get("argv", [])])
+    for data in filter(None, (payload["data"], payload["heldout"])):
+        require_slots(Path(data), args)
     _look_through_checkpoints(args)
     # after start-up: these modules take their device from the adapter
     from megatron.core.enums import ModelType

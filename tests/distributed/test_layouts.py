@@ -185,3 +185,17 @@ def test_the_program_by_hand_equals_the_stage(
     wrong = subprocess.run([*command, "--num-layers", "3"], env=environment, capture_output=True)
     assert wrong.returncode != 0
     assert b"error: --num-layers 3 contradicts the model's 4" in wrong.stderr
+
+
+def test_documents_that_a_layout_cannot_divide_are_an_error(workshop: Any) -> None:
+    """They are padded to multiples of 4."""
+    launch = {"num_ranks": 4, "context_parallel": 4}
+    with pytest.raises(UserError, match=r"of 4 \(pack_align\), this layout wants 8 \(8 for 2 x co"):
+        workshop.train("not divided", launch=launch)
+
+
+@pytest.mark.parametrize("layout", ["cp2", "tp2 cp2"])
+def test_sequences_divided_over_ranks_count_once(layout: str, workshop: Any) -> None:
+    one = workshop.train(f"by sequence, {layout} alone", normalise_by="sequence", epochs=1)
+    changes = {"launch": LAYOUTS[layout], "normalise_by": "sequence", "epochs": 1}
+    assert_same(workshop.train(f"by sequence {layout}", **changes), one)

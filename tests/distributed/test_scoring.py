@@ -1,14 +1,20 @@
 """Student log-probs against transformers, under several layouts."""
 
+import random
+import time
+from contextlib import suppress
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from megatron_dasd.config.selection import ScoreStudent
+from megatron_dasd.errors import UserError
 from megatron_dasd.records import FilteredResponse, Message, Prompt, ScoredResponse, TokenLogprobs
 from megatron_dasd.records_io import read_records, to_table
 from megatron_dasd.student import scoring
@@ -123,3 +129,54 @@ def test_one_split_alone(workshop: Any, filtered: Path) -> None:
     folder = score(workshop, filtered, "scored heldout", split="heldout")
     assert [r.prompt.prompt_id for r in read_records(folder.path, ScoredResponse)] == ["p2", "p2"]
     assert folder.tally() == {"scored": 2, "other split": 4}
+
+
+NUM_KILLS, NUM_PARTS = 20, 40
+
+
+def kill_a_rank(moment: float, chance: random.Random, over: Event) -> None:
+    """Kill one of the ranks so many seconds after they have started, unless all is over by then."""
+    while not running_ranks():
+        if over.wait(0.01):
+            return
+    over.wait(moment)
+    ranks = running_ranks()
+    if ranks:
+        with suppress(psutil.NoSuchProcess):
+            chance.choice(ranks).kill()
+
+
+def running_ranks() -> list[psutil.Process]:
+    """Those that the fork server has started, which is a child of this process."""
+    return [rank for server in psutil.Process().children() for rank in server.children()]
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_the_files_are_the_same(workshop: Any) -> None:
+    source: Path = workshop.place / "to be scored"
+    source.mkdir()
+    for part in range(NUM_PARTS):
+        records = [record(3 * part + i, text) for i, text in enumerate(OUTPUTS)]
+        pq.write_table(to_table(FilteredResponse, records, {}), source / f"part-{part:05d}.parquet")
+    launch = {"num_ranks": 2}
+    started = time.monotonic()
+    expected = parts_of(score(workshop, source, "never killed", launch=launch).path)
+    seconds = time.monotonic() - started
+    assert len(expected) == NUM_PARTS
+    chance, attempts, rounds = random.Random(7), 0, 0
+    while attempts - rounds < NUM_KILLS:
+        attempts += 1
+        moment, over = chance.uniform(0, 0.9) * seconds, Event()
+        killer = Thread(target=kill_a_rank, args=(moment, chance, over))
+        killer.start()
+        with suppress(UserError):
+            folder = score(workshop, source, f"killed {rounds}", launch=launch).path
+            assert parts_of(folder) == expected  # it finished first: once more
+            rounds += 1
+        over.set()
+        killer.join()
+    assert parts_of(score(workshop, source, f"killed {rounds}", launch=launch).path) == expected
+
+
+def parts_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("part-*"))}
