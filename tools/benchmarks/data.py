@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -154,11 +155,14 @@ def _stage_seconds(place: Path, responses: str, number: int) -> tuple[float, int
     )
     inputs = {"model": place / "model", responses: place / responses}
     path = place / f"stage {responses} {number}"
+    os.sync()  # what was written before is not to be written out at this run's expense
     started = time.perf_counter()
     with StageFolder(path, "data", settings.kind, settings.identity(), {}) as folder:
         figures = preprocess_data.run(settings, inputs, folder)
         folder.finish(figures=figures)
-    return time.perf_counter() - started, int(figures["num_tokens"])
+    taken = time.perf_counter() - started
+    shutil.rmtree(path)
+    return taken, int(figures["num_tokens"])
 
 
 def _plain_tokens_per_second(model: Path, texts: list[str]) -> float:
