@@ -11,7 +11,8 @@ from megatron_dasd.text.chat import render_prompt
 from megatron_dasd.text.encoding import end_of_turn_id, most_words_in_a_token, split_example
 
 _CHECK_EVERY = 64
-"""Of so many responses the ids of one are compared with the exact tokenizer's."""
+_CHECK_CHARACTERS = 100_000
+"""Of so many responses so much of one is tokenised exactly too, to compare the ids."""
 
 
 class Lengths:
@@ -42,7 +43,7 @@ class Lengths:
         prompt = render_prompt(self._tokenizer, response.prompt.messages, self._system_prompt)
         asked, rest = split_example(prompt, output, response.student_prefix)
         if next(self._numbers) % _CHECK_EVERY == 0:
-            self._check(asked, rest)
+            self._check(asked[:_CHECK_CHARACTERS], rest[:_CHECK_CHARACTERS])
         (prompt_ids,) = self._encoder.encode([asked], parse_special=True)
         (rest_ids,) = self._encoder.encode([rest], parse_special=False)
         return len(prompt_ids) + len(response.student_prefix_ids) + len(rest_ids) + 1

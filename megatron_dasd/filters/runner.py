@@ -91,13 +91,10 @@ def judge(
     Returns:
         What to keep of it; or (name of the rule that drops it, what it found).
     """
-    case = rules.make_case(response, settings, benchmarks, lengths.words_per_token)
+    case = rules.make_case(response, settings, benchmarks, lengths)
     reason = rules.first_reason(case)
     if reason or case.normalised is None:
         return reason or ("structure", "")
-    length = lengths.of(response, case.normalised.output)
-    if length > settings.max_length:
-        return rules.LENGTH, f"{length} tokens, at most {settings.max_length} allowed"
     return FilteredResponse(
         **{field.name: getattr(response, field.name) for field in fields(Response)},
         output=case.normalised.output,

@@ -19,7 +19,8 @@ from megatron_dasd.text.thinking import NORMALISED
 
 LIMIT_SECONDS = 0.050
 NUM_TOKENS = 65_536
-CHARACTERS_PER_TOKEN = 4
+CHARACTERS_PER_TOKEN = 2.7
+"""Of these chains, in the Qwen3 tokenizer's tokens."""
 MEGABYTE = 1_000_000
 
 
@@ -29,8 +30,9 @@ def rows() -> Iterator[Row]:
         model = corpus.model_folder(corpus.qwen3(corpus.CACHE), Path(place) / "model")
         lengths = Lengths(load_tokenizer(model), "You are a helpful assistant.")
     chance = random.Random(0)
-    long = chain_of_thought(chance, CHARACTERS_PER_TOKEN * NUM_TOKENS)
-    yield _row("all rules over a response of 64K tokens", long, lengths)
+    long = chain_of_thought(chance, int(CHARACTERS_PER_TOKEN * NUM_TOKENS))
+    # all rules: at the bound of a context of 64K tokens the length would end some runs early
+    yield _row("all rules over a response of 64K tokens", long, lengths, 2 * NUM_TOKENS)
     hostile: dict[str, Callable[[], str]] = {
         "a megabyte of one character": lambda: "a" * MEGABYTE,
         "a megabyte of nested brackets": lambda: "\\[(" * (MEGABYTE // 3),
@@ -42,10 +44,10 @@ def rows() -> Iterator[Row]:
         yield _row(f"all rules over {name}", text(), lengths)
 
 
-def _row(name: str, thinking: str, lengths: Lengths) -> Row:
+def _row(name: str, thinking: str, lengths: Lengths, max_length: int = NUM_TOKENS) -> Row:
     text = NORMALISED.open + thinking + NORMALISED.close + "42"
     settings = FilterResponses(
-        kind="filter_responses", responses=["r"], student="s", max_length=NUM_TOKENS
+        kind="filter_responses", responses=["r"], student="s", max_length=max_length
     )
     response = Response(
         prompt=Prompt(prompt_id="p", messages=[Message(role="user", content="q")]),
@@ -57,6 +59,7 @@ def _row(name: str, thinking: str, lengths: Lengths) -> Row:
         tokens=TokenLogprobs(token_ids=[0], num_bytes=[len(text.encode())], logprobs=[0.0]),
         finish_reason="stop",
     )
+    print(f"{name}: {lengths.of(response, text):,} tokens")
     return at_most(
         1.0,
         name=name,
