@@ -29,12 +29,14 @@ def main(payload: dict[str, Any]) -> None:
     from megatron.training import pretrain, set_startup_timestamps
     from megatron.training.argument_utils import pretrain_cfg_container_from_args
 
+    from megatron_dasd.device import adamw
     from megatron_dasd.models.provider import model_provider
     from megatron_dasd.precision.emulation import with_precision
     from megatron_dasd.precision.numerics import Numerics
     from megatron_dasd.training import metrics
     from megatron_dasd.training.step import forward_step
 
+    adamw.mend()
     numerics = Numerics()
     provider_of_model = with_precision(args, model_provider, numerics)
     set_startup_timestamps(program_start=start, main_entry=time.time())
