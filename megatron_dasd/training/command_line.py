@@ -73,6 +73,7 @@ def payload_of(argv: list[str]) -> dict[str, Any]:
             **precision,
             # Megatron wants an interval also where there is nothing to evaluate on.
             **({} if own.dasd_heldout else {"eval-iters": 0, "eval-interval": 1}),
+            "exit-signal-handler": True,
         },
         "argv": megatron,
         "data": own.dasd_data,

@@ -1,5 +1,7 @@
 """The training program of one rank.  Payload: see ``training.stage``."""
 
+import os
+import signal
 import time
 from argparse import Namespace
 from collections.abc import Iterator
@@ -9,6 +11,7 @@ from typing import Any
 
 from megatron_dasd.checkpoint.artifact import TRACKER, open_checkpoint
 from megatron_dasd.device.launch import run_program
+from megatron_dasd.errors import STOPPED_STATUS
 from megatron_dasd.models.architecture import Flags
 from megatron_dasd.models.program import parse_argv, to_argv
 from megatron_dasd.training.slots import require_slots
@@ -20,6 +23,8 @@ ROWS_FLAGS: Flags = {"calculate-per-token-loss": True, "dataloader-type": "exter
 def main(payload: dict[str, Any]) -> None:
     """Hand Megatron's ``pretrain()`` our data, model and step."""
     start = time.time()
+    # Megatron knows one signal to save and stop on; schedulers send either.
+    signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     args = parse_argv([*to_argv(payload["flags"]), *payload.get("argv", [])])
     for data in filter(None, (payload["data"], payload["heldout"])):
         require_slots(Path(data), args)
@@ -51,6 +56,24 @@ def main(payload: dict[str, Any]) -> None:
         partial(forward_step, **payload["loss"]),
         model_provider=provider_of_model,
     )
+
+
+def main_by_hand(payload: dict[str, Any]) -> None:
+    """The same, started by a launcher that goes by exit statuses.
+
+    Raises:
+        SystemExit: with status 75 when training was told to stop, or has reached a limit of its
+            flags, and wants to be started again.
+    """
+    try:
+        main(payload)
+    except SystemExit as ended:
+        from megatron.training import get_args
+
+        args = get_args()
+        if not ended.code and args.curr_iteration + 1 < args.train_iters:
+            raise SystemExit(STOPPED_STATUS) from None
+        raise
 
 
 def _look_through_checkpoints(args: Namespace) -> None:

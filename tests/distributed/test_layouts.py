@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from megatron_dasd.checkpoint.artifact import open_checkpoint
-from megatron_dasd.errors import UserError
+from megatron_dasd.errors import Stopped, UserError
 
 ENTRY = Path(__file__).parents[2] / "tools" / "pretrain_dasd.py"
 LAYOUTS = {
@@ -99,7 +99,7 @@ def test_a_checkpoint_goes_on_under_another_layout(
     workshop: Any, one_rank: list[dict[str, Any]]
 ) -> None:
     name = "tp2 then pp2"
-    with pytest.raises(UserError, match="training stopped at iteration 5"):
+    with pytest.raises(Stopped, match="training stopped at iteration 5"):
         workshop.train(name, launch=LAYOUTS["tp2"], megatron={"exit-interval": 5})
     metrics = workshop.train(name, launch=LAYOUTS["pp2"])
     steps = [line for line in metrics if "loss" in line]
@@ -123,7 +123,7 @@ def test_a_checkpoint_of_experts_goes_on_under_another_layout(
     workshop: Any, experts_on_one_rank: list[dict[str, Any]]
 ) -> None:
     name = "experts ep2 then tp2 pp2"
-    with pytest.raises(UserError, match="training stopped at iteration 5"):
+    with pytest.raises(Stopped, match="training stopped at iteration 5"):
         workshop.train(
             name, "qwen3_moe", launch=EXPERT_LAYOUTS["ep2"], megatron={"exit-interval": 5}
         )

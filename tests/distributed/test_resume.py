@@ -1,13 +1,22 @@
 """Training that stops and goes on: the same curve, bit for bit, as if it had not stopped."""
 
+import os
+import random
+import signal
+import time
+from contextlib import suppress
+from threading import Event, Thread
 from typing import Any
 
 import pytest
 
-from megatron_dasd.errors import UserError
+from megatron_dasd.errors import Stopped, UserError
+from megatron_dasd.manifests import LOGS, MANIFEST, METRICS
+from tests.distributed.kills import kill_a_rank
 from tests.distributed.test_layouts import assert_same
 
 HALF = 5
+NUM_KILLS = 10
 
 
 def steps(metrics: list[dict[str, Any]]) -> list[tuple[int, float, float]]:
@@ -15,7 +24,7 @@ def steps(metrics: list[dict[str, Any]]) -> list[tuple[int, float, float]]:
 
 
 def train_in_two(workshop: Any, name: str, first: Any, second: Any) -> list[dict[str, Any]]:
-    with pytest.raises(UserError, match=f"training stopped at iteration {HALF} "):
+    with pytest.raises(Stopped, match=f"training stopped at iteration {HALF} "):
         workshop.train(name, launch=first, megatron={"exit-interval": HALF})
     metrics: list[dict[str, Any]] = workshop.train(name, launch=second)
     return metrics
@@ -37,3 +46,63 @@ def test_a_distributed_optimizer_goes_on_under_another_layout(workshop: Any) -> 
     second = {"num_ranks": 2, "pipeline_parallel": 2, "distributed_optimizer": True}
     metrics = train_in_two(workshop, "dp2 then pp2, distributed", first, second)
     assert_same(metrics, one, 1e-5)
+
+
+def test_told_to_stop_it_saves_and_goes_on(workshop: Any) -> None:
+    """By the process that launches it, as a scheduler would tell it."""
+    whole = workshop.train("never told to stop")
+    log = workshop.place / "told to stop" / LOGS / METRICS
+    over = Event()
+
+    def tell() -> None:
+        while not over.wait(0.005):
+            if log.exists() and log.read_text().count("grad_norm") >= 3:
+                os.kill(os.getpid(), signal.SIGUSR1)
+                return
+
+    teller = Thread(target=tell)
+    teller.start()
+    with pytest.raises(Stopped, match=r"stopped at iteration \d+ of \d+ \(stopped on SIGUSR1\)"):
+        workshop.train("told to stop", launch={"num_ranks": 2})
+    over.set()
+    teller.join()
+    assert 3 <= len(steps(workshop.metrics("told to stop"))) < len(steps(whole))
+    metrics = workshop.train("told to stop", launch={"num_ranks": 2})
+    assert_same(metrics, whole)
+
+
+def test_after_the_last_save_there_is_nothing_to_do(
+    workshop: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workshop.train("all done")
+    (workshop.place / "all done" / MANIFEST).unlink()  # as if killed before it was written
+    before = workshop.metrics("all done")
+    capsys.readouterr()
+    assert workshop.train("all done") == before
+    assert "was the last and is saved: nothing to train" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("distributed_optimizer", [False, True])
+def test_killed_at_random_moments_the_curve_is_the_same(
+    distributed_optimizer: bool, workshop: Any
+) -> None:
+    """Ten times each, any rank, also inside a save: every second step saves."""
+    launch = {"num_ranks": 2, "distributed_optimizer": distributed_optimizer}
+    name = f"killed {distributed_optimizer}"
+    more = {"launch": launch, "save_interval": 2, "epochs": 4.0}
+    started = time.monotonic()
+    whole = workshop.train(f"never {name}", **more)
+    seconds = time.monotonic() - started
+    chance, attempts, rounds = random.Random(13), 0, 0
+    while attempts - rounds < NUM_KILLS:
+        attempts += 1
+        moment, over = chance.uniform(0.1, 0.8) * seconds, Event()
+        killer = Thread(target=kill_a_rank, args=(moment, chance, over))
+        killer.start()
+        with suppress(UserError):
+            assert steps(workshop.train(f"{name} {rounds}", **more)) == steps(whole)
+            rounds += 1  # it finished first: once more
+        over.set()
+        killer.join()
+    assert steps(workshop.train(f"{name} {rounds}", **more)) == steps(whole)

@@ -7,7 +7,6 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -20,6 +19,7 @@ from megatron_dasd.records_io import read_records, to_table
 from megatron_dasd.student import scoring
 from megatron_dasd.text.chat import render_prompt
 from megatron_dasd.text.encoding import encode_example
+from tests.distributed.kills import kill_a_rank
 
 OUTPUTS = ["<think>\nabc\n</think>\n\nd", "<think>\n" + "xyz " * 9 + "\n</think>\n\nend", "q"]
 
@@ -132,23 +132,6 @@ def test_one_split_alone(workshop: Any, filtered: Path) -> None:
 
 
 NUM_KILLS, NUM_PARTS = 20, 40
-
-
-def kill_a_rank(moment: float, chance: random.Random, over: Event) -> None:
-    """Kill one of the ranks so many seconds after they have started, unless all is over by then."""
-    while not running_ranks():
-        if over.wait(0.01):
-            return
-    over.wait(moment)
-    ranks = running_ranks()
-    if ranks:
-        with suppress(psutil.NoSuchProcess):
-            chance.choice(ranks).kill()
-
-
-def running_ranks() -> list[psutil.Process]:
-    """Those that the fork server has started, which is a child of this process."""
-    return [rank for server in psutil.Process().children() for rank in server.children()]
 
 
 @pytest.mark.slow
