@@ -80,6 +80,7 @@ def payload_of(argv: list[str]) -> dict[str, Any]:
         "heldout": own.dasd_heldout,
         "num_samples": None,
         "metrics": own.dasd_metrics,
+        "keeper": None,
         "loader": own.dasd_loader,
         "teacher_topk": own.dasd_teacher_topk,
         "loss": {

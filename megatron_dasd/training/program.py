@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterator
@@ -38,7 +39,8 @@ def main(payload: dict[str, Any]) -> None:
     from megatron_dasd.models.provider import model_provider
     from megatron_dasd.precision.emulation import with_precision
     from megatron_dasd.precision.numerics import Numerics
-    from megatron_dasd.training import metrics
+    from megatron_dasd.training import hooks, metrics
+    from megatron_dasd.training.keeper import Keeper
     from megatron_dasd.training.step import forward_step
 
     adamw.mend()
@@ -49,13 +51,22 @@ def main(payload: dict[str, Any]) -> None:
         metrics.install(Path(payload["metrics"]), numerics.take)
     provider = partial(_data_iterators, payload=payload)
     provider.is_distributed = True  # type: ignore[attr-defined]  # every rank reads for itself
-    pretrain(
-        pretrain_cfg_container_from_args(args),
-        provider,
-        ModelType.encoder_or_decoder,
-        partial(forward_step, **payload["loss"]),
-        model_provider=provider_of_model,
-    )
+    acting: list[hooks.Hooks] = []
+    if payload["keeper"]:
+        acting.append(Keeper(Path(args.save), **payload["keeper"]))
+    hooks.install(acting)
+    try:
+        pretrain(
+            pretrain_cfg_container_from_args(args),
+            provider,
+            ModelType.encoder_or_decoder,
+            partial(forward_step, **payload["loss"]),
+            model_provider=provider_of_model,
+        )
+    finally:
+        if not isinstance(sys.exception(), Exception):
+            for hook in acting:
+                hook.on_stage_end()
 
 
 def main_by_hand(payload: dict[str, Any]) -> None:

@@ -20,6 +20,9 @@ from megatron_dasd.progress import progress
 from megatron_dasd.training.metrics_file import forget_after, last_step
 from megatron_dasd.training.program import ROWS_FLAGS
 
+_BYTES_OF_A_WEIGHT = {"float32": 4 + 4 + 4, "bfloat16": 2 + 4 + 4 + 4}
+"""In a checkpoint: the weight, its copy in float32 where it is none, and both of Adam's moments."""
+
 
 def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
     """Train; goes on from this stage's own last checkpoint if there is one.
@@ -62,6 +65,10 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
         "teacher_topk": str(inputs[settings.teacher_topk]) if settings.teacher_topk else None,
         "num_samples": num_samples,
         "metrics": str(metrics),
+        "keeper": {
+            "num_kept": settings.keep_checkpoints,
+            "num_bytes": start.num_weights * _BYTES_OF_A_WEIGHT[dtype],
+        },
         "loader": settings.loader,
         "loss": {
             "normalise_by": settings.normalise_by,

@@ -1,18 +1,17 @@
 """Training that stops and goes on: the same curve, bit for bit, as if it had not stopped."""
 
 import os
-import random
 import signal
 import time
-from contextlib import suppress
 from threading import Event, Thread
 from typing import Any
 
 import pytest
 
-from megatron_dasd.errors import Stopped, UserError
+from megatron_dasd.checkpoint.artifact import FOLDER
+from megatron_dasd.errors import Stopped
 from megatron_dasd.manifests import LOGS, MANIFEST, METRICS
-from tests.distributed.kills import kill_a_rank
+from tests.distributed.kills import run_with_kills
 from tests.distributed.test_layouts import assert_same
 
 HALF = 5
@@ -82,6 +81,29 @@ def test_after_the_last_save_there_is_nothing_to_do(
     assert "was the last and is saved: nothing to train" in capsys.readouterr().out
 
 
+def test_a_damaged_checkpoint_is_named_and_an_older_one_goes_on(
+    workshop: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = workshop.train("never damaged")
+    with pytest.raises(Stopped, match="stopped at iteration 8"):
+        workshop.train("damaged", save_interval=2, megatron={"exit-interval": 8})
+    saves = workshop.place / "damaged" / FOLDER
+    assert sorted(path.name for path in saves.glob("iter_*")) == ["iter_0000006", "iter_0000008"]
+    victim = max((saves / "iter_0000008").glob("*.distcp"), key=lambda path: path.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    capsys.readouterr()
+    metrics = workshop.train("damaged", save_interval=2)
+    told = (
+        f"damaged checkpoint set aside ({victim}: other content than when it was saved); "
+        "going on from the checkpoint of iteration 6\n"
+    )
+    assert told in capsys.readouterr().out
+    assert steps(metrics) == steps(whole)
+    assert [path.name for path in saves.glob("*iter_*")] == [f"iter_{len(steps(whole)):07d}"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("distributed_optimizer", [False, True])
 def test_killed_at_random_moments_the_curve_is_the_same(
@@ -94,15 +116,8 @@ def test_killed_at_random_moments_the_curve_is_the_same(
     started = time.monotonic()
     whole = workshop.train(f"never {name}", **more)
     seconds = time.monotonic() - started
-    chance, attempts, rounds = random.Random(13), 0, 0
-    while attempts - rounds < NUM_KILLS:
-        attempts += 1
-        moment, over = chance.uniform(0.1, 0.8) * seconds, Event()
-        killer = Thread(target=kill_a_rank, args=(moment, chance, over))
-        killer.start()
-        with suppress(UserError):
-            assert steps(workshop.train(f"{name} {rounds}", **more)) == steps(whole)
-            rounds += 1  # it finished first: once more
-        over.set()
-        killer.join()
-    assert steps(workshop.train(f"{name} {rounds}", **more)) == steps(whole)
+
+    def again(run: str) -> list[tuple[int, float, float]]:
+        return steps(workshop.train(f"{name}, {run}", **more))
+
+    run_with_kills(again, steps(whole), NUM_KILLS, seconds, seed=13)

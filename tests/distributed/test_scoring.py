@@ -1,10 +1,7 @@
 """Student log-probs against transformers, under several layouts."""
 
-import random
 import time
-from contextlib import suppress
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -13,13 +10,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from megatron_dasd.config.selection import ScoreStudent
-from megatron_dasd.errors import UserError
 from megatron_dasd.records import FilteredResponse, Message, Prompt, ScoredResponse, TokenLogprobs
 from megatron_dasd.records_io import read_records, to_table
 from megatron_dasd.student import scoring
 from megatron_dasd.text.chat import render_prompt
 from megatron_dasd.text.encoding import encode_example
-from tests.distributed.kills import kill_a_rank
+from tests.distributed.kills import run_with_kills
 
 OUTPUTS = ["<think>\nabc\n</think>\n\nd", "<think>\n" + "xyz " * 9 + "\n</think>\n\nend", "q"]
 
@@ -146,19 +142,11 @@ def test_killed_twenty_times_the_files_are_the_same(workshop: Any) -> None:
     expected = parts_of(score(workshop, source, "never killed", launch=launch).path)
     seconds = time.monotonic() - started
     assert len(expected) == NUM_PARTS
-    chance, attempts, rounds = random.Random(7), 0, 0
-    while attempts - rounds < NUM_KILLS:
-        attempts += 1
-        moment, over = chance.uniform(0, 0.9) * seconds, Event()
-        killer = Thread(target=kill_a_rank, args=(moment, chance, over))
-        killer.start()
-        with suppress(UserError):
-            folder = score(workshop, source, f"killed {rounds}", launch=launch).path
-            assert parts_of(folder) == expected  # it finished first: once more
-            rounds += 1
-        over.set()
-        killer.join()
-    assert parts_of(score(workshop, source, f"killed {rounds}", launch=launch).path) == expected
+
+    def again(name: str) -> dict[str, bytes]:
+        return parts_of(score(workshop, source, f"killed, {name}", launch=launch).path)
+
+    run_with_kills(again, expected, NUM_KILLS, seconds, seed=7)
 
 
 def parts_of(folder: Path) -> dict[str, bytes]:
