@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from megatron_dasd.checkpoint.artifact import open_checkpoint
@@ -199,3 +200,21 @@ def test_sequences_divided_over_ranks_count_once(layout: str, workshop: Any) -> 
     one = workshop.train(f"by sequence, {layout} alone", normalise_by="sequence", epochs=1)
     changes = {"launch": LAYOUTS[layout], "normalise_by": "sequence", "epochs": 1}
     assert_same(workshop.train(f"by sequence {layout}", **changes), one)
+
+
+@pytest.mark.parametrize("layout", ["cp2", "dp2"])
+def test_a_rank_without_any_target(layout: str, workshop: Any) -> None:
+    """Rows of one document each; of every two only the first has a target, in the first chunk."""
+    documents = [
+        {
+            "tokens": np.random.default_rng(number).integers(3, 30, 60),
+            "loss_mask": [float(i == 10 and number < 4) for i in range(60)],
+            "sentence_classes": [0] * 60,
+        }
+        for number in range(8)
+    ]
+    data = workshop.write_data(f"few targets {layout}", documents)
+    changes: dict[str, Any] = {"data": data, "global_batch_size": 8, "epochs": 6}
+    one = workshop.train(f"few targets on one rank, {layout}", **changes)
+    assert all(0 < line["loss"] < 20 for line in one if "loss" in line)
+    assert_same(workshop.train(f"few targets on {layout}", launch=LAYOUTS[layout], **changes), one)
