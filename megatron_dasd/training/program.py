@@ -42,14 +42,18 @@ def main(payload: dict[str, Any]) -> None:
     from megatron_dasd.training import hooks, metrics
     from megatron_dasd.training.keeper import Keeper
     from megatron_dasd.training.step import forward_step
+    from megatron_dasd.training.throughput import Throughput
 
     adamw.mend()
-    numerics = Numerics()
+    numerics, throughput = Numerics(), Throughput(args)
     provider_of_model = with_precision(args, model_provider, numerics)
     set_startup_timestamps(program_start=start, main_entry=time.time())
     if payload["metrics"]:
-        metrics.install(Path(payload["metrics"]), numerics.take)
-    provider = partial(_data_iterators, payload=payload)
+        metrics.install(
+            Path(payload["metrics"]),
+            lambda samples, seconds: throughput.take(samples, seconds) | numerics.take(),
+        )
+    provider = partial(_data_iterators, payload=payload, throughput=throughput)
     provider.is_distributed = True  # type: ignore[attr-defined]  # every rank reads for itself
     acting: list[hooks.Hooks] = []
     if payload["keeper"]:
@@ -95,7 +99,7 @@ def _look_through_checkpoints(args: Namespace) -> None:
 
 
 def _data_iterators(
-    _num_samples: Any, payload: dict[str, Any], vp_stage: int | None = None
+    _num_samples: Any, payload: dict[str, Any], throughput: Any, vp_stage: int | None = None
 ) -> tuple[Iterator[Any], Iterator[Any] | None, None]:
     """Training and held-out rows of this rank; the training rows go on after the consumed ones."""
     from megatron.core import mpu
@@ -115,6 +119,7 @@ def _data_iterators(
     loader = payload["loader"]
     num_samples = payload["num_samples"] or args.train_iters * args.global_batch_size
     train_packs = training_packs(len(train), num_samples, args.seed)
+    throughput.begin(train, train_packs, args.consumed_train_samples)
     train_rows = batches(train, train_packs, args.consumed_train_samples, *places, loader)
     if not payload["heldout"]:
         return train_rows, None, None

@@ -143,7 +143,8 @@ def _train(
             nonlocal shown
             line = last_step(metrics)
             if line and line["iteration"] > shown:
-                bar.advance(line["iteration"] - shown, note=f"loss {line['loss']:.4f}")
+                rate = f"{line['tokens_per_second']:,.0f} tokens/s"
+                bar.advance(line["iteration"] - shown, note=f"loss {line['loss']:.4f}, {rate}")
                 shown = line["iteration"]
 
         launch(
