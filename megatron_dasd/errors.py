@@ -1,8 +1,21 @@
-"""The one exception that a user's mistake raises."""
+"""How a run ends before its end: by a user's mistake, or because it was told to stop."""
+
+MISTAKE_STATUS = 2
+INTERRUPTED_STATUS = 130
+"""Of a run that Ctrl-C ended."""
+STOPPED_STATUS = 75
+"""Of a run that stopped with its work kept and wants to be started again (EX_TEMPFAIL)."""
 
 
 class UserError(Exception):
     """A mistake that the user can mend; shown as one line, without a traceback, with exit status 2.
 
     The message says what is wrong, where (file, record, field, rank) and what to do about it.
+    """
+
+
+class Stopped(KeyboardInterrupt):
+    """The run was told to stop (SIGTERM, SIGUSR1, a time limit) and goes on when started again.
+
+    Like Ctrl-C, and unlike an error, it passes through whatever deals with errors.
     """

@@ -6,6 +6,7 @@ The reading side; ``artifacts`` is the one that writes.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,9 +154,12 @@ def input_digest(path: Path) -> str:
 
 def hash_files(folder: Path) -> dict[str, dict[str, Any]]:
     """``bytes`` and ``sha256`` of every file of a result, by path inside the folder."""
+    paths = list(_files(folder))
+    with ThreadPoolExecutor() as threads:  # hashing lets go of the interpreter
+        hashes = list(threads.map(file_sha256, paths))
     return {
-        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
-        for path in _files(folder)
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256}
+        for path, sha256 in zip(paths, hashes, strict=True)
     }
 
 

@@ -17,13 +17,16 @@ load_environment() {
 }
 
 # run_step COMMAND...: run it as the job's step; its exit status is the job's.
-# Shortly before the time limit (USR1) the step is stopped and the job put back into the queue: what
-# it runs goes on from where it was.
+# Shortly before the time limit (USR1) the step is stopped, and training saves; a job whose step has
+# stopped is put back into the queue: what it runs goes on from where it was.
 run_step() {
     srun "$@" &
     local step=$! status=0
     trap 'stop_and_requeue "$step"' USR1
     wait "$step" || status=$?
+    if [[ $status -eq 75 ]]; then # stopped with its work kept, e.g. at a limit of training's flags
+        requeue
+    fi
     return "$status"
 }
 
@@ -31,6 +34,10 @@ stop_and_requeue() {
     echo "the time limit is near: stopping, to go on when the job starts again"
     kill -TERM "$1"
     wait "$1" || true
+    requeue
+}
+
+requeue() {
     scontrol requeue "$SLURM_JOB_ID"
     exit 0
 }

@@ -8,7 +8,7 @@ import sys
 
 from megatron_dasd.device.launch import run_guarded
 from megatron_dasd.training.command_line import payload_of
-from megatron_dasd.training.program import main
+from megatron_dasd.training.program import main_by_hand
 
 if __name__ == "__main__":
-    run_guarded(lambda: main(payload_of(sys.argv[1:])))
+    run_guarded(lambda: main_by_hand(payload_of(sys.argv[1:])))

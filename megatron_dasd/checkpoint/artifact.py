@@ -53,6 +53,11 @@ class MegatronCheckpoint:
         )
 
     @property
+    def num_weights(self) -> int:
+        """Weights of the model."""
+        return sum(prod(tensor.size) for tensor in model_tensors(self.metadata).values())
+
+    @property
     def hf(self) -> Path | None:
         """Config and tokenizer that the weights came with, if they lie beside them."""
         folder = self.folder / HF

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from megatron_dasd.artifacts import write_atomic
 from megatron_dasd.checkpoint.artifact import TRACKER, iteration_name
+from megatron_dasd.checkpoint.seal import damage
 
 _WRITTEN_LAST = "metadata.json"
 
@@ -19,19 +20,45 @@ def checkpoint_folder(saves: Path, iteration: int) -> Path:
     return saves / iteration_name(iteration)
 
 
+def iteration_of(folder: Path) -> int:
+    """The iteration whose checkpoint lies in a folder."""
+    return int(folder.name.removeprefix("iter_"))
+
+
+def read(saves: Path) -> int:
+    """The iteration that the tracker names; 0 when it names none."""
+    try:
+        return int((saves / TRACKER).read_text())
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def whole(saves: Path) -> list[Path]:
+    """Folders of the checkpoints that were written to their end, the oldest first."""
+    folders = [folder for folder in saves.glob("iter_*") if (folder / _WRITTEN_LAST).is_file()]
+    return sorted(folders, key=iteration_of)
+
+
 def repair(saves: Path) -> int:
     """Remove half-written checkpoints and let the tracker name the newest whole one.
+
+    One whose files are not as they were when it was sealed is told and set aside, under a name
+    that Megatron does not look for.
 
     Returns:
         The newest whole checkpoint's iteration; 0 when there is none.
     """
-    whole = [0]
-    for folder in saves.glob("iter_*"):
-        if (folder / _WRITTEN_LAST).is_file():
-            whole.append(int(folder.name.removeprefix("iter_")))
-        else:
-            shutil.rmtree(folder)
-    newest, tracker = max(whole), saves / TRACKER
+    kept = whole(saves)
+    for folder in set(saves.glob("iter_*")) - set(kept):
+        shutil.rmtree(folder)
+    while kept and (found := damage(kept[-1])):
+        folder = kept.pop()
+        aside = folder.with_name(f"damaged_{folder.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        folder.rename(aside)
+        before = f"the checkpoint of iteration {iteration_of(kept[-1])}" if kept else "the start"
+        print(f"    damaged checkpoint set aside ({found}); going on from {before}", flush=True)
+    newest, tracker = iteration_of(kept[-1]) if kept else 0, saves / TRACKER
     if newest:
         write_atomic(tracker, str(newest).encode())
     else:
@@ -40,7 +67,7 @@ def repair(saves: Path) -> int:
 
 
 def keep_only(saves: Path, iteration: int) -> None:
-    """Remove every checkpoint but one."""
-    for folder in saves.glob("iter_*"):
+    """Remove every checkpoint but one, damaged ones too."""
+    for folder in saves.glob("*iter_*"):
         if folder != checkpoint_folder(saves, iteration):
             shutil.rmtree(folder)

@@ -36,6 +36,7 @@ _HOW: Any = {
     "launch": True,
     "loader": True,
     "chunked_loss": True,
+    "keep_checkpoints": True,
     "num_workers": True,
     "engine": {"server": _REACHING},
     "server": _REACHING,
@@ -176,21 +177,29 @@ class Launch(BaseModel):
     num_ranks: Positive = 1
     tensor_parallel: Positive = 1
     pipeline_parallel: Positive = 1
+    virtual_pipeline: Positive = 1
+    """Model chunks of a pipeline stage, each of consecutive layers; 1: not interleaved."""
+    context_parallel: Positive = 1
+    """Ranks that divide the positions of every document among themselves."""
     expert_parallel: Positive = 1
-    """Ranks that share a layer's experts; taken from among the data-parallel ones."""
+    """Ranks that share a layer's experts; taken from among the data- and context-parallel ones."""
+    distributed_optimizer: bool = False
+    """Whether the data-parallel ranks divide the optimizer's state among themselves."""
 
     @model_validator(mode="after")
     def _divides(self) -> "Launch":
-        model_ranks = self.tensor_parallel * self.pipeline_parallel
-        if self.num_ranks % model_ranks:
+        row_ranks = self.tensor_parallel * self.pipeline_parallel * self.context_parallel
+        if self.num_ranks % row_ranks:
             raise ValueError(
                 f"num_ranks {self.num_ranks} is no multiple of tensor_parallel x "
-                f"pipeline_parallel = {model_ranks}"
+                f"pipeline_parallel x context_parallel = {row_ranks}"
             )
-        data_ranks = self.num_ranks // model_ranks
-        if data_ranks % self.expert_parallel:
+        sharing = self.num_ranks // (self.tensor_parallel * self.pipeline_parallel)
+        if sharing % self.expert_parallel:
             raise ValueError(
-                f"expert_parallel {self.expert_parallel} does not divide the {data_ranks} "
-                "data-parallel ranks (num_ranks over tensor_parallel x pipeline_parallel)"
+                f"expert_parallel {self.expert_parallel} does not divide the {sharing} data- and "
+                "context-parallel ranks (num_ranks over tensor_parallel x pipeline_parallel)"
             )
+        if self.virtual_pipeline > 1 and self.pipeline_parallel == 1:
+            raise ValueError("virtual_pipeline wants pipeline_parallel > 1")
         return self

@@ -68,6 +68,8 @@ class Train(Settings):
     """What is made of them."""
     save_interval: Positive | None = None
     """Iterations between checkpoints; None: at the end only."""
+    keep_checkpoints: Positive = 2
+    """Of a run on its way so many are kept, the newest; of one that has ended, the last."""
     eval_interval: Positive | None = None
     """Iterations between held-out evaluations; None: at the end only."""
     launch: Launch = Launch()

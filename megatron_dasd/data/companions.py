@@ -43,25 +43,16 @@ def _first_visible(piece: bytes) -> int:
     return len(piece) - len(visible.encode(errors="surrogateescape")) if visible else 0
 
 
+_IS_WIDE_SPACE = np.array([i >= 0x80 and chr(i).isspace() for i in range(0x10000)], dtype=np.bool_)
+"""[UTF-16 code units] whether it is a space of several bytes in UTF-8; surrogates are none."""
+
+
 def _has_wide_space(text: str) -> bool:
     """Whether a space of several bytes is in a text, which a token may hold a part of."""
     if text.isascii():
         return False
-    data = np.frombuffer(text.encode() + b"\0\0", np.uint8)
-    starts = np.flatnonzero((data >= _WIDE_LEADS[0]) & (data <= _WIDE_LEADS[-1]))
-    seconds, thirds = data[starts + 1].astype(np.uint32), data[starts + 2]
-    pairs = data[starts].astype(np.uint32) << 8 | seconds
-    return bool(
-        np.isin(pairs, _WIDE_PAIRS).any() or np.isin(pairs << 8 | thirds, _WIDE_TRIPLES).any()
-    )
-
-
-_WIDE_SPACES = [chr(i).encode() for i in range(0x80, 0x3001) if chr(i).isspace()]
-_WIDE_LEADS = sorted({space[0] for space in _WIDE_SPACES})
-_WIDE_PAIRS, _WIDE_TRIPLES = (
-    np.array([int.from_bytes(space) for space in _WIDE_SPACES if len(space) == size], np.uint32)
-    for size in (2, 3)
-)
+    units = np.frombuffer(text.encode("utf-16-le", errors="surrogatepass"), np.uint16)
+    return bool(_IS_WIDE_SPACE[units].any())
 
 
 class ResponseTokens:

@@ -11,6 +11,7 @@ end in their order, so the result does not depend on who wrote them.
 import json
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -131,9 +132,9 @@ def write_data(folder: Path, shards: Sequence[Path], data_format: DataFormat) ->
     known = dict(zip(data_format.companions, sizes[:, 2:].any(axis=0).tolist(), strict=True))
     kept = {key: t for key, t in data_format.dtypes().items() if known.get(key, True)}
     for name, dtype in kept.items():
-        if list(shards) != [folder]:
-            _concatenate([shard / f"{name}.bin" for shard in shards], folder / f"{name}.bin")
         write_index(folder / f"{name}.idx", dtype, lengths)
+    if list(shards) != [folder]:
+        _concatenate(shards, folder, [f"{name}.bin" for name in kept])
     if list(shards) == [folder]:
         (folder / _SIZES).unlink()
         for name in known.keys() - kept.keys():
@@ -157,10 +158,14 @@ def write_data(folder: Path, shards: Sequence[Path], data_format: DataFormat) ->
         file_bytes={p.name: p.stat().st_size for p in sorted(folder.iterdir())},
     )
     (folder / META).write_text(json.dumps(asdict(meta), indent=2))
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(_flush, folder.iterdir()))
     return meta
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def write_index(
@@ -221,9 +226,15 @@ def _read_sizes(shards: Sequence[Path], data_format: DataFormat) -> npt.NDArray[
     return np.concatenate([np.empty((0, columns), np.int32), *found])
 
 
-def _concatenate(sources: Sequence[Path], target: Path) -> None:
-    with target.open("wb") as out:
-        for source in sources:
-            with source.open("rb") as file:
-                while os.sendfile(out.fileno(), file.fileno(), None, _COPY_BYTES):
-                    pass
+def _concatenate(sources: Sequence[Path], target: Path, names: Sequence[str]) -> None:
+    """Lay the files of a name in all folders end to end, several names at a time."""
+
+    def lay(name: str) -> None:
+        with (target / name).open("wb") as out:
+            for source in sources:
+                with (source / name).open("rb") as file:
+                    while os.sendfile(out.fileno(), file.fileno(), None, _COPY_BYTES):
+                        pass
+
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(lay, names))

@@ -84,6 +84,11 @@ class PackedDataset:
             )
         return row
 
+    def lengths(self, index: int) -> npt.NDArray[Any]:
+        """[documents] tokens of each document in a row."""
+        lengths: npt.NDArray[Any] = self.datasets[TOKENS].sequence_lengths[self.packs[index]]
+        return lengths
+
     def document(self, number: int) -> dict[str, npt.NDArray[Any]]:
         """Values of a document in every dataset, ``[tokens]``; the loss mask is weighted."""
         # copies: a dataset that goes unmaps its file under the views that it gave

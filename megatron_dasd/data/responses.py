@@ -8,6 +8,7 @@ checked one by one as ``records_io`` does, which finds the record, the field and
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from dataclasses import fields as dataclass_fields
 from itertools import batched, islice
 from pathlib import Path
 from typing import Any, get_args
@@ -19,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from megatron_dasd.errors import UserError
-from megatron_dasd.records import FilteredResponse, Prompt, Provenance, Sentence
+from megatron_dasd.records import FilteredResponse, Prompt, Provenance
 from megatron_dasd.records_io import (
     OnMalformed,
     arrow_schema,
@@ -46,15 +47,23 @@ FIELDS = (
 )
 """All that a training example is made of."""
 IDENTITY = ("prompt", "temperature", "candidate")
-_OPTIONAL = ("sentences", "distilled_probability")
+_OPTIONAL = ("sentences",)
 _LINES_BLOCK = 16 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassedSentence:
+    """What training sees of a :class:`Sentence`."""
+
+    text: str
+    provenance: Provenance
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResponse(FilteredResponse):
     """A response that passed the filters, and its sentences where it was selected by them."""
 
-    sentences: list[Sentence] | None = None
+    sentences: list[ClassedSentence] | None = None
 
 
 @dataclass(frozen=True)
@@ -200,8 +209,7 @@ def _read_row_groups(
     num_passed = 0
     try:
         with pq.ParquetFile(piece.file, memory_map=True, pre_buffer=False) as file:
-            there = set(file.schema_arrow.names)
-            wanted = [name for name in fields if name in there]
+            wanted = _columns_of(file, fields)
             for numbers, columns in _numbered_batches(file, piece, wanted):
                 try:
                     batch = _at_once(piece.file, numbers, columns, fields)
@@ -218,6 +226,18 @@ def _read_row_groups(
                 yield _one_by_one(piece.file, rows, fields, on_malformed)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{piece.file}: not a readable Parquet file ({error})") from None
+
+
+def _columns_of(file: pq.ParquetFile, fields: Sequence[str]) -> list[str]:
+    """The Parquet columns that hold some fields, of sentences those alone that training sees."""
+    of_sentence = {field.name for field in dataclass_fields(ClassedSentence)}
+    paths = (file.schema.column(i).path for i in range(len(file.schema)))
+    return [
+        path
+        for path in paths
+        if (names := path.split("."))[0] in fields
+        and (names[0] != "sentences" or names[-1] in of_sentence)
+    ]
 
 
 def _numbered_batches(

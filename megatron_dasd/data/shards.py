@@ -38,7 +38,7 @@ from megatron_dasd.records_io import SetAside
 from megatron_dasd.text.bulk import BulkEncoder, Library
 from megatron_dasd.text.encoding import load_tokenizer
 
-CHECK_EVERY = 1024
+CHECK_EVERY = 4096
 """One response of so many is tokenised exactly too, to compare the ids."""
 _CHECK_STRIDE = 997
 """Responses by which the places that are checked move from shard to shard."""

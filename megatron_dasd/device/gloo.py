@@ -16,14 +16,16 @@ _all_gather, _reduce_scatter = dist.all_gather, dist.reduce_scatter
 def install() -> None:
     """Put the functions below in the place of those that they stand for."""
     _give_split_sizes_as_numbers()
-    dist.all_gather = all_gather  # type: ignore[assignment]
-    dist.reduce_scatter = reduce_scatter  # type: ignore[assignment]
+    dist.all_gather = all_gather
+    dist.reduce_scatter = reduce_scatter
 
 
-def all_gather(tensor_list: list[Tensor], tensor: Tensor, group: Any = None, **options: Any) -> Any:
+def all_gather(
+    tensor_list: list[Tensor], tensor: Tensor, group: Any = None, async_op: bool = False
+) -> Any:
     """``torch.distributed.all_gather``, also for tensors that differ in their first dimension."""
     if _even(tensor_list):
-        return _all_gather(tensor_list, tensor, group=group, **options)
+        return _all_gather(tensor_list, tensor, group=group, async_op=async_op)
     tensor_list[dist.get_rank(group)].copy_(tensor)
     for rank, part in enumerate(tensor_list):
         dist.broadcast(part, group=group, group_src=rank)
@@ -35,7 +37,7 @@ def reduce_scatter(
     input_list: list[Tensor],
     op: Any = dist.ReduceOp.SUM,
     group: Any = None,
-    **options: Any,
+    async_op: bool = False,
 ) -> Any:
     """``torch.distributed.reduce_scatter``, also for tensors that differ in their first dimension.
 
@@ -44,7 +46,7 @@ def reduce_scatter(
         input_list: for each rank its part, before the sum.
     """
     if _even(input_list):
-        return _reduce_scatter(output, input_list, op=op, group=group, **options)
+        return _reduce_scatter(output, input_list, op=op, group=group, async_op=async_op)
     own = dist.get_rank(group)
     for rank, part in enumerate(input_list):
         # a copy: gloo uses the tensor of every rank as its scratch

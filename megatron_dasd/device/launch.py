@@ -2,6 +2,7 @@
 
 One process a rank, its output in a log file of its own.  A rank that fails ends the others; the
 ranks end with this process however it ends, so that no orphan goes on writing to a checkpoint.
+When this process is told to stop, the ranks are, and they are waited for: training saves first.
 """
 
 import contextlib
@@ -15,16 +16,18 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from megatron_dasd.errors import UserError
+from megatron_dasd.errors import MISTAKE_STATUS, Stopped, UserError
 
 _POLL_SECONDS = 0.1
 _ERROR_PREFIX = "error: "
 _MEETING_PORTS = range(20_000, 32_000)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+"""What schedulers send before a time limit or a preemption.  Ranks get SIGTERM for either."""
 _FORK_SERVER = multiprocessing.get_context("forkserver")
 
 
@@ -45,6 +48,7 @@ def launch(
 
     Raises:
         UserError: a rank failed; with its own line if it wrote one, else with its log's name.
+        Stopped: this process got SIGTERM or SIGUSR1, and all ranks have ended.
     """
     log_dir.mkdir(parents=True, exist_ok=True)
     payload_path = log_dir / "payload.json"
@@ -61,20 +65,25 @@ def launch(
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    ranks = []
-    try:
-        for rank in range(num_ranks):
-            own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            log = log_dir / f"rank-{rank}.log"
-            process = _FORK_SERVER.Process(target=_run_rank, args=(module, payload_path, own, log))
-            process.start()
-            ranks.append(process)
-        _watch(module, ranks, log_dir, on_poll or (lambda: None))
-    finally:
-        for process in ranks:
-            process.kill()
-        for process in ranks:
-            process.join()
+    ranks: list[ForkServerProcess] = []
+    with _stops() as stops:
+        try:
+            for rank in range(num_ranks):
+                own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+                log = log_dir / f"rank-{rank}.log"
+                process = _FORK_SERVER.Process(
+                    target=_run_rank, args=(module, payload_path, own, log)
+                )
+                process.start()
+                ranks.append(process)
+            _watch(module, ranks, stops, log_dir, on_poll or (lambda: None))
+        finally:
+            for process in ranks:
+                process.kill()
+            for process in ranks:
+                process.join()
+    if stops:
+        raise Stopped(f"stopped on {stops[0].name}")
 
 
 def run_program(main: Callable[[dict[str, Any]], None]) -> None:
@@ -88,18 +97,48 @@ def run_guarded(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         print(f"{_ERROR_PREFIX}{error}", file=sys.stderr, flush=True)
-        os._exit(2)  # the other ranks may wait in a collective: no orderly farewell
+        os._exit(MISTAKE_STATUS)  # the other ranks may wait in a collective: no orderly farewell
     sys.stdout.flush()
 
 
+@contextlib.contextmanager
+def _stops() -> Iterator[list[signal.Signals]]:
+    """The signals to stop that come meanwhile, in place of what they do otherwise."""
+    came: list[signal.Signals] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield came  # no other thread is told of signals
+        return
+
+    def note(number: int, _: Any) -> None:
+        came.append(signal.Signals(number))
+
+    before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _watch(
-    module: str, ranks: list[ForkServerProcess], log_dir: Path, on_poll: Callable[[], None]
+    module: str,
+    ranks: list[ForkServerProcess],
+    stops: list[signal.Signals],
+    log_dir: Path,
+    on_poll: Callable[[], None],
 ) -> None:
     running = True
+    num_passed_on = 0
     while running:
+        if len(stops) > num_passed_on:
+            num_passed_on = len(stops)
+            for process in ranks:
+                process.terminate()
         running = any(process.exitcode is None for process in ranks)
         codes = [process.exitcode for process in ranks]
         failures = [rank for rank, code in enumerate(codes) if code]
+        if failures and stops:
+            return  # one that had nothing to save ended at once, and the others with it
         if failures:
             # A rank that tells a user's mistake (2) explains the others, which merely lost it.
             rank = min(failures, key=lambda rank: (codes[rank] != 2, rank))

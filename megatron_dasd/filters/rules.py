@@ -1,8 +1,8 @@
 """The quality rules: each is a pure function, each dropped response falls under one name.
 
 METHOD: filters.  The rules are asked in the order of :data:`RULES` and the first that speaks names
-the reason; what it says tells what it found.  The exact ``length`` and ``duplicate`` come after
-them: they need the student's tokenizer and the other responses, and are the runner's.
+the reason; what it says tells what it found.  ``duplicate`` comes after them: it needs the other
+responses, and is the runner's.
 """
 
 import re
@@ -13,6 +13,7 @@ from megatron_dasd.config.base import ThinkingFormat
 from megatron_dasd.config.selection import FilterResponses
 from megatron_dasd.filters import repetition
 from megatron_dasd.filters.contamination import Benchmarks
+from megatron_dasd.filters.lengths import Lengths
 from megatron_dasd.records import Response
 from megatron_dasd.text.harmony import has_tool_call, parse_harmony
 from megatron_dasd.text.thinking import (
@@ -54,8 +55,8 @@ class Case:
     """Thinking part and answer; empty without ``normalised``."""
     settings: FilterResponses
     benchmarks: Benchmarks | None = None
-    words_per_token: int = 1
-    """Most words that a token of the student reaches into."""
+    lengths: Lengths | None = None
+    """None: the length is not looked at."""
 
 
 Rule = Callable[[Case], str | None]
@@ -65,12 +66,12 @@ def make_case(
     response: Response,
     settings: FilterResponses,
     benchmarks: Benchmarks | None = None,
-    words_per_token: int = 1,
+    lengths: Lengths | None = None,
 ) -> Case:
     """Bring a response into the form in which the rules look at it."""
     normalised = normalise_response(response, settings.thinking)
     parts = contents(normalised) if normalised else []
-    return Case(response, normalised, parts, settings, benchmarks, words_per_token)
+    return Case(response, normalised, parts, settings, benchmarks, lengths)
 
 
 def normalise_response(response: Response, delimiters: ThinkingFormat) -> Normalised | None:
@@ -128,14 +129,21 @@ def control_marker_inside(case: Case) -> str | None:
     return next((marker for marker in markers if marker), None)
 
 
-def many_words(case: Case) -> str | None:
-    """There are more words than the student's context has room for, however they are cut.
+def too_long(case: Case) -> str | None:
+    """Prompt and response are longer than the student's context, in its own tokens.
 
-    It spares the tokenizer, and the rules after this one, texts far too long.
+    More words than the context has room for, however they are cut, are told without the tokenizer:
+    it is spared texts far too long, and the rules after this one those that are too long at all.
     """
-    limit = case.settings.max_length * case.words_per_token
+    if case.lengths is None or case.normalised is None:
+        return None
+    limit = case.settings.max_length
+    most_words = limit * case.lengths.words_per_token
     num_words = sum(len(part.encode().split()) for part in case.parts)
-    return f"{num_words} words, at most {limit} fit" if num_words > limit else None
+    if num_words > most_words:
+        return f"{num_words} words, at most {most_words} fit"
+    num_tokens = case.lengths.of(case.response, case.normalised.output)
+    return f"{num_tokens} tokens, at most {limit} allowed" if num_tokens > limit else None
 
 
 def contamination(case: Case) -> str | None:
@@ -152,7 +160,7 @@ RULES: dict[str, Rule] = {
     "tool_call": tool_call,
     "structure": structure,
     "control_marker": control_marker_inside,
-    LENGTH: many_words,
+    LENGTH: too_long,
     "loop": lambda case: repetition.ends_in_loop(case.parts, case.settings.repetition),
     "repeated_line": lambda case: repetition.repeated_line(case.parts, case.settings.repetition),
     "repeated_paragraph": lambda case: repetition.repeated_paragraph(

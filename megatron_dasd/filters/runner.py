@@ -9,24 +9,18 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.selection import FilterResponses
 from megatron_dasd.filters import rules
 from megatron_dasd.filters.contamination import Benchmarks
+from megatron_dasd.filters.lengths import Lengths
 from megatron_dasd.filters.report import collect, write_report
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.progress import progress
 from megatron_dasd.record_batches import read_batches
 from megatron_dasd.records import FilteredResponse, Response
 from megatron_dasd.records_io import SetAside, read_records, record_files
-from megatron_dasd.text.chat import render_prompt
-from megatron_dasd.text.encoding import (
-    encode_example,
-    load_tokenizer,
-    most_words_in_a_token,
-)
+from megatron_dasd.text.encoding import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -34,9 +28,8 @@ class _Judge:
     """What all responses are judged with."""
 
     settings: FilterResponses
-    tokenizer: PreTrainedTokenizerBase
+    lengths: Lengths
     benchmarks: Benchmarks | None
-    words_per_token: int
 
 
 def run(
@@ -47,9 +40,8 @@ def run(
     tokenizer = load_tokenizer(model_folder(inputs[settings.student]))
     judge_with = _Judge(
         settings,
-        tokenizer,
+        Lengths(tokenizer, settings.system_prompt),
         Benchmarks.read(paths, settings.decontamination) if paths else None,
-        most_words_in_a_token(tokenizer),
     )
     files = [file for name in settings.responses for file in record_files(inputs[name])]
     seen: set[bytes] = set()
@@ -91,29 +83,18 @@ def _filter_file(
 def judge(
     response: Response,
     settings: FilterResponses,
-    tokenizer: PreTrainedTokenizerBase,
+    lengths: Lengths,
     benchmarks: Benchmarks | None = None,
-    words_per_token: int = 1,
 ) -> FilteredResponse | tuple[str, str]:
     """Ask every rule that needs this response alone.
 
     Returns:
         What to keep of it; or (name of the rule that drops it, what it found).
     """
-    case = rules.make_case(response, settings, benchmarks, words_per_token)
+    case = rules.make_case(response, settings, benchmarks, lengths)
     reason = rules.first_reason(case)
     if reason or case.normalised is None:
         return reason or ("structure", "")
-    prompt_ids, response_ids = encode_example(
-        tokenizer,
-        render_prompt(tokenizer, response.prompt.messages, settings.system_prompt),
-        case.normalised.output,
-        response.student_prefix,
-        response.student_prefix_ids,
-    )
-    length = len(prompt_ids) + len(response_ids)
-    if length > settings.max_length:
-        return rules.LENGTH, f"{length} tokens, at most {settings.max_length} allowed"
     return FilteredResponse(
         **{field.name: getattr(response, field.name) for field in fields(Response)},
         output=case.normalised.output,

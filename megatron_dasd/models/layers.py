@@ -1,6 +1,7 @@
 """Layers for machines without Transformer Engine: packed attention and RMSNorm.
 
-Shapes: T tokens of a packed row, H query heads, G key-value heads, D channels a head.
+Shapes: T tokens of a packed row on one of C context-parallel ranks, H query heads, G key-value
+heads, D channels a head.
 """
 
 from itertools import pairwise
@@ -8,9 +9,13 @@ from typing import Any
 
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from torch.nn import functional as F
+
+from megatron_dasd.models.context_parallel import row_order
 
 
 class RMSNorm(torch.nn.Module):
@@ -36,7 +41,9 @@ class PackedAttention(torch.nn.Module):
     """Causal attention inside each document of a packed row, never across their borders.
 
     Stands where Transformer Engine's attention stands on a GPU, behind the same arguments.
-    Megatron's own ``DotProductAttention`` refuses packed rows.
+    Megatron's own ``DotProductAttention`` refuses packed rows and context parallelism.  Ranks hold
+    their shares of the row as ``models.context_parallel`` divides it, and gather the keys and
+    values of all of it.
     """
 
     def __init__(
@@ -46,10 +53,15 @@ class PackedAttention(torch.nn.Module):
         attn_mask_type: Any,
         attention_type: str,
         softmax_scale: float | None = None,
+        pg_collection: ProcessGroupCollection | None = None,
         **_: Any,
     ) -> None:
         super().__init__()
         self.softmax_scale = softmax_scale
+        self.group = None
+        if config.context_parallel_size > 1:
+            assert pg_collection is not None, "Megatron hands its groups to every attention"
+            self.group = pg_collection.cp
 
     def forward(
         self,
@@ -66,23 +78,57 @@ class PackedAttention(torch.nn.Module):
             query: ``[T, H, D]``.
             key: ``[T, G, D]``.
             value: ``[T, G, D]``.
-            packed_seq_params: the documents' lengths (``cu_seqlens_q``) and slots
-                (``cu_seqlens_q_padded``, from 0 to T).
+            packed_seq_params: of the whole row, the documents' lengths (``cu_seqlens_q``) and slots
+                (``cu_seqlens_q_padded``, from 0 to T * C).
 
         Returns:
             ``[T, H * D]``, zeros on padding.
         """
         assert packed_seq_params is not None, "PackedAttention wants packed rows"
         lengths = packed_seq_params.cu_seqlens_q.diff().tolist()
-        slots = packed_seq_params.cu_seqlens_q_padded.tolist()
-        grouped = query.shape[1] != key.shape[1]
-        documents = []
-        for length, (start, end) in zip(lengths, pairwise(slots), strict=True):
-            q, k, v = (
-                x[start : start + length].transpose(0, 1).unsqueeze(0) for x in (query, key, value)
+        borders = packed_seq_params.cu_seqlens_q_padded
+        rank, size = (self.group.rank(), self.group.size()) if self.group else (0, 1)
+        if self.group:
+            # Megatron's own mapping: backwards it sums what all ranks ask of a key or value.
+            shares = gather_from_sequence_parallel_region(
+                torch.cat([key, value], dim=1), group=self.group
             )
-            attended = F.scaled_dot_product_attention(
-                q, k, v, is_causal=True, scale=self.softmax_scale, enable_gqa=grouped
-            )
-            documents.append(F.pad(attended, (0, 0, 0, end - start - length)))
-        return torch.cat(documents, dim=2).squeeze(0).transpose(0, 1).flatten(1)
+            key, value = shares[row_order(borders.numpy(), size)].chunk(2, dim=1)
+        parts, done = [], 0
+        for length, (start, end) in zip(lengths, pairwise(borders.tolist()), strict=True):
+            document = slice(start, start + length)
+            for first, last in _chunks(end - start, rank, size):
+                queries = query[done : done + max(0, min(last, length) - first)]
+                attended = self._attend(queries, key[document], value[document], first)
+                parts.append(F.pad(attended, (0, 0, 0, last - first - len(queries))))
+                done += last - first
+        return torch.cat(parts, dim=1).transpose(0, 1).flatten(1)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, first: int) -> Tensor:
+        """Attention of some of a document's tokens, the first of which is token ``first``.
+
+        Returns:
+            ``[H, tokens, D]``.
+        """
+        seen = first + len(query)
+        q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (query, key[:seen], value[:seen]))
+        mask = None
+        if first:
+            mask = torch.ones(len(query), seen, dtype=torch.bool, device=q.device).tril(first)
+        return F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=self.softmax_scale,
+            enable_gqa=query.shape[1] != key.shape[1],
+        ).squeeze(0)
+
+
+def _chunks(slot: int, rank: int, size: int) -> list[tuple[int, int]]:
+    """Beginnings and ends, inside a slot, of what a context-parallel rank has of it."""
+    if size == 1:
+        return [(0, slot)]
+    chunk = slot // (2 * size)
+    return [(n * chunk, (n + 1) * chunk) for n in (rank, 2 * size - 1 - rank)]

@@ -7,11 +7,32 @@ from megatron.core.packed_seq_params import PackedSeqParams
 from torch import Tensor
 
 from megatron_dasd.data.rows import BORDERS, Row
+from megatron_dasd.models.context_parallel import own_positions
 
 Batch = dict[str, Tensor]
 """One row: ``tokens``, ``labels``, ``loss_mask``, ``position_ids`` and companions of shape
-``[1, seq]``; the borders ``cu_seqlens`` and ``cu_seqlens_padded`` of shape ``[slots + 1]``; and on
-the CPU ``longest_slot``, a single number."""
+``[1, seq]``; the borders ``cu_seqlens`` and ``cu_seqlens_padded`` of shape ``[slots + 1]``; on the
+CPU ``longest_slot``, a single number; and under context parallelism ``own_positions``, int64
+``[seq / cp]``."""
+
+OWN = "own_positions"
+_OF_THE_ROW = (*BORDERS, "longest_slot", OWN)
+"""What is no field of every position."""
+
+
+def for_rank(row: Row, rank: int, size: int) -> Row:
+    """The whole row, and the positions that one of ``size`` context-parallel ranks has of it."""
+    if size == 1:
+        return row
+    return row | {OWN: own_positions(row["cu_seqlens_padded"], rank, size)}
+
+
+def own_share(batch: Batch) -> Batch:
+    """What this context-parallel rank has of a batch: all fields ``[1, seq / cp]``."""
+    if OWN not in batch:
+        return batch
+    own = batch[OWN]
+    return {name: x if name in _OF_THE_ROW else x.index_select(1, own) for name, x in batch.items()}
 
 
 def to_batch(row: Row) -> Batch:
@@ -22,7 +43,7 @@ def to_batch(row: Row) -> Batch:
         batch = {name: x.cuda(non_blocking=True) for name, x in batch.items()}
     return {
         "longest_slot": longest,
-        **{name: x if name in BORDERS else x.unsqueeze(0) for name, x in batch.items()},
+        **{name: x if name in _OF_THE_ROW else x.unsqueeze(0) for name, x in batch.items()},
     }
 
 
@@ -30,7 +51,7 @@ def packed_seq_params(batch: Batch) -> PackedSeqParams:
     """Borders of the documents of one row, as attention and rotary embedding want them.
 
     Attention goes by the documents (``cu_seqlens``) inside their slots (``cu_seqlens_padded``),
-    positions by the slots alone.
+    positions by the slots alone.  Under context parallelism too they are those of the whole row.
     """
     true, padded = (batch[name] for name in BORDERS)
     # The longest slot, not the row's length: Megatron takes rotary frequencies as long as the
@@ -56,9 +77,10 @@ def forward(
     with_loss: bool = True,
     output_processor: Callable[..., Tensor] | None = None,
 ) -> Tensor:
-    """Run one packed row through this rank's pipeline stage.
+    """Run one packed row, or this rank's share of it, through this rank's pipeline stage.
 
     Args:
+        batch: see :func:`own_share`.
         output_processor: takes the place of the output layer and its loss, see
             ``losses.output_layer``.
 

@@ -44,6 +44,8 @@ def common_flags(architecture: Architecture, launch: Launch, seq_length: int, dt
         **architecture.flags(launch.tensor_parallel, launch.expert_parallel),
         **machine_flags(architecture),
         **layout_flags(launch, seq_length, dtype),
+        # One row at a time: nothing to gain by interleaved stages.
+        "num-virtual-stages-per-pipeline-rank": None,
     }
 
 
@@ -59,6 +61,10 @@ def layout_flags(launch: Launch, seq_length: int, dtype: str) -> Flags:
     return {
         "tensor-model-parallel-size": launch.tensor_parallel,
         "pipeline-model-parallel-size": launch.pipeline_parallel,
+        "num-virtual-stages-per-pipeline-rank": (
+            launch.virtual_pipeline if launch.virtual_pipeline > 1 else None
+        ),
+        "context-parallel-size": launch.context_parallel,
         "expert-model-parallel-size": launch.expert_parallel,
         "sequence-parallel": launch.tensor_parallel > 1,
         "seq-length": seq_length,

@@ -4,6 +4,7 @@ import argparse
 import errno
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,12 +15,17 @@ from rich.console import Console
 from rich.table import Table
 
 from megatron_dasd.config.pipeline import Pipeline, load_pipeline
-from megatron_dasd.errors import UserError
+from megatron_dasd.device.launch import STOP_SIGNALS
+from megatron_dasd.errors import (
+    INTERRUPTED_STATUS,
+    MISTAKE_STATUS,
+    STOPPED_STATUS,
+    Stopped,
+    UserError,
+)
 from megatron_dasd.pipeline.conversion import BY_HAND, ByHand
 from megatron_dasd.pipeline.runner import Outcome, choose_stages, run_stages
 
-USER_ERROR_STATUS = 2
-INTERRUPTED_STATUS = 130
 _ENVIRONMENTAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 """Errors of the system that the user mends, not the program."""
 
@@ -100,6 +106,8 @@ def _stages_of_kind(pipeline: Pipeline, kind: str, name: str | None) -> list[str
 def _guarded(run: Callable[[], None]) -> int:
     """Run, and tell a user's mistake, a full disk or an interruption in one line."""
     _quieten_libraries()
+    for number in STOP_SIGNALS:
+        signal.signal(number, _stop)
     try:
         run()
     except UserError as error:
@@ -111,10 +119,17 @@ def _guarded(run: Callable[[], None]) -> int:
         return _fail(
             f"{where}{os.strerror(error.errno)}; mend it, the same command goes on from here"
         )
+    except Stopped as stopped:
+        print(f"{stopped}; the same command goes on from here", file=sys.stderr)
+        return STOPPED_STATUS
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED_STATUS
     return 0
+
+
+def _stop(number: int, _: object) -> None:
+    raise Stopped(f"stopped on {signal.Signals(number).name}")
 
 
 def _quieten_libraries() -> None:
@@ -132,7 +147,7 @@ def _quieten_libraries() -> None:
 
 def _fail(message: str) -> int:
     print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)
-    return USER_ERROR_STATUS
+    return MISTAKE_STATUS
 
 
 def _print_summary(outcomes: Sequence[Outcome]) -> None:

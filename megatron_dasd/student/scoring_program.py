@@ -1,5 +1,6 @@
 """The scoring program of one rank.  Payload: see ``student.scoring``."""
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,12 +12,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from megatron_dasd.artifacts import write_part
+from megatron_dasd.config.base import Launch
 from megatron_dasd.config.selection import ScoreStudent
-from megatron_dasd.data.packing import best_fit_decreasing
+from megatron_dasd.data.packing import aligned, best_fit_decreasing
 from megatron_dasd.data.rows import packed_row
 from megatron_dasd.device.launch import run_program
 from megatron_dasd.errors import UserError
 from megatron_dasd.models.architecture import read_architecture
+from megatron_dasd.models.context_parallel import row_order, slot_multiple
 from megatron_dasd.models.program import common_flags, load_model
 from megatron_dasd.records import FilteredResponse, Message, ScoredResponse
 from megatron_dasd.records_io import SetAside, record_files
@@ -25,7 +28,7 @@ from megatron_dasd.text.chat import read_few_shot
 from megatron_dasd.text.encoding import load_tokenizer
 
 _ROW_MULTIPLE = 64
-"""Rows are as long as they need to be, rounded up: sequence parallelism divides them by tp."""
+"""Rows are as long as they need to be, rounded up; the layout may ask for more."""
 
 
 def main(payload: dict[str, Any]) -> None:
@@ -33,19 +36,21 @@ def main(payload: dict[str, Any]) -> None:
     settings = ScoreStudent.model_validate(payload["settings"])
     folder = Path(payload["model"])
     tokenizer = load_tokenizer(folder)
-    flags = common_flags(
-        read_architecture(folder), settings.launch, settings.batch_tokens, settings.dtype
-    )
+    _align, multiple = row_multiples(settings.launch)
+    capacity = _rounded_up(settings.batch_tokens, multiple)
+    flags = common_flags(read_architecture(folder), settings.launch, capacity, settings.dtype)
     model = load_model(flags, Path(payload["checkpoint"]))
     from megatron.core import mpu
 
-    # Ranks that share experts go in step, so they score the same parts.
-    share = mpu.get_expert_model_parallel_world_size()
+    # Ranks that share experts go in step, so they score the same parts; some of them may share
+    # their rows too.
+    share = max(1, settings.launch.expert_parallel // settings.launch.context_parallel)
     rank, size = mpu.get_data_parallel_rank() // share, mpu.get_data_parallel_world_size() // share
     writes = (
         mpu.is_pipeline_last_stage()
         and mpu.get_tensor_model_parallel_rank() == 0
-        and mpu.get_expert_model_parallel_rank() == 0
+        and mpu.get_context_parallel_rank() == 0
+        and mpu.get_data_parallel_rank() % share == 0
     )
     files = record_files(Path(payload["responses"]))
     few_shot = read_few_shot(Path(payload["few_shot"]) if payload["few_shot"] else None)
@@ -83,7 +88,7 @@ def _score(
                 f"batch_tokens {settings.batch_tokens}; raise it"
             )
         examples.append(example)
-    logprobs = response_logprobs(model, examples, settings.batch_tokens)
+    logprobs = response_logprobs(model, examples, settings.batch_tokens, settings.launch)
     assert settings.checkpoint is not None  # or servers would score
     return [
         scored_record(record, response_ids, values.tolist(), tokenizer, settings.checkpoint)
@@ -92,35 +97,47 @@ def _score(
 
 
 def response_logprobs(
-    model: list[torch.nn.Module], examples: list[tuple[list[int], list[int]]], batch_tokens: int
+    model: list[torch.nn.Module],
+    examples: list[tuple[list[int], list[int]]],
+    batch_tokens: int,
+    launch: Launch,
 ) -> list[np.ndarray]:
     """ln p of every response token given what precedes it.
 
     Args:
         model: this rank's model chunks.
         examples: (prompt token ids, response token ids).
-        batch_tokens: positions of the longest packed row.
+        batch_tokens: positions of the longest packed row, before it is rounded up.
+        launch: this program's layout.
 
     Returns:
         ``[len(response)]`` for each example; nothing on ranks without the last pipeline stage.
     """
-    lengths = np.array([len(prompt) + len(response) for prompt, response in examples])
+    align, multiple = row_multiples(launch)
+    slots = aligned(np.array([len(prompt) + len(response) for prompt, response in examples]), align)
     logprobs: dict[int, np.ndarray] = {}
-    for members in best_fit_decreasing(lengths, batch_tokens):
+    for members in best_fit_decreasing(slots, _rounded_up(batch_tokens, multiple)):
         tokens = [np.array(examples[m][0] + examples[m][1]) for m in members]
-        used = sum(map(len, tokens))
-        row_length = -(-used // _ROW_MULTIPLE) * _ROW_MULTIPLE
-        row = packed_row([{"tokens": t, "loss_mask": np.ones(len(t))} for t in tokens], row_length)
+        documents = [{"tokens": t, "loss_mask": np.ones(len(t))} for t in tokens]
+        row = packed_row(documents, _rounded_up(int(slots[members].sum()), multiple), align)
         losses = _token_losses(model, row)
         if losses is None:
             continue
-        start = 0
-        for member, document in zip(members, tokens, strict=True):
+        starts = row["cu_seqlens_padded"][:-1].tolist()
+        for member, document, start in zip(members, tokens, starts, strict=True):
             first = start + len(examples[member][0]) - 1  # the position that predicts the response
-            end = start + len(document)
-            logprobs[int(member)] = -losses[first : end - 1]
-            start = end
+            logprobs[int(member)] = -losses[first : start + len(document) - 1]
     return [logprobs[member] for member in sorted(logprobs)]
+
+
+def row_multiples(launch: Launch) -> tuple[int, int]:
+    """What a layout wants the documents' slots, and the rows, to be multiples of."""
+    align = slot_multiple(launch.context_parallel)
+    return align, math.lcm(_ROW_MULTIPLE, align * launch.tensor_parallel)
+
+
+def _rounded_up(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple
 
 
 @torch.no_grad()
@@ -129,11 +146,12 @@ def _token_losses(model: list[torch.nn.Module], row: dict[str, np.ndarray]) -> n
 
     Runs Megatron's schedule, so that any pipeline layout works.
     """
+    from megatron.core import mpu
     from megatron.core.pipeline_parallel import get_forward_backward_func
     from megatron.training import get_args
 
     from megatron_dasd.losses.output_layer import token_losses
-    from megatron_dasd.models.packed import forward, to_batch
+    from megatron_dasd.models.packed import for_rank, forward, own_share, to_batch
 
     processor = partial(token_losses, vocab_size=get_args().vocab_size)
 
@@ -141,7 +159,8 @@ def _token_losses(model: list[torch.nn.Module], row: dict[str, np.ndarray]) -> n
         output = forward(chunk, next(rows), output_processor=processor)
         return output, lambda output, non_loss_data: output
 
-    batch = to_batch(row)
+    rank, size = mpu.get_context_parallel_rank(), mpu.get_context_parallel_world_size()
+    batch = own_share(to_batch(for_rank(row, rank, size)))
     outputs = get_forward_backward_func()(
         forward_step_func=step,
         data_iterator=iter([batch]),
@@ -152,7 +171,16 @@ def _token_losses(model: list[torch.nn.Module], row: dict[str, np.ndarray]) -> n
         forward_only=True,
         collect_non_loss_data=True,
     )
-    return outputs[0][0].double().cpu().numpy() if outputs else None
+    if not outputs:
+        return None
+    losses: Tensor = outputs[0][0]
+    if size > 1:
+        shares = torch.empty(len(row["tokens"]), dtype=losses.dtype, device=losses.device)
+        torch.distributed.all_gather_into_tensor(
+            shares, losses.contiguous(), group=mpu.get_context_parallel_group()
+        )
+        losses = shares[row_order(row["cu_seqlens_padded"], size)]
+    return losses.double().cpu().numpy()
 
 
 if __name__ == "__main__":

@@ -7,11 +7,22 @@ same rows meet in a step at any data-parallel size and after any restart.
 
 from collections.abc import Callable, Iterator
 from itertools import count
+from typing import NamedTuple
 
 from megatron_dasd.config.training import Loader
 from megatron_dasd.data.order import pack_at
 from megatron_dasd.data.packed_dataset import PackedDataset
-from megatron_dasd.models.packed import Batch, to_batch
+from megatron_dasd.models.packed import Batch, for_rank, to_batch
+
+
+class Member(NamedTuple):
+    """A rank's place in a group of ranks."""
+
+    rank: int
+    size: int
+
+
+ALONE = Member(0, 1)
 
 PackOf = Callable[[int], int | None]
 """The pack behind a global sample index; None: a row of padding."""
@@ -44,18 +55,21 @@ def batches(
     data: PackedDataset,
     pack_of: PackOf,
     first_sample: int,
-    data_parallel_rank: int,
-    data_parallel_size: int,
+    data_parallel: Member,
+    context_parallel: Member = ALONE,
     loader: Loader = "torch",
 ) -> Iterator[Batch]:
     """This rank's rows, one a micro-batch, from a global sample index on, without end.
 
     Args:
+        data_parallel: this rank's place among those that have other rows.
+        context_parallel: its place among those that share its rows.
         loader: what makes batches of rows; their values are the same.
     """
-    samples = count(first_sample + data_parallel_rank, data_parallel_size)
+    samples = count(first_sample + data_parallel.rank, data_parallel.size)
     packs = map(pack_of, samples)
-    rows = (data.padding_row() if pack is None else data[pack] for pack in packs)
+    whole = (data.padding_row() if pack is None else data[pack] for pack in packs)
+    rows = (for_rank(row, *context_parallel) for row in whole)
     if loader == "dali":
         from megatron_dasd.training.dali import dali_batches  # an optional package
 

@@ -5,6 +5,9 @@ are given; everything else is the user's to say, as with Megatron's own programs
 """
 
 import argparse
+import math
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,6 +27,11 @@ from megatron_dasd.errors import UserError
 from megatron_dasd.models.architecture import Flags
 from megatron_dasd.precision.recipes import precision_flags, weights_dtype
 from megatron_dasd.training.program import ROWS_FLAGS
+
+_SET_BY_EPOCHS = {
+    *("--train-iters", "--train-samples", "--lr-decay-iters", "--lr-decay-samples"),
+    *("--lr-warmup-iters", "--lr-warmup-samples", "--lr-warmup-fraction"),
+}
 
 
 def payload_of(argv: list[str]) -> dict[str, Any]:
@@ -46,6 +54,15 @@ def payload_of(argv: list[str]) -> dict[str, Any]:
     parser.add_argument(
         "--dasd-data", metavar="DIR", required=True, help="packed data, of a preprocess stage"
     )
+    parser.add_argument(
+        "--dasd-epochs",
+        type=float,
+        help="passes over the data: gives iterations, warm-up and decay; rows of padding fill the "
+        "last batch",
+    )
+    parser.add_argument(
+        "--dasd-warmup-fraction", type=float, default=0.1, help="of the iterations of the epochs"
+    )
     parser.add_argument("--dasd-heldout", metavar="DIR", help="packed data to evaluate on")
     parser.add_argument(
         "--dasd-precision",
@@ -63,22 +80,27 @@ def payload_of(argv: list[str]) -> dict[str, Any]:
     if own.dasd_teacher_topk and own.dasd_whole_logits:
         raise UserError("--dasd-teacher-topk does not go with --dasd-whole-logits; leave one out")
     precision = _precision_flags(own.dasd_precision, megatron) if own.dasd_precision else {}
+    data = read_meta(Path(own.dasd_data))
+    epochs = _Epochs.of(own, megatron, data.num_packs) if own.dasd_epochs is not None else None
     _look_through_checkpoints(megatron)
     return {
         "flags": {
             "dasd-hf-model": own.dasd_hf_model,
-            "seq-length": read_meta(Path(own.dasd_data)).seq_length,
+            "seq-length": data.seq_length,
             "micro-batch-size": 1,
             **ROWS_FLAGS,
             **precision,
+            **(epochs.flags if epochs else {}),
             # Megatron wants an interval also where there is nothing to evaluate on.
             **({} if own.dasd_heldout else {"eval-iters": 0, "eval-interval": 1}),
+            "exit-signal-handler": True,
         },
         "argv": megatron,
         "data": own.dasd_data,
         "heldout": own.dasd_heldout,
-        "num_samples": None,
+        "num_samples": epochs.num_samples if epochs else None,
         "metrics": own.dasd_metrics,
+        "keeper": None,
         "loader": own.dasd_loader,
         "teacher_topk": own.dasd_teacher_topk,
         "loss": {
@@ -87,6 +109,48 @@ def payload_of(argv: list[str]) -> dict[str, Any]:
             "distillation": _distillation(own).model_dump(),
         },
     }
+
+
+@dataclass(frozen=True)
+class _Epochs:
+    """What some passes over the data ask of Megatron, which counts iterations alone."""
+
+    num_samples: int
+    flags: Flags
+
+    @classmethod
+    def of(cls, own: argparse.Namespace, megatron: list[str], num_packs: int) -> "_Epochs":
+        """From what was typed, and told in a line.
+
+        Raises:
+            UserError: epochs or fraction of no use, no batch size, or a flag that would be derived.
+        """
+        if own.dasd_epochs <= 0:
+            raise UserError(f"--dasd-epochs {own.dasd_epochs:g}: wanted more than 0")
+        if not 0 <= own.dasd_warmup_fraction <= 1:
+            raise UserError(f"--dasd-warmup-fraction {own.dasd_warmup_fraction:g}: not in 0 ... 1")
+        typed = {flag.split("=")[0] for flag in megatron}
+        for flag in sorted(typed & _SET_BY_EPOCHS):
+            raise UserError(f"{flag} follows from --dasd-epochs; leave one of them out")
+        parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+        parser.add_argument("--global-batch-size", type=int)
+        batch = parser.parse_known_args(megatron)[0].global_batch_size
+        if not batch:
+            raise UserError("--dasd-epochs needs --global-batch-size")
+        num_samples = math.ceil(own.dasd_epochs * num_packs)
+        iterations = math.ceil(num_samples / batch)
+        if os.environ.get("RANK", "0") == "0":
+            print(
+                f"{own.dasd_epochs:g} epochs of {num_packs:,} packs: {iterations:,} iterations of "
+                f"{batch:,} rows, {iterations * batch - num_samples:,} rows of padding in the last",
+                flush=True,
+            )
+        flags: Flags = {
+            "train-iters": iterations,
+            "lr-decay-iters": iterations,
+            "lr-warmup-iters": round(own.dasd_warmup_fraction * iterations),
+        }
+        return cls(num_samples, flags)
 
 
 def _distillation(own: argparse.Namespace) -> Distillation:

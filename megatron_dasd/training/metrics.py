@@ -22,14 +22,15 @@ _KNOWN_PARAMETERS = {
 }
 
 
-Figures = Callable[[], dict[str, Any]]
+Figures = Callable[[int, float], dict[str, Any]]
+"""Of the steps up to so many consumed samples, which took so many seconds."""
 
 
-def install(path: Path, further: Figures = dict) -> None:
+def install(path: Path, further: Figures) -> None:
     """Append a line a step to ``path``, and one for each held-out evaluation.
 
     Args:
-        further: more figures of the step, of the rank that writes.
+        further: more figures, asked for on the rank that writes.
 
     Raises:
         RuntimeError: Megatron's functions are not the ones known here.
@@ -71,7 +72,7 @@ def _log_step(training_log: Callable[..., Any], path: Path, further: Figures) ->
                     "lr": given["learning_rate"],
                     "consumed_samples": get_args().consumed_train_samples,
                     "seconds": round(now - last, 4),
-                    **further(),
+                    **further(get_args().consumed_train_samples, now - last),
                 },
             )
             last = now

@@ -1,5 +1,8 @@
 """The training program of one rank.  Payload: see ``training.stage``."""
 
+import os
+import signal
+import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterator
@@ -9,8 +12,10 @@ from typing import Any
 
 from megatron_dasd.checkpoint.artifact import TRACKER, open_checkpoint
 from megatron_dasd.device.launch import run_program
+from megatron_dasd.errors import STOPPED_STATUS
 from megatron_dasd.models.architecture import Flags
 from megatron_dasd.models.program import parse_argv, to_argv
+from megatron_dasd.training.slots import require_slots
 
 ROWS_FLAGS: Flags = {"calculate-per-token-loss": True, "dataloader-type": "external"}
 """What packed rows ask of Megatron: losses summed over tokens, batches that it does not split."""
@@ -19,33 +24,71 @@ ROWS_FLAGS: Flags = {"calculate-per-token-loss": True, "dataloader-type": "exter
 def main(payload: dict[str, Any]) -> None:
     """Hand Megatron's ``pretrain()`` our data, model and step."""
     start = time.time()
+    # Megatron knows one signal to save and stop on; schedulers send either.
+    signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     args = parse_argv([*to_argv(payload["flags"]), *payload.get("argv", [])])
+    for data in filter(None, (payload["data"], payload["heldout"])):
+        require_slots(Path(data), args)
     _look_through_checkpoints(args)
     # after start-up: these modules take their device from the adapter
     from megatron.core.enums import ModelType
     from megatron.training import pretrain, set_startup_timestamps
     from megatron.training.argument_utils import pretrain_cfg_container_from_args
 
+    from megatron_dasd.device import adamw
     from megatron_dasd.models.provider import model_provider
     from megatron_dasd.precision.emulation import with_precision
     from megatron_dasd.precision.numerics import Numerics
-    from megatron_dasd.training import metrics
+    from megatron_dasd.training import hooks, metrics
+    from megatron_dasd.training.keeper import Keeper
     from megatron_dasd.training.step import forward_step
+    from megatron_dasd.training.throughput import Throughput
 
-    numerics = Numerics()
+    adamw.mend()
+    numerics, throughput = Numerics(), Throughput(args)
     provider_of_model = with_precision(args, model_provider, numerics)
     set_startup_timestamps(program_start=start, main_entry=time.time())
     if payload["metrics"]:
-        metrics.install(Path(payload["metrics"]), numerics.take)
-    provider = partial(_data_iterators, payload=payload)
+        metrics.install(
+            Path(payload["metrics"]),
+            lambda samples, seconds: throughput.take(samples, seconds) | numerics.take(),
+        )
+    provider = partial(_data_iterators, payload=payload, throughput=throughput)
     provider.is_distributed = True  # type: ignore[attr-defined]  # every rank reads for itself
-    pretrain(
-        pretrain_cfg_container_from_args(args),
-        provider,
-        ModelType.encoder_or_decoder,
-        partial(forward_step, **payload["loss"]),
-        model_provider=provider_of_model,
-    )
+    acting: list[hooks.Hooks] = []
+    if payload["keeper"]:
+        acting.append(Keeper(Path(args.save), **payload["keeper"]))
+    hooks.install(acting)
+    try:
+        pretrain(
+            pretrain_cfg_container_from_args(args),
+            provider,
+            ModelType.encoder_or_decoder,
+            partial(forward_step, **payload["loss"]),
+            model_provider=provider_of_model,
+        )
+    finally:
+        if not isinstance(sys.exception(), Exception):
+            for hook in acting:
+                hook.on_stage_end()
+
+
+def main_by_hand(payload: dict[str, Any]) -> None:
+    """The same, started by a launcher that goes by exit statuses.
+
+    Raises:
+        SystemExit: with status 75 when training was told to stop, or has reached a limit of its
+            flags, and wants to be started again.
+    """
+    try:
+        main(payload)
+    except SystemExit as ended:
+        from megatron.training import get_args
+
+        args = get_args()
+        if not ended.code and args.curr_iteration + 1 < args.train_iters:
+            raise SystemExit(STOPPED_STATUS) from None
+        raise
 
 
 def _look_through_checkpoints(args: Namespace) -> None:
@@ -56,7 +99,7 @@ def _look_through_checkpoints(args: Namespace) -> None:
 
 
 def _data_iterators(
-    _num_samples: Any, payload: dict[str, Any], vp_stage: int | None = None
+    _num_samples: Any, payload: dict[str, Any], throughput: Any, vp_stage: int | None = None
 ) -> tuple[Iterator[Any], Iterator[Any] | None, None]:
     """Training and held-out rows of this rank; the training rows go on after the consumed ones."""
     from megatron.core import mpu
@@ -64,21 +107,25 @@ def _data_iterators(
 
     from megatron_dasd.data.packed_dataset import PackedDataset
     from megatron_dasd.data.teacher_top import DistillationDataset
-    from megatron_dasd.training.batches import batches, heldout_packs, training_packs
+    from megatron_dasd.training.batches import Member, batches, heldout_packs, training_packs
 
     args = get_args()
-    rank, size = mpu.get_data_parallel_rank(), mpu.get_data_parallel_world_size()
+    places = (
+        Member(mpu.get_data_parallel_rank(), mpu.get_data_parallel_world_size()),
+        Member(mpu.get_context_parallel_rank(), mpu.get_context_parallel_world_size()),
+    )
     path, top = Path(payload["data"]), payload["teacher_topk"]
     train = DistillationDataset(path, Path(top)) if top else PackedDataset(path)
     loader = payload["loader"]
     num_samples = payload["num_samples"] or args.train_iters * args.global_batch_size
     train_packs = training_packs(len(train), num_samples, args.seed)
-    train_rows = batches(train, train_packs, args.consumed_train_samples, rank, size, loader)
+    throughput.begin(train, train_packs, args.consumed_train_samples)
+    train_rows = batches(train, train_packs, args.consumed_train_samples, *places, loader)
     if not payload["heldout"]:
         return train_rows, None, None
     heldout = PackedDataset(Path(payload["heldout"]))
     packs = heldout_packs(len(heldout), args.global_batch_size)
-    return train_rows, batches(heldout, packs, 0, rank, size, loader), None
+    return train_rows, batches(heldout, packs, 0, *places, loader), None
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Stage train: settings and data to Megatron's flags, its ranks started, its progress shown."""
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,23 +11,25 @@ from megatron_dasd.checkpoint.artifact import FOLDER, open_checkpoint, remember_
 from megatron_dasd.config.training import Train
 from megatron_dasd.data.meta import DataMeta, read_meta
 from megatron_dasd.device.launch import launch
-from megatron_dasd.errors import UserError
+from megatron_dasd.errors import Stopped, UserError
 from megatron_dasd.manifests import LOGS, METRICS, model_folder
 from megatron_dasd.models.architecture import Flags, read_architecture
 from megatron_dasd.models.program import layout_flags
 from megatron_dasd.precision.recipes import RECIPES, precision_flags, weights_dtype, where_fp8_runs
 from megatron_dasd.progress import progress
+from megatron_dasd.training.metrics_file import forget_after, last_step
 from megatron_dasd.training.program import ROWS_FLAGS
 
-_TAIL_BYTES = 4096
-"""The end of the metrics file that holds its newest lines."""
+_BYTES_OF_A_WEIGHT = {"float32": 4 + 4 + 4, "bfloat16": 2 + 4 + 4 + 4}
+"""In a checkpoint: the weight, its copy in float32 where it is none, and both of Adam's moments."""
 
 
 def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
     """Train; goes on from this stage's own last checkpoint if there is one.
 
     Raises:
-        UserError: a rank failed, or training ended before its last iteration.
+        UserError: a rank failed, or training ended where it should not have.
+        Stopped: training was told to stop before its last iteration, and has saved.
     """
     data = read_meta(inputs[settings.data])
     heldout = read_meta(inputs[settings.heldout]) if settings.heldout else None
@@ -54,6 +55,7 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
         # has a checkpoint of its own.
         "pretrained-checkpoint": start.folder,
         "save-interval": settings.save_interval or iterations,
+        "exit-signal-handler": True,
         **settings.megatron,
     }
     payload = {
@@ -63,6 +65,10 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
         "teacher_topk": str(inputs[settings.teacher_topk]) if settings.teacher_topk else None,
         "num_samples": num_samples,
         "metrics": str(metrics),
+        "keeper": {
+            "num_kept": settings.keep_checkpoints,
+            "num_bytes": start.num_weights * _BYTES_OF_A_WEIGHT[dtype],
+        },
         "loader": settings.loader,
         "loss": {
             "normalise_by": settings.normalise_by,
@@ -74,15 +80,11 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
     if fp8:
         print(f"    {settings.precision}: {fp8}", flush=True)
     done = tracker.repair(saves)
+    forget_after(metrics, done)
     if done < iterations:
-        _train(payload, settings, folder, metrics, iterations, done)
-        done = tracker.repair(saves)
-    if done != iterations:
-        # Not by the exit status, which Megatron leaves at 0 also when it could not go on.
-        raise UserError(
-            f"{folder.path}: training stopped at iteration {done} of {iterations}; "
-            f"the same command goes on from there (log: {folder.path / LOGS})"
-        )
+        done = _train_on(payload, settings, folder, metrics, iterations, done)
+    else:
+        print(f"    iteration {done} was the last and is saved: nothing to train", flush=True)
     tracker.keep_only(saves, iterations)
     remember_source(model_folder(inputs[settings.model]), saves)
     return {
@@ -94,6 +96,36 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
         "padding_samples": iterations * settings.global_batch_size - num_samples,
         "loss_tokens_per_epoch": data.num_loss_tokens,
     }
+
+
+def _train_on(
+    payload: dict[str, Any],
+    settings: Train,
+    folder: StageFolder,
+    metrics: Path,
+    iterations: int,
+    done: int,
+) -> int:
+    """Train from an iteration on; returns the last one that is saved, which is the last there is.
+
+    Raises:
+        UserError: training ended where it should not have.
+        Stopped: it was told to stop, or has reached a limit of its flags.
+    """
+    saves = folder.path / FOLDER
+    reason = None
+    try:
+        _train(payload, settings, folder, metrics, iterations, done)
+    except Stopped as stopped:
+        reason = str(stopped)
+    now = tracker.repair(saves)
+    if now == iterations and not reason:
+        return now
+    # Not by the exit status, which Megatron leaves at 0 also when it could not go on.
+    where = f"{folder.path}: training stopped at iteration {now} of {iterations}"
+    if reason or now > done:
+        raise Stopped(f"{where} ({reason or 'a limit among the megatron flags'})")
+    raise UserError(f"{where}, where it began (log: {folder.path / LOGS})")
 
 
 def _train(
@@ -109,9 +141,10 @@ def _train(
 
         def show() -> None:
             nonlocal shown
-            line = _last_step(metrics)
+            line = last_step(metrics)
             if line and line["iteration"] > shown:
-                bar.advance(line["iteration"] - shown, note=f"loss {line['loss']:.4f}")
+                rate = f"{line['tokens_per_second']:,.0f} tokens/s"
+                bar.advance(line["iteration"] - shown, note=f"loss {line['loss']:.4f}, {rate}")
                 shown = line["iteration"]
 
         launch(
@@ -137,6 +170,9 @@ def _optimizer_flags(settings: Train, iterations: int) -> Flags:
         "adam-beta2": settings.adam_beta2,
         "adam-eps": settings.adam_eps,
         "clip-grad": settings.clip_grad,
+        "use-distributed-optimizer": settings.launch.distributed_optimizer,
+        # Checkpoints that any other layout can go on from.
+        "dist-ckpt-optim-fully-reshardable": settings.launch.distributed_optimizer,
         "moe-aux-loss-coeff": settings.moe_aux_loss_coeff,
         "log-interval": 1,
         **ROWS_FLAGS,
@@ -150,22 +186,3 @@ def _heldout_flags(settings: Train, iterations: int, heldout: DataMeta | None) -
         "eval-iters": math.ceil(heldout.num_packs / settings.global_batch_size),
         "eval-interval": settings.eval_interval or iterations + 1,
     }
-
-
-def _last_step(metrics: Path) -> dict[str, Any] | None:
-    """The newest whole line of the metrics that tells of a step."""
-    try:
-        with metrics.open("rb") as file:
-            # asked for several times a second, so not the whole of a long run's file
-            file.seek(max(0, metrics.stat().st_size - _TAIL_BYTES))
-            tail = file.read().decode()
-    except FileNotFoundError:
-        return None
-    for line in reversed(tail.splitlines()):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if "loss" in row:
-            return row  # type: ignore[no-any-return]
-    return None

@@ -18,7 +18,7 @@ from megatron_dasd.losses.cross_entropy import (
 )
 from megatron_dasd.losses.distillation import TeacherTop, distillation_loss, token_distances
 from megatron_dasd.losses.output_layer import token_losses
-from megatron_dasd.models.packed import Batch, forward
+from megatron_dasd.models.packed import Batch, forward, own_share
 
 
 def forward_step(
@@ -43,6 +43,9 @@ def forward_step(
     shares = token_shares(
         batch["loss_mask"].flatten(), batch["position_ids"].flatten(), normalise_by
     )
+    # Shares first, of the whole row: a sequence divided over ranks counts once.
+    batch = own_share(batch | {"factors": shares[0][None], "counts": shares[1][None]})
+    shares = batch["factors"], batch["counts"]
     by_class = partial(_with_classes, factors=shares[0], classes=batch.get(SENTENCE_CLASSES))
     vocab_size = get_args().vocab_size
     if IDS in batch:

@@ -183,7 +183,8 @@ def test_ranks_must_fill_the_layout(tmp_path: Path) -> None:
     stage = "  c: {kind: train, model: m, checkpoint: m, data: d, launch: {num_ranks: 3, "
     reason = told(tmp_path, HEAD + TEACHER + stage + "tensor_parallel: 2}}\n")
     assert reason == (
-        "stages.c.launch: num_ranks 3 is no multiple of tensor_parallel x pipeline_parallel = 2"
+        "stages.c.launch: num_ranks 3 is no multiple of tensor_parallel x pipeline_parallel x "
+        "context_parallel = 2"
     )
 
 

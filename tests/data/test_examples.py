@@ -109,3 +109,26 @@ def test_what_looks_like_the_assistant_s_turn_in_a_prompt_is_no_target(
 def test_an_output_that_does_not_begin_with_its_prefix(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(ValueError, match="output: does not begin with the student's prefix"):
         example(tokenizer, prefix="zzz", prefix_ids=[1])
+
+
+def test_qwen3_s_own_template(qwen3: PreTrainedTokenizerFast) -> None:
+    """It strips the thinking of earlier turns, and opens the assistant's turn by itself."""
+    assert "</think>" in qwen3.chat_template
+    output = "<think>\nTwo and two.\n</think>\n\nFour \u00e9."
+    maker = ExampleMaker(
+        qwen3, BulkEncoder(qwen3, "gigatoken"), settings(system_prompt="Be brief.")
+    )
+    turns = [
+        Message(role="user", content="1 + 1?"),
+        Message(role="assistant", content="<think>\nx\n</think>\n\nTwo."),
+        Message(role="user", content="2 + 2? <think>no</think>"),
+    ]
+    (made,) = maker.examples([maker.turns(turns, output, "", np.array([], dtype=np.int64))])
+    prompt = (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n1 + 1?<|im_end|>\n"
+        "<|im_start|>assistant\nTwo.<|im_end|>\n"
+        "<|im_start|>user\n2 + 2? <think>no</think><|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert qwen3.decode(made.prompt_ids) == prompt
+    assert qwen3.decode(made.response_ids) == output + "<|im_end|>"
+    assert made.loss_mask.tolist() == [0] * made.prompt_ids.size + [1] * made.response_ids.size

@@ -1,6 +1,7 @@
 """Small programs for the launcher's tests; each is what a rank runs."""
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -22,6 +23,8 @@ def main(payload: dict[str, Any]) -> None:
         case "wait" | "complain" | "crash":
             (Path(payload["out"]) / f"pid-{rank}").write_text(str(os.getpid()))
             time.sleep(600)
+        case "save":
+            save(rank, Path(payload["out"]))
         case other:
             sys.exit(f"no program {other}")
 
@@ -33,3 +36,16 @@ def all_reduce(rank: int, out: Path) -> None:
     value = torch.tensor([rank + 1])
     torch.distributed.all_reduce(value)
     (out / f"sum-{rank}").write_text(str(value.item()))
+
+
+def save(rank: int, out: Path) -> None:
+    """Told to end, take a while to save."""
+
+    def on_signal(*_: Any) -> None:
+        time.sleep(0.3)
+        (out / f"saved-{rank}").write_text("all")
+        sys.exit()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    (out / f"pid-{rank}").write_text(str(os.getpid()))
+    time.sleep(600)

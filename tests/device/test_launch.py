@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from megatron_dasd.device.launch import launch
-from megatron_dasd.errors import UserError
+from megatron_dasd.errors import Stopped, UserError
 
 PROGRAM = "tests.device.programs"
 
@@ -68,3 +68,29 @@ def test_ranks_end_with_a_launcher_that_is_killed(tmp_path: Path) -> None:
         launcher.send_signal(signal.SIGKILL)
         launcher.wait()
     wait_until(lambda: not any(is_alive(pid) for pid in pids), seconds=20)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_told_to_stop_the_ranks_end_in_their_own_time(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    def when_they_wait() -> None:
+        if len(list(tmp_path.glob("pid-*"))) == 2 and not (tmp_path / "told").exists():
+            (tmp_path / "told").touch()
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(Stopped, match=f"^stopped on {number.name}$"):
+        launch(PROGRAM, {"do": "save", "out": str(tmp_path)}, 2, tmp_path, when_they_wait)
+    assert [(tmp_path / f"saved-{rank}").read_text() for rank in range(2)] == ["all", "all"]
+    assert signal.getsignal(number) is before
+
+
+def test_ranks_that_have_nothing_to_save_end_at_once(tmp_path: Path) -> None:
+    def when_they_wait() -> None:
+        if len(list(tmp_path.glob("pid-*"))) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped, match="^stopped on SIGTERM$"):
+        launch(PROGRAM, {"do": "wait", "out": str(tmp_path)}, 2, tmp_path, when_they_wait)
+    assert not any(is_alive(int(file.read_text())) for file in tmp_path.glob("pid-*"))

@@ -1,7 +1,7 @@
 """A tiny model and data that the layouts are compared on, made once."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,8 @@ class Workshop:
             name: self._save(name, AutoModelForCausalLM.from_config(config))
             for name, config in configs.items()
         }
-        self.data, self.heldout = self._write_data("data", 60), self._write_data("heldout", 11)
+        self.data = self.write_data("data", made_up_documents(60))
+        self.heldout = self.write_data("heldout", made_up_documents(11))
         self.checkpoints = {name: self._import(name) for name in self.models}
 
     def run(
@@ -72,7 +73,12 @@ class Workshop:
         return folder
 
     def train(
-        self, name: str, model: str = "llama", teacher_topk: Path | None = None, **changes: Any
+        self,
+        name: str,
+        model: str = "llama",
+        teacher_topk: Path | None = None,
+        data: Path | None = None,
+        **changes: Any,
     ) -> list[dict[str, Any]]:
         """Train ten steps and return the lines of its metrics."""
         more = {"teacher_topk": teacher_topk} if teacher_topk else {}
@@ -91,7 +97,7 @@ class Workshop:
             Train(kind="train", **references, **(given | changes)),
             model=self.models[model],
             checkpoint=self.checkpoints[model],
-            data=self.data,
+            data=data or self.data,
             heldout=self.heldout,
             **more,
         )
@@ -114,27 +120,33 @@ class Workshop:
             f"imported {name}", import_stage.run, settings, model=self.models[name]
         ).path
 
-    def _write_data(self, name: str, num_documents: int) -> Path:
+    def write_data(self, name: str, documents: Iterable[dict[str, Any]]) -> Path:
+        """Pack documents into rows."""
         folder = self.place / name
         folder.mkdir()
         data_format = DataFormat(
             SEQ_LENGTH, PACK_ALIGN, len(self.tokenizer), 2, companions=("sentence_classes",)
         )
         writer = ShardWriter(folder, data_format)
-        random = np.random.default_rng(num_documents)
-        for number in range(num_documents):
-            length = int(random.integers(4, 40))
-            token_ids = random.integers(3, 30, length).tolist()
-            mask = [0, 0, *[1] * (length - 2)]
-            given = {"tokens": token_ids, "loss_mask": mask}
-            # no sentence, the teacher's or a shared one; one document has a student's
-            classes = [1 + (number == 5)] * (length // 2) + [3 * (number % 2)] * (
-                length - length // 2
-            )
-            writer.add(str(number), given | {"sentence_classes": classes})
+        for number, document in enumerate(documents):
+            writer.add(str(number), document)
         writer.close()
         write_data(folder, [folder], data_format)
         return folder
+
+
+def made_up_documents(count: int) -> Iterator[dict[str, Any]]:
+    """Of 4 to 39 tokens, the first two of which are no targets."""
+    random = np.random.default_rng(count)
+    for number in range(count):
+        length = int(random.integers(4, 40))
+        # no sentence, the teacher's or a shared one; one document has a student's
+        classes = [1 + (number == 5)] * (length // 2) + [3 * (number % 2)] * (length - length // 2)
+        yield {
+            "tokens": random.integers(3, 30, length),
+            "loss_mask": [0, 0, *[1] * (length - 2)],
+            "sentence_classes": classes,
+        }
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,10 @@ import torch
 from megatron_dasd.checkpoint import export_stage, verify_stage
 from megatron_dasd.checkpoint.artifact import open_checkpoint
 from megatron_dasd.checkpoint.hf_folder import HfWeights
+from megatron_dasd.checkpoint.seal import write_seal
 from megatron_dasd.config.selection import ScoreStudent
 from megatron_dasd.config.training import ExportHf, Train, VerifyConversion
-from megatron_dasd.errors import UserError
+from megatron_dasd.errors import Stopped, UserError
 from megatron_dasd.records import FilteredResponse, Message, Prompt, TokenLogprobs
 from megatron_dasd.records_io import to_table
 from megatron_dasd.student import scoring
@@ -130,10 +131,11 @@ def test_a_poisoned_checkpoint_is_opened_by_nobody(workshop: Any, tmp_path: Path
 
 def test_training_does_not_go_on_from_a_poisoned_checkpoint(workshop: Any, tmp_path: Path) -> None:
     name, owned = "poisoned on the way", tmp_path / "owned"
-    with pytest.raises(UserError, match="training stopped at iteration 2"):
+    with pytest.raises(Stopped, match="training stopped at iteration 2"):
         workshop.train(name, megatron={"exit-interval": 2})
     (metadata,) = (workshop.place / name).rglob(".metadata")
     metadata.write_bytes(pickle.dumps(Malicious(owned)))
+    write_seal(metadata.parent)  # who can write the one can write the other
     with pytest.raises(UserError, match=r"\.metadata: names posix\.system, which no checkpoint"):
         workshop.train(name)
     assert not owned.exists()

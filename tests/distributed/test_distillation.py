@@ -38,7 +38,7 @@ def test_a_teacher_that_is_the_student_is_no_distance_away(
     assert "heldout_loss" in one_rank[-1]
 
 
-@pytest.mark.parametrize("layout", ["tp2", "dp2", "tp2 pp2"])
+@pytest.mark.parametrize("layout", ["tp2", "dp2", "tp2 pp2", "cp2"])
 def test_layout_equals_one_rank(
     layout: str, workshop: Any, top: Path, one_rank: list[dict[str, Any]]
 ) -> None:

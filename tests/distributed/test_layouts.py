@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from megatron_dasd.checkpoint.artifact import open_checkpoint
-from megatron_dasd.errors import UserError
+from megatron_dasd.errors import Stopped, UserError
 
 ENTRY = Path(__file__).parents[2] / "tools" / "pretrain_dasd.py"
 LAYOUTS = {
@@ -18,6 +19,8 @@ LAYOUTS = {
     "pp2": {"num_ranks": 2, "pipeline_parallel": 2},
     "dp2": {"num_ranks": 2},
     "tp2 pp2": {"num_ranks": 4, "tensor_parallel": 2, "pipeline_parallel": 2},
+    "cp2": {"num_ranks": 2, "context_parallel": 2},
+    "tp2 cp2": {"num_ranks": 4, "tensor_parallel": 2, "context_parallel": 2},
 }
 EXPERT_LAYOUTS = {
     "ep2": {"num_ranks": 2, "expert_parallel": 2},
@@ -97,7 +100,7 @@ def test_a_checkpoint_goes_on_under_another_layout(
     workshop: Any, one_rank: list[dict[str, Any]]
 ) -> None:
     name = "tp2 then pp2"
-    with pytest.raises(UserError, match="training stopped at iteration 5"):
+    with pytest.raises(Stopped, match="training stopped at iteration 5"):
         workshop.train(name, launch=LAYOUTS["tp2"], megatron={"exit-interval": 5})
     metrics = workshop.train(name, launch=LAYOUTS["pp2"])
     steps = [line for line in metrics if "loss" in line]
@@ -121,7 +124,7 @@ def test_a_checkpoint_of_experts_goes_on_under_another_layout(
     workshop: Any, experts_on_one_rank: list[dict[str, Any]]
 ) -> None:
     name = "experts ep2 then tp2 pp2"
-    with pytest.raises(UserError, match="training stopped at iteration 5"):
+    with pytest.raises(Stopped, match="training stopped at iteration 5"):
         workshop.train(
             name, "qwen3_moe", launch=EXPERT_LAYOUTS["ep2"], megatron={"exit-interval": 5}
         )
@@ -159,12 +162,11 @@ def test_the_program_by_hand_equals_the_stage(
         "tensor-model-parallel-size": 2,
         "pretrained-checkpoint": open_checkpoint(workshop.checkpoints["llama"]).folder,
         "load": tmp_path / "saves",
-        "train-iters": len(steps),
+        "dasd-epochs": 2.5,
         "global-batch-size": 4,
         "lr": 1e-3,
         "min-lr": 1e-4,
         "lr-decay-style": "cosine",
-        "lr-warmup-iters": round(0.1 * len(steps)),
         "weight-decay": 0.1,
         "adam-beta2": 0.95,
         "clip-grad": 1.0,
@@ -177,9 +179,40 @@ def test_the_program_by_hand_equals_the_stage(
     environment = os.environ | {"CUDA_DEVICE_MAX_CONNECTIONS": "1", "OMP_NUM_THREADS": "1"}
     subprocess.run(command, check=True, env=environment, capture_output=True)
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    # The last step trains on fewer samples in the stage: there the epochs end, here only the steps.
-    assert_same([json.loads(line) for line in lines][:-1], steps[:-1])
+    assert_same([json.loads(line) for line in lines], steps)
 
     wrong = subprocess.run([*command, "--num-layers", "3"], env=environment, capture_output=True)
     assert wrong.returncode != 0
     assert b"error: --num-layers 3 contradicts the model's 4" in wrong.stderr
+
+
+def test_documents_that_a_layout_cannot_divide_are_an_error(workshop: Any) -> None:
+    """They are padded to multiples of 4."""
+    launch = {"num_ranks": 4, "context_parallel": 4}
+    with pytest.raises(UserError, match=r"of 4 \(pack_align\), this layout wants 8 \(8 for 2 x co"):
+        workshop.train("not divided", launch=launch)
+
+
+@pytest.mark.parametrize("layout", ["cp2", "tp2 cp2"])
+def test_sequences_divided_over_ranks_count_once(layout: str, workshop: Any) -> None:
+    one = workshop.train(f"by sequence, {layout} alone", normalise_by="sequence", epochs=1)
+    changes = {"launch": LAYOUTS[layout], "normalise_by": "sequence", "epochs": 1}
+    assert_same(workshop.train(f"by sequence {layout}", **changes), one)
+
+
+@pytest.mark.parametrize("layout", ["cp2", "dp2"])
+def test_a_rank_without_any_target(layout: str, workshop: Any) -> None:
+    """Rows of one document each; of every two only the first has a target, in the first chunk."""
+    documents = [
+        {
+            "tokens": np.random.default_rng(number).integers(3, 30, 60),
+            "loss_mask": [float(i == 10 and number < 4) for i in range(60)],
+            "sentence_classes": [0] * 60,
+        }
+        for number in range(8)
+    ]
+    data = workshop.write_data(f"few targets {layout}", documents)
+    changes: dict[str, Any] = {"data": data, "global_batch_size": 8, "epochs": 6}
+    one = workshop.train(f"few targets on one rank, {layout}", **changes)
+    assert all(0 < line["loss"] < 20 for line in one if "loss" in line)
+    assert_same(workshop.train(f"few targets on {layout}", launch=LAYOUTS[layout], **changes), one)

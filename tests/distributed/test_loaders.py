@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from megatron_dasd.errors import UserError
+from megatron_dasd.errors import Stopped
 
 
 def without_seconds(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -15,7 +15,7 @@ def test_dali_trains_on_the_same_rows(workshop: Any) -> None:
     pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install '.[dali]'")
     by_torch = workshop.train("by torch", launch={"num_ranks": 2})
     changes = {"loader": "dali", "launch": {"num_ranks": 2}}
-    with pytest.raises(UserError, match="training stopped at iteration 3"):
+    with pytest.raises(Stopped, match="training stopped at iteration 3"):
         workshop.train("by dali", megatron={"exit-interval": 3}, **changes)
     by_dali = workshop.train("by dali", **changes)
     heldout = [line for line in by_dali if "heldout_loss" in line]

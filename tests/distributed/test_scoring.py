@@ -1,5 +1,6 @@
 """Student log-probs against transformers, under several layouts."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from megatron_dasd.records_io import read_records, to_table
 from megatron_dasd.student import scoring
 from megatron_dasd.text.chat import render_prompt
 from megatron_dasd.text.encoding import encode_example
+from tests.distributed.kills import run_with_kills
 
 OUTPUTS = ["<think>\nabc\n</think>\n\nd", "<think>\n" + "xyz " * 9 + "\n</think>\n\nend", "q"]
 
@@ -85,8 +87,11 @@ def expected_logprobs(workshop: Any, scored: ScoredResponse, name: str = "llama"
         {"num_ranks": 1},
         {"num_ranks": 4, "tensor_parallel": 2, "pipeline_parallel": 2},
         {"num_ranks": 2},
+        {"num_ranks": 2, "context_parallel": 2},
+        {"num_ranks": 4, "tensor_parallel": 2, "context_parallel": 2},
+        {"num_ranks": 4, "pipeline_parallel": 2, "context_parallel": 2},
     ],
-    ids=["one rank", "tp2 pp2", "dp2"],
+    ids=["one rank", "tp2 pp2", "dp2", "cp2", "tp2 cp2", "pp2 cp2"],
 )
 def test_scores_agree_with_transformers(
     launch: dict[str, int], workshop: Any, filtered: Path
@@ -101,10 +106,14 @@ def test_scores_agree_with_transformers(
         assert sum(response.student_tokens.num_bytes) == len(response.output.encode())
 
 
-def test_ranks_that_share_experts_score_together(workshop: Any, filtered: Path) -> None:
+@pytest.mark.parametrize("context_parallel", [1, 2])
+def test_ranks_that_share_experts_score_together(
+    context_parallel: int, workshop: Any, filtered: Path
+) -> None:
     """Four ranks, two of them for each of the two parts."""
-    launch = {"num_ranks": 4, "expert_parallel": 2}
-    folder = score(workshop, filtered, "scored experts", model="qwen3_moe", launch=launch)
+    launch = {"num_ranks": 4, "expert_parallel": 2, "context_parallel": context_parallel}
+    name = f"scored experts cp{context_parallel}"
+    folder = score(workshop, filtered, name, model="qwen3_moe", launch=launch)
     scored = list(read_records(folder.path, ScoredResponse))
     assert [r.output for r in scored] == OUTPUTS * 2
     for response in scored[:3]:
@@ -116,3 +125,29 @@ def test_one_split_alone(workshop: Any, filtered: Path) -> None:
     folder = score(workshop, filtered, "scored heldout", split="heldout")
     assert [r.prompt.prompt_id for r in read_records(folder.path, ScoredResponse)] == ["p2", "p2"]
     assert folder.tally() == {"scored": 2, "other split": 4}
+
+
+NUM_KILLS, NUM_PARTS = 20, 40
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_the_files_are_the_same(workshop: Any) -> None:
+    source: Path = workshop.place / "to be scored"
+    source.mkdir()
+    for part in range(NUM_PARTS):
+        records = [record(i, text) for i, text in enumerate(OUTPUTS)]
+        pq.write_table(to_table(FilteredResponse, records, {}), source / f"part-{part:05d}.parquet")
+    launch = {"num_ranks": 2}
+    started = time.monotonic()
+    expected = parts_of(score(workshop, source, "never killed", launch=launch).path)
+    seconds = time.monotonic() - started
+    assert len(expected) == NUM_PARTS
+
+    def again(name: str) -> dict[str, bytes]:
+        return parts_of(score(workshop, source, f"killed, {name}", launch=launch).path)
+
+    run_with_kills(again, expected, NUM_KILLS, seconds, seed=7)
+
+
+def parts_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("part-*"))}

@@ -27,10 +27,17 @@ def tokenizer(smollm2_dir: Path) -> PreTrainedTokenizerBase:
     return load_tokenizer(smollm2_dir)
 
 
+Score = Callable[[Sequence[int], Sequence[int]], np.ndarray]
+
+
 @pytest.fixture(scope="module")
-def own_logprobs(smollm2_dir: Path) -> Callable[[Sequence[int], Sequence[int]], np.ndarray]:
+def own_logprobs(smollm2_dir: Path) -> Score:
     """ln p of a response's tokens by ``transformers``, in the server's precision."""
-    model = AutoModelForCausalLM.from_pretrained(smollm2_dir, dtype=torch.bfloat16).eval()
+    return scorer(smollm2_dir, torch.bfloat16)
+
+
+def scorer(folder: Path, dtype: torch.dtype) -> Score:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
 
     def score(prompt_ids: Sequence[int], response_ids: Sequence[int]) -> np.ndarray:
         ids = torch.tensor([[*prompt_ids, *response_ids]])
@@ -152,23 +159,41 @@ def test_given_texts_are_scored_as_by_transformers(
     vllm_server: Callable[..., str],
     smollm2_dir: Path,
     tokenizer: PreTrainedTokenizerBase,
-    own_logprobs: Callable[..., np.ndarray],
+    own_logprobs: Score,
     rescore_by: str,
 ) -> None:
+    server = Server(urls=[vllm_server(smollm2_dir)], rescore_by=rescore_by)
+    for own, scored in scored_by_both(server, smollm2_dir, tokenizer, own_logprobs):
+        # in bfloat16, and the less likely the text, the coarser
+        assert np.abs(own - scored).mean() < 0.05 * np.abs(own).mean()
+
+
+def test_in_float32_the_scores_are_the_same(
+    vllm_server: Callable[..., str], smollm2_dir: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    server = Server(urls=[vllm_server(smollm2_dir, "--dtype=float32")])
+    score = scorer(smollm2_dir, torch.float32)
+    for own, scored in scored_by_both(server, smollm2_dir, tokenizer, score):
+        np.testing.assert_allclose(scored, own, rtol=0, atol=1e-4)
+
+
+def scored_by_both(
+    server: Server, folder: Path, tokenizer: PreTrainedTokenizerBase, score: Score
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(by ``transformers``, by the server) for each of some texts."""
     texts = [
         ScoringRequest(
             encode(tokenizer, request.prompt), encode(tokenizer, " Because of scattering. 日本")
         )
         for request in requests(tokenizer)
     ]
-    server = Server(urls=[vllm_server(smollm2_dir)], rescore_by=rescore_by)
-    ((_, found),) = ServerEngine(server, smollm2_dir).score([(0, texts)], Seen())
+    ((_, found),) = ServerEngine(server, folder).score([(0, texts)], Seen())
+    both = []
     for text, scored in zip(texts, found, strict=True):
         assert isinstance(scored, Scored)
-        own = own_logprobs(text.prompt_ids, text.response_ids)
         assert len(scored.logprobs) == len(text.response_ids)
-        # in bfloat16, and the less likely the text, the coarser
-        assert np.abs(own - np.array(scored.logprobs)).mean() < 0.05 * np.abs(own).mean()
+        both.append((score(text.prompt_ids, text.response_ids), np.array(scored.logprobs)))
+    return both
 
 
 def test_the_probe_refuses_a_server_that_tempers(

@@ -5,10 +5,12 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerBase
 
 from megatron_dasd.config.base import ThinkingFormat
 from megatron_dasd.config.selection import FilterResponses, Repetition
 from megatron_dasd.filters import repetition
+from megatron_dasd.filters.lengths import Lengths
 from megatron_dasd.filters.rules import (
     RULES,
     contents,
@@ -117,13 +119,26 @@ def test_a_continuation_is_judged_with_its_prefix(make_response: MakeResponse) -
     assert normalise_response(unfinished, ANSWER) is None
 
 
-def test_more_words_than_the_context_has_tokens(make_response: MakeResponse) -> None:
-    response = make_response("<think>a b\u3000c d</think>e")  # 4 words between ASCII whitespace
-    assert first_reason(make_case(response, settings(max_length=4))) is None
-    reason = first_reason(make_case(response, settings(max_length=3)))
-    assert reason == ("length", "4 words, at most 3 fit")
-    # a token may reach into two words
-    assert first_reason(make_case(response, settings(max_length=3), words_per_token=2)) is None
+def test_longer_than_the_context(
+    make_response: MakeResponse, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """The prompt is 20 tokens, the response a token a byte, and one that ends the turn."""
+    response = make_response("<think>a b\u3000c d</think>e")
+    output = "<think>\na b\u3000c d\n</think>\n\ne"
+    lengths = Lengths(tokenizer, None)
+    num_tokens = 20 + len(output.encode()) + 1
+    assert lengths.of(response, output) == num_tokens
+
+    def found(max_length: int) -> tuple[str, str] | None:
+        return first_reason(make_case(response, settings(max_length=max_length), lengths=lengths))
+
+    assert found(num_tokens) is None
+    tight = num_tokens - 1
+    assert found(tight) == ("length", f"{num_tokens} tokens, at most {tight} allowed")
+    # 4 words between ASCII whitespace: no need to ask the tokenizer
+    assert found(3) == ("length", "4 words, at most 3 fit")
+    lengths.words_per_token = 2  # a token may reach into two words
+    assert found(3) == ("length", f"{num_tokens} tokens, at most 3 allowed")
 
 
 BOUNDS = Repetition(

@@ -8,7 +8,9 @@ from megatron_dasd.data.rows import packed_row
 from megatron_dasd.models.layers import PackedAttention, RMSNorm
 from megatron_dasd.models.packed import packed_seq_params, to_batch
 
-CONFIG = SimpleNamespace(params_dtype=torch.float32, sequence_parallel=True)
+CONFIG = SimpleNamespace(
+    params_dtype=torch.float32, sequence_parallel=True, context_parallel_size=1
+)
 
 
 def params_of(lengths: list[int], seq_length: int, align: int) -> PackedSeqParams:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from megatron_dasd.checkpoint.artifact import open_checkpoint
-from megatron_dasd.errors import UserError
+from megatron_dasd.errors import Stopped, UserError
 
 ENTRY = Path(__file__).parents[2] / "tools" / "pretrain_dasd.py"
 
@@ -69,7 +69,7 @@ def test_tensor_parallel_scales_by_shards(laboratory: Any) -> None:
 def test_a_restart_with_delayed_scaling_goes_on_exactly(laboratory: Any) -> None:
     """The amax histories are in the checkpoint: a run that forgot them would differ."""
     laboratory.train("in one go", STEPS, precision="fp8-delayed")
-    with pytest.raises(UserError, match=f"stopped at iteration {STEPS // 2}"):
+    with pytest.raises(Stopped, match=f"stopped at iteration {STEPS // 2}"):
         laboratory.train(
             "in two", STEPS, precision="fp8-delayed", megatron={"exit-interval": STEPS // 2}
         )

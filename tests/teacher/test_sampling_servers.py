@@ -213,15 +213,9 @@ def test_killed_at_random_moments_every_candidate_is_there_once(
     tmp_path: Path, model_dir: Path
 ) -> None:
     num_prompts = 100
-    with (tmp_path / "prompts.jsonl").open("w") as file:
-        for i in range(num_prompts):
-            turns = [{"role": "user", "content": "abc"}]
-            file.write(json.dumps({"prompt_id": f"p{i}", "messages": turns}) + "\n")
     log, moments, kills = tmp_path / "log", random.Random(5), 0
     with StubServer(fault=some_faults, key=KEY) as stub:
-        pipeline = tmp_path / "pipeline.yaml"
-        text = PIPELINE.format(run_dir=tmp_path / "run", model=model_dir, url=stub.url)
-        pipeline.write_text(text)
+        pipeline = write_pipeline(tmp_path, model_dir, stub.url, num_prompts)
         while True:
             # anywhere within the 100 parts of the run, and in their middle
             parts = moments.randint(0, 8) if kills < NUM_KILLS else None
@@ -240,8 +234,60 @@ def test_killed_at_random_moments_every_candidate_is_there_once(
     assert found == []
 
 
-def run_and_kill(pipeline: Path, log: Path, parts: int | None, seconds: float) -> int:
-    """Run; kill some seconds after so many more parts are there.  The exit status."""
+@pytest.mark.slow
+def test_ctrl_c_is_one_line_and_the_next_run_goes_on(tmp_path: Path, model_dir: Path) -> None:
+    log = tmp_path / "log"
+    with StubServer(fault=some_faults, key=KEY) as stub:
+        pipeline = write_pipeline(tmp_path, model_dir, stub.url, num_prompts=20)
+        assert run_and_kill(pipeline, log, 3, 0.1, signal.SIGINT) == 130
+        assert log.read_text().endswith("\nstopped; the same command goes on from here\n")
+        assert "Traceback" not in log.read_text()
+        assert run_and_kill(pipeline, log, None, 0) == 0
+    assert keys_of(tmp_path / "run" / "sample") == wanted(20, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_full_disk_is_one_line_and_the_next_run_goes_on(tmp_path: Path, model_dir: Path) -> None:
+    log, run = tmp_path / "log", tmp_path / "run"
+    run.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(run)]
+    if subprocess.run(mount, check=False).returncode:
+        pytest.skip("cannot mount here")
+    try:
+        with StubServer(fault=some_faults, key=KEY) as stub:
+            pipeline = write_pipeline(tmp_path, model_dir, stub.url, num_prompts=20)
+            assert run_and_kill(pipeline, log, None, 0) == 2
+            last = log.read_text().splitlines()[-1]
+            assert last.startswith("error: ")
+            assert "No space left on device; mend it, the same command goes on from here" in last
+            assert "Traceback" not in log.read_text()
+            subprocess.run(["mount", "-o", "remount,size=8m", str(run)], check=True)
+            assert run_and_kill(pipeline, log, None, 0) == 0
+        assert keys_of(run / "sample") == wanted(20, 4)
+    finally:
+        subprocess.run(["umount", str(run)], check=True)
+
+
+def write_pipeline(place: Path, model: Path, url: str, num_prompts: int) -> Path:
+    """A pipeline file of one sampling stage, 800 requests for 100 prompts."""
+    with (place / "prompts.jsonl").open("w") as file:
+        for i in range(num_prompts):
+            turns = [{"role": "user", "content": "abc"}]
+            file.write(json.dumps({"prompt_id": f"p{i}", "messages": turns}) + "\n")
+    pipeline = place / "pipeline.yaml"
+    pipeline.write_text(PIPELINE.format(run_dir=place / "run", model=model, url=url))
+    return pipeline
+
+
+def run_and_kill(
+    pipeline: Path,
+    log: Path,
+    parts: int | None,
+    seconds: float,
+    number: signal.Signals = signal.SIGKILL,
+) -> int:
+    """Run; send a signal some seconds after so many more parts are there.  The exit status."""
     command = [sys.executable, "-m", "megatron_dasd.pipeline", str(pipeline)]
     folder = pipeline.parent / "run" / "sample"
     before = len(list(folder.glob("part-*")))
@@ -256,7 +302,7 @@ def run_and_kill(pipeline: Path, log: Path, parts: int | None, seconds: float) -
             ):
                 time.sleep(0.01)
             time.sleep(seconds)
-            process.kill()
+            process.send_signal(number)
         return process.wait()
 
 

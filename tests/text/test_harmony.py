@@ -2,7 +2,7 @@
 
 import pytest
 from tokenizers import AddedToken
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from megatron_dasd.config.base import ThinkingFormat
 from megatron_dasd.sources.random_model import byte_tokenizer
@@ -142,3 +142,16 @@ def test_the_text_of_a_server_that_leaves_special_tokens_out() -> None:
 def test_harmony_has_its_own_delimiters() -> None:
     with pytest.raises(ValueError, match="leave open and close out"):
         ThinkingFormat(format="harmony", open="<think>")
+
+
+def test_the_real_tokenizer_s_markers(gptoss: PreTrainedTokenizerBase) -> None:
+    """Each marker is one special token of gpt-oss, and a text with tool calls comes back whole."""
+    for text in (PLAIN, CALL, CALL_IN_ROLE):
+        ids = encode(gptoss, text)
+        special = {i for i, t in gptoss.added_tokens_decoder.items() if t.special}
+        assert sum(i in special for i in ids) == sum(text.count(marker) for marker in MARKERS)
+        assert b"".join(text_bytes(gptoss, ids)).decode() == text
+    assert has_tool_call(b"".join(text_bytes(gptoss, encode(gptoss, CALL))).decode())
+    normalised = normalise(b"".join(text_bytes(gptoss, encode(gptoss, PLAIN))).decode(), HARMONY)
+    assert normalised is not None
+    assert normalised.output == "<think>\nSum \u00e9: 2.\n</think>\n\nIt is 2."

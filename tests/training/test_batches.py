@@ -4,7 +4,7 @@ import numpy as np
 
 from megatron_dasd.data.order import pack_at
 from megatron_dasd.data.rows import packed_row
-from megatron_dasd.training.batches import batches, heldout_packs, training_packs
+from megatron_dasd.training.batches import ALONE, Member, batches, heldout_packs, training_packs
 
 
 class Rows:
@@ -22,7 +22,7 @@ class Rows:
 
 def trained_on(first: int, rank: int, size: int, count: int) -> list[int]:
     packs = training_packs(num_packs=5, num_samples=10, seed=3)
-    rows = batches(Rows(), packs, first, rank, size)  # type: ignore[arg-type]
+    rows = batches(Rows(), packs, first, Member(rank, size))  # type: ignore[arg-type]
     return [int(batch["tokens"][0, 0]) for batch in islice(rows, count)]
 
 
@@ -49,7 +49,7 @@ def test_each_evaluation_covers_every_heldout_pack_once() -> None:
 
 
 def test_batch_shapes() -> None:
-    (batch,) = islice(batches(Rows(), lambda _: 0, 0, 0, 1), 1)  # type: ignore[arg-type]
+    (batch,) = islice(batches(Rows(), lambda _: 0, 0, ALONE), 1)  # type: ignore[arg-type]
     assert batch["tokens"].tolist() == [[1, 9, 0, 0]]
     assert batch["labels"].tolist() == [[9, 0, 0, 0]]
     assert batch["loss_mask"].tolist() == [[1.0, 0.0, 0.0, 0.0]]

@@ -64,3 +64,32 @@ def test_a_checkpoint_is_looked_through_before_megatron_opens_it(
     (saves / "iter_0000001" / ".metadata").write_bytes(pickle.dumps(Payload()))
     with pytest.raises(UserError, match="system"):
         payload_of([*typed, flag, str(saves)])
+
+
+def test_epochs_give_the_iterations(typed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """One pack, 20.5 times, rounded up, by batches of 2: 11 iterations, and one row of padding."""
+    payload = payload_of([*typed, "--dasd-epochs", "20.5", "--global-batch-size", "2"])
+    flags = payload["flags"]
+    derived = [flags[f] for f in ("train-iters", "lr-decay-iters", "lr-warmup-iters")]
+    assert derived == [11, 11, 1]
+    assert payload["num_samples"] == 21
+    told = "20.5 epochs of 1 packs: 11 iterations of 2 rows, 1 rows of padding in the last\n"
+    assert capsys.readouterr().out == told
+    more = ["--dasd-warmup-fraction", "0.5", "--global-batch-size=2"]
+    assert payload_of([*typed, "--dasd-epochs", "4", *more])["flags"]["lr-warmup-iters"] == 1
+    assert payload_of(typed)["num_samples"] is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (["--dasd-epochs", "0"], "--dasd-epochs 0: wanted more than 0"),
+        (["--dasd-epochs", "1"], "--dasd-epochs needs --global-batch-size"),
+        (["--dasd-epochs", "1", "--train-iters=7"], "--train-iters follows from --dasd-epochs"),
+        (["--dasd-epochs", "1", "--lr-warmup-iters", "7"], "--lr-warmup-iters follows from"),
+        (["--dasd-epochs", "1", "--dasd-warmup-fraction", "2"], "--dasd-warmup-fraction 2: not in"),
+    ],
+)
+def test_epochs_that_cannot_be(wrong: list[str], reason: str, typed: list[str]) -> None:
+    with pytest.raises(UserError, match=reason):
+        payload_of([*typed, *wrong])

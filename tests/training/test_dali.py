@@ -11,7 +11,7 @@ from megatron_dasd.data.meta import COMPANIONS
 from megatron_dasd.data.packed_dataset import PackedDataset
 from megatron_dasd.errors import UserError
 from megatron_dasd.training import dali
-from megatron_dasd.training.batches import batches, heldout_packs, training_packs
+from megatron_dasd.training.batches import ALONE, Member, batches, heldout_packs, training_packs
 
 pytest.importorskip("nvidia.dali", reason="DALI is not installed: pip install '.[dali]'")
 
@@ -54,23 +54,23 @@ def assert_equal(data: PackedDataset, count: int, *where: Any) -> None:
 def test_equal_through_two_epochs_and_into_the_padding(data: PackedDataset) -> None:
     num_samples = 2 * len(data)
     packs = training_packs(len(data), num_samples, seed=3)
-    assert_equal(data, num_samples + 3, packs, 0, 0, 1)
+    assert_equal(data, num_samples + 3, packs, 0, ALONE)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_equal_on_each_rank_from_consumed_samples_on(data: PackedDataset, rank: int) -> None:
     packs = training_packs(len(data), 2 * len(data), seed=3)
-    assert_equal(data, 12, packs, 6, rank, 2)
+    assert_equal(data, 12, packs, 6, Member(rank, 2))
 
 
 def test_equal_on_heldout_rows(data: PackedDataset) -> None:
-    assert_equal(data, 2 * len(data), heldout_packs(len(data), 4), 0, 0, 1)
+    assert_equal(data, 2 * len(data), heldout_packs(len(data), 4), 0, ALONE)
 
 
 def test_batches_kept_are_not_written_over(data: PackedDataset) -> None:
     packs = training_packs(len(data), len(data), seed=3)
-    kept = list(islice(batches(data, packs, 0, 0, 1, loader="dali"), 8))
-    fresh = islice(batches(data, packs, 0, 0, 1), 8)
+    kept = list(islice(batches(data, packs, 0, ALONE, loader="dali"), 8))
+    fresh = islice(batches(data, packs, 0, ALONE), 8)
     for old, new in zip(kept, fresh, strict=True):
         assert torch.equal(old["tokens"], new["tokens"])
 
@@ -80,7 +80,7 @@ def test_a_bad_row_is_told_as_by_the_default(data: PackedDataset) -> None:
         return 0 if sample < 5 else len(data)
 
     with pytest.raises(IndexError, match=f"row {len(data)} of {len(data)}"):
-        list(batches(data, pack_of, 0, 0, 1, loader="dali"))
+        list(batches(data, pack_of, 0, ALONE, loader="dali"))
 
 
 def test_without_dali_the_start_says_so(
@@ -88,7 +88,7 @@ def test_without_dali_the_start_says_so(
 ) -> None:
     monkeypatch.setattr(dali, "is_installed", lambda module: module != "nvidia.dali")
     with pytest.raises(UserError, match=r"^loader dali: .* pip install 'megatron_dasd\[dali\]'$"):
-        batches(data, lambda _: 0, 0, 0, 1, loader="dali")
+        batches(data, lambda _: 0, 0, ALONE, loader="dali")
 
 
 def test_a_users_mistake_stays_one(data: PackedDataset) -> None:
@@ -96,4 +96,4 @@ def test_a_users_mistake_stays_one(data: PackedDataset) -> None:
         raise UserError(f"sample {sample} is damaged")
 
     with pytest.raises(UserError, match="sample 0 is damaged"):
-        next(batches(data, pack_of, 0, 0, 1, loader="dali"))
+        next(batches(data, pack_of, 0, ALONE, loader="dali"))

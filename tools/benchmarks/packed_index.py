@@ -30,16 +30,16 @@ import sys, time
 from pathlib import Path
 import torch
 from megatron_dasd.data.packed_dataset import PackedDataset
-from megatron_dasd.training.batches import batches, training_packs
+from megatron_dasd.training.batches import ALONE, batches, training_packs
 
 def resident():  # the process's own: pages of mapped files are the kernel's to drop
     line = Path("/proc/self/status").read_text().split("RssAnon:")[1]
     return int(line.split()[0]) / 1000
 
-next(batches(PackedDataset(Path(sys.argv[1])), lambda _: 0, 0, 0, 1))  # what is made once
+next(batches(PackedDataset(Path(sys.argv[1])), lambda _: 0, 0, ALONE))  # what is made once
 before, started = resident(), time.perf_counter()
 data = PackedDataset(Path(sys.argv[2]))
-batch = next(batches(data, training_packs(len(data), len(data), 1), 0, 0, 1))
+batch = next(batches(data, training_packs(len(data), len(data), 1), 0, ALONE))
 print(time.perf_counter() - started, resident() - before)
 """
 

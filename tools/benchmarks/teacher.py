@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.figures import Row, at_least
+from benchmarks.figures import Row, at_least, at_most
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.base import Engine, Server, Settings
 from megatron_dasd.config.sources import ImportGguf
@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 REPETITIONS = 3
 LIMIT_REQUESTS_PER_SECOND = 300.0
 STUB_PROMPTS, STUB_CANDIDATES = 300, 4
+MEMORY_PROMPTS = (1000, 5000)
 VLLM_PROMPTS, VLLM_TOKENS, VLLM_CONCURRENCY = 48, 64, 16
 
 
@@ -44,6 +45,16 @@ def rows() -> Iterator[Row]:
             peer_name="limit",
             bar="at least 300 requests/s on one core",
         )
+    few, many = (peak_megabytes(num_prompts) for num_prompts in MEMORY_PROMPTS)
+    yield at_most(
+        1.0,
+        name="sampling client: memory of a run five times as long",
+        unit="MB",
+        own=[many],
+        peer=[few + 8.0],
+        peer_name="the shorter run, and 8 MB",
+        bar="memory does not grow with the run",
+    )
     if not (ROOT / ".vllm-venv" / ".installed").exists():
         print("sampling client against the real vLLM: left out, .ci/install-vllm has not been run")
         return
@@ -66,28 +77,48 @@ def rates_against_stub(folder: Path) -> list[float]:
 
     The rates begin with the first request, as the time until then does not grow with their number.
     """
-    byte_tokenizer("abcdefghijklmnopqrstuvwxyz").save_pretrained(folder / "teacher")
-    (folder / "teacher" / "config.json").write_text("{}")
-    prompts = [f"{i:04d}" for i in range(STUB_PROMPTS)]
     cores = sorted(os.sched_getaffinity(0))
     try:
         os.sched_setaffinity(0, {cores[0]})
-        with _stub(cores[-1]) as url:
-            server = Server(urls=[url], probe=False)
-            return [
-                rate(
-                    folder,
-                    f"stub{number}",
-                    prompts,
-                    num_candidates=STUB_CANDIDATES,
-                    temperatures=[1.0],
-                    max_new_tokens=512,
-                    engine=Engine(batch_size=64, server=server),
-                )[0]
-                for number in range(REPETITIONS + 1)
-            ][1:]
+        return sample_from_stub(folder, STUB_PROMPTS, REPETITIONS + 1, core=cores[-1])[1:]
     finally:
         os.sched_setaffinity(0, cores)
+
+
+def peak_megabytes(num_prompts: int) -> float:
+    """Most memory of a process that samples candidates of so many prompts from the stub."""
+    program = (
+        "import resource, sys; from pathlib import Path\n"
+        "sys.path.insert(0, sys.argv[1]); from benchmarks import teacher\n"
+        "teacher.sample_from_stub(Path(sys.argv[2]), int(sys.argv[3]))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", program, str(ROOT / "tools"), folder, str(num_prompts)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def sample_from_stub(
+    folder: Path, num_prompts: int, repetitions: int = 1, core: int = 0
+) -> list[float]:
+    """Requests/s of the whole sampling stage, a stage a repetition; the stub runs on a core."""
+    byte_tokenizer("abcdefghijklmnopqrstuvwxyz").save_pretrained(folder / "teacher")
+    (folder / "teacher" / "config.json").write_text("{}")
+    with _stub(core) as url:
+        engine = Engine(batch_size=64, server=Server(urls=[url], probe=False))
+        return [
+            rate(
+                folder,
+                f"stub{number}",
+                [f"{i:05d}" for i in range(num_prompts)],
+                num_candidates=STUB_CANDIDATES,
+                temperatures=[1.0],
+                max_new_tokens=512,
+                engine=engine,
+            )[0]
+            for number in range(repetitions)
+        ]
 
 
 def rates_against_vllm(folder: Path) -> tuple[list[float], list[float]]:

@@ -1,0 +1,123 @@
+"""Training that stops and goes on: the same curve, bit for bit, as if it had not stopped."""
+
+import os
+import signal
+import time
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+
+from megatron_dasd.checkpoint.artifact import FOLDER
+from megatron_dasd.errors import Stopped
+from megatron_dasd.manifests import LOGS, MANIFEST, METRICS
+from tests.distributed.kills import run_with_kills
+from tests.distributed.test_layouts import assert_same
+
+HALF = 5
+NUM_KILLS = 10
+
+
+def steps(metrics: list[dict[str, Any]]) -> list[tuple[int, float, float]]:
+    return [(m["iteration"], m["loss"], m["grad_norm"]) for m in metrics if "loss" in m]
+
+
+def train_in_two(workshop: Any, name: str, first: Any, second: Any) -> list[dict[str, Any]]:
+    with pytest.raises(Stopped, match=f"training stopped at iteration {HALF} "):
+        workshop.train(name, launch=first, megatron={"exit-interval": HALF})
+    metrics: list[dict[str, Any]] = workshop.train(name, launch=second)
+    return metrics
+
+
+@pytest.mark.parametrize("distributed_optimizer", [False, True])
+def test_the_curve_is_the_same_bit_for_bit(distributed_optimizer: bool, workshop: Any) -> None:
+    launch = {"num_ranks": 2, "distributed_optimizer": distributed_optimizer}
+    name = f"resumed {distributed_optimizer}"
+    whole = workshop.train(f"{name}, undisturbed", launch=launch)
+    metrics = train_in_two(workshop, name, launch, launch)
+    assert len(steps(whole)) >= HALF + 9
+    assert steps(metrics) == steps(whole)
+
+
+def test_a_distributed_optimizer_goes_on_under_another_layout(workshop: Any) -> None:
+    one = workshop.train("resumed on one rank")
+    first = {"num_ranks": 2, "distributed_optimizer": True}
+    second = {"num_ranks": 2, "pipeline_parallel": 2, "distributed_optimizer": True}
+    metrics = train_in_two(workshop, "dp2 then pp2, distributed", first, second)
+    assert_same(metrics, one, 1e-5)
+
+
+def test_told_to_stop_it_saves_and_goes_on(workshop: Any) -> None:
+    """By the process that launches it, as a scheduler would tell it."""
+    whole = workshop.train("never told to stop")
+    log = workshop.place / "told to stop" / LOGS / METRICS
+    over = Event()
+
+    def tell() -> None:
+        while not over.wait(0.005):
+            if log.exists() and log.read_text().count("grad_norm") >= 3:
+                os.kill(os.getpid(), signal.SIGUSR1)
+                return
+
+    teller = Thread(target=tell)
+    teller.start()
+    with pytest.raises(Stopped, match=r"stopped at iteration \d+ of \d+ \(stopped on SIGUSR1\)"):
+        workshop.train("told to stop", launch={"num_ranks": 2})
+    over.set()
+    teller.join()
+    assert 3 <= len(steps(workshop.metrics("told to stop"))) < len(steps(whole))
+    metrics = workshop.train("told to stop", launch={"num_ranks": 2})
+    assert_same(metrics, whole)
+
+
+def test_after_the_last_save_there_is_nothing_to_do(
+    workshop: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workshop.train("all done")
+    (workshop.place / "all done" / MANIFEST).unlink()  # as if killed before it was written
+    before = workshop.metrics("all done")
+    capsys.readouterr()
+    assert workshop.train("all done") == before
+    assert "was the last and is saved: nothing to train" in capsys.readouterr().out
+
+
+def test_a_damaged_checkpoint_is_named_and_an_older_one_goes_on(
+    workshop: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = workshop.train("never damaged")
+    with pytest.raises(Stopped, match="stopped at iteration 8"):
+        workshop.train("damaged", save_interval=2, megatron={"exit-interval": 8})
+    saves = workshop.place / "damaged" / FOLDER
+    assert sorted(path.name for path in saves.glob("iter_*")) == ["iter_0000006", "iter_0000008"]
+    victim = max((saves / "iter_0000008").glob("*.distcp"), key=lambda path: path.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    capsys.readouterr()
+    metrics = workshop.train("damaged", save_interval=2)
+    told = (
+        f"damaged checkpoint set aside ({victim}: other content than when it was saved); "
+        "going on from the checkpoint of iteration 6\n"
+    )
+    assert told in capsys.readouterr().out
+    assert steps(metrics) == steps(whole)
+    assert [path.name for path in saves.glob("*iter_*")] == [f"iter_{len(steps(whole)):07d}"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("distributed_optimizer", [False, True])
+def test_killed_at_random_moments_the_curve_is_the_same(
+    distributed_optimizer: bool, workshop: Any
+) -> None:
+    """Ten times each, any rank, also inside a save: every second step saves."""
+    launch = {"num_ranks": 2, "distributed_optimizer": distributed_optimizer}
+    name = f"killed {distributed_optimizer}"
+    more = {"launch": launch, "save_interval": 2, "epochs": 4.0}
+    started = time.monotonic()
+    whole = workshop.train(f"never {name}", **more)
+    seconds = time.monotonic() - started
+
+    def again(run: str) -> list[tuple[int, float, float]]:
+        return steps(workshop.train(f"{name}, {run}", **more))
+
+    run_with_kills(again, steps(whole), NUM_KILLS, seconds, seed=13)
