@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,46 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
         Stopped: training was told to stop before its last iteration, and has saved.
     """
     data = read_meta(inputs[settings.data])
-    heldout = read_meta(inputs[settings.heldout]) if settings.heldout else None
     num_samples = math.ceil(settings.epochs * data.num_packs)
     iterations = math.ceil(num_samples / settings.global_batch_size)
     saves = folder.path / FOLDER
     metrics = folder.path / LOGS / METRICS
+    payload = _payload(settings, inputs, saves, iterations) | {
+        "num_samples": num_samples,
+        "metrics": str(metrics),
+    }
+    fp8 = where_fp8_runs() if settings.precision in RECIPES else None
+    if fp8:
+        print(f"    {settings.precision}: {fp8}", flush=True)
+    done = tracker.repair(saves)
+    forget_after(metrics, done)
+    if done < iterations:
+        _Training(settings, payload, folder, metrics, iterations).go_on(done)
+    else:
+        print(f"    iteration {done} was the last and is saved: nothing to train", flush=True)
+    tracker.keep_only(saves, iterations)
+    remember_source(model_folder(inputs[settings.model]), saves)
+    return {
+        "dtype": weights_dtype(settings.precision),
+        "precision": settings.precision,
+        "fp8": fp8,
+        "iterations": iterations,
+        "num_samples": num_samples,
+        "padding_samples": iterations * settings.global_batch_size - num_samples,
+        "loss_tokens_per_epoch": data.num_loss_tokens,
+    }
+
+
+def _payload(
+    settings: Train, inputs: Mapping[str, Path], saves: Path, iterations: int
+) -> dict[str, Any]:
+    """What the training program is to do, but for what :func:`run` adds.
+
+    Raises:
+        UserError: a checkpoint that must not be opened, or settings that ask for what is not there.
+    """
+    data = read_meta(inputs[settings.data])
+    heldout = read_meta(inputs[settings.heldout]) if settings.heldout else None
     start = open_checkpoint(inputs[settings.checkpoint])
     model = model_folder(inputs[settings.model])
     if settings.moe_aux_loss_coeff and not read_architecture(model).experts:
@@ -58,13 +94,11 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
         "exit-signal-handler": True,
         **settings.megatron,
     }
-    payload = {
+    return {
         "flags": {k: str(v) if isinstance(v, Path) else v for k, v in flags.items()},
         "data": str(inputs[settings.data]),
         "heldout": str(inputs[settings.heldout]) if settings.heldout else None,
         "teacher_topk": str(inputs[settings.teacher_topk]) if settings.teacher_topk else None,
-        "num_samples": num_samples,
-        "metrics": str(metrics),
         "keeper": {
             "num_kept": settings.keep_checkpoints,
             "num_bytes": start.num_weights * _BYTES_OF_A_WEIGHT[dtype],
@@ -76,84 +110,60 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
             "distillation": settings.distillation.model_dump(),
         },
     }
-    fp8 = where_fp8_runs() if settings.precision in RECIPES else None
-    if fp8:
-        print(f"    {settings.precision}: {fp8}", flush=True)
-    done = tracker.repair(saves)
-    forget_after(metrics, done)
-    if done < iterations:
-        done = _train_on(payload, settings, folder, metrics, iterations, done)
-    else:
-        print(f"    iteration {done} was the last and is saved: nothing to train", flush=True)
-    tracker.keep_only(saves, iterations)
-    remember_source(model_folder(inputs[settings.model]), saves)
-    return {
-        "dtype": dtype,
-        "precision": settings.precision,
-        "fp8": fp8,
-        "iterations": iterations,
-        "num_samples": num_samples,
-        "padding_samples": iterations * settings.global_batch_size - num_samples,
-        "loss_tokens_per_epoch": data.num_loss_tokens,
-    }
 
 
-def _train_on(
-    payload: dict[str, Any],
-    settings: Train,
-    folder: StageFolder,
-    metrics: Path,
-    iterations: int,
-    done: int,
-) -> int:
-    """Train from an iteration on; returns the last one that is saved, which is the last there is.
+@dataclass(frozen=True)
+class _Training:
+    """The ranks of a stage, started and waited for."""
 
-    Raises:
-        UserError: training ended where it should not have.
-        Stopped: it was told to stop, or has reached a limit of its flags.
-    """
-    saves = folder.path / FOLDER
-    reason = None
-    try:
-        _train(payload, settings, folder, metrics, iterations, done)
-    except Stopped as stopped:
-        reason = str(stopped)
-    now = tracker.repair(saves)
-    if now == iterations and not reason:
-        return now
-    # Not by the exit status, which Megatron leaves at 0 also when it could not go on.
-    where = f"{folder.path}: training stopped at iteration {now} of {iterations}"
-    if reason or now > done:
-        raise Stopped(f"{where} ({reason or 'a limit among the megatron flags'})")
-    raise UserError(f"{where}, where it began (log: {folder.path / LOGS})")
+    settings: Train
+    payload: dict[str, Any]
+    folder: StageFolder
+    metrics: Path
+    iterations: int
 
+    def go_on(self, done: int) -> None:
+        """Train from an iteration to the last.
 
-def _train(
-    payload: dict[str, Any],
-    settings: Train,
-    folder: StageFolder,
-    metrics: Path,
-    iterations: int,
-    done: int,
-) -> None:
-    with progress(folder.path.name, total=iterations, unit="steps", done=done) as bar:
-        shown = done
+        Raises:
+            UserError: training ended where it should not have.
+            Stopped: it was told to stop, or has reached a limit of its flags.
+        """
+        path = self.folder.path
+        reason = None
+        try:
+            self._launch(done)
+        except Stopped as stopped:
+            reason = str(stopped)
+        now = tracker.repair(path / FOLDER)
+        if now == self.iterations and not reason:
+            return
+        # Not by the exit status, which Megatron leaves at 0 also when it could not go on.
+        where = f"{path}: training stopped at iteration {now} of {self.iterations}"
+        if reason or now > done:
+            raise Stopped(f"{where} ({reason or 'a limit among the megatron flags'})")
+        raise UserError(f"{where}, where it began (log: {path / LOGS})")
 
-        def show() -> None:
-            nonlocal shown
-            line = last_step(metrics)
-            if line and line["iteration"] > shown:
-                rate = f"{line['tokens_per_second']:,.0f} tokens/s"
-                bar.advance(line["iteration"] - shown, note=f"loss {line['loss']:.4f}, {rate}")
-                shown = line["iteration"]
+    def _launch(self, done: int) -> None:
+        path = self.folder.path
+        with progress(path.name, total=self.iterations, unit="steps", done=done) as bar:
+            shown = done
 
-        launch(
-            "megatron_dasd.training.program",
-            payload,
-            settings.launch.num_ranks,
-            folder.path / LOGS,
-            on_poll=show,
-        )
+            def show() -> None:
+                nonlocal shown
+                line = last_step(self.metrics)
+                if line and line["iteration"] > shown:
+                    rate = f"{line['tokens_per_second']:,.0f} tokens/s"
+                    bar.advance(line["iteration"] - shown, note=f"loss {line['loss']:.4f}, {rate}")
+                    shown = line["iteration"]
+
+            launch(
+                "megatron_dasd.training.program",
+                self.payload,
+                self.settings.launch.num_ranks,
+                path / LOGS,
+                on_poll=show,
+            )
 
 
 def _optimizer_flags(settings: Train, iterations: int) -> Flags:
