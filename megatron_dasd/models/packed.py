@@ -16,7 +16,9 @@ CPU ``longest_slot``, a single number; and under context parallelism ``own_posit
 ``[seq / cp]``."""
 
 OWN = "own_positions"
-_OF_THE_ROW = (*BORDERS, "longest_slot", OWN)
+ROW_NUMBER = "row_number"
+"""int64 ``[1]``: which row of the data it is, -1 for padding; there in training."""
+_OF_THE_ROW = (*BORDERS, "longest_slot", OWN, ROW_NUMBER)
 """What is no field of every position."""
 
 

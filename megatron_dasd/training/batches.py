@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from typing import NamedTuple
 
+import numpy as np
+
 from megatron_dasd.config.training import Loader
 from megatron_dasd.data.order import pack_at
 from megatron_dasd.data.packed_dataset import PackedDataset
-from megatron_dasd.models.packed import Batch, for_rank, to_batch
+from megatron_dasd.data.rows import Row
+from megatron_dasd.models.packed import ROW_NUMBER, Batch, for_rank, to_batch
 
 
 class Member(NamedTuple):
@@ -68,10 +71,14 @@ def batches(
     """
     samples = count(first_sample + data_parallel.rank, data_parallel.size)
     packs = map(pack_of, samples)
-    whole = (data.padding_row() if pack is None else data[pack] for pack in packs)
-    rows = (for_rank(row, *context_parallel) for row in whole)
+    rows = (for_rank(_numbered_row(data, pack), *context_parallel) for pack in packs)
     if loader == "dali":
         from megatron_dasd.training.dali import dali_batches  # an optional package
 
         return dali_batches(rows)
     return map(to_batch, rows)
+
+
+def _numbered_row(data: PackedDataset, pack: int | None) -> Row:
+    row, number = (data.padding_row(), -1) if pack is None else (data[pack], pack)
+    return row | {ROW_NUMBER: np.array([number])}

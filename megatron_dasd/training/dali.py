@@ -10,7 +10,7 @@ from megatron_dasd.data.rows import BORDERS, Row
 from megatron_dasd.device import cpu_adapter
 from megatron_dasd.device.doctor import is_installed
 from megatron_dasd.errors import UserError
-from megatron_dasd.models.packed import OWN, Batch
+from megatron_dasd.models.packed import OWN, ROW_NUMBER, Batch
 
 _ON_CPU = "longest_slot"
 """What a batch keeps on the CPU; see :data:`megatron_dasd.models.packed.Batch`."""
@@ -54,7 +54,7 @@ def _dali_batches(rows: Iterator[Row]) -> Iterator[Batch]:
             for name, field in zip(names, fields, strict=True)
         ]
         pipeline.set_outputs(*placed)
-    without_batch = {_ON_CPU, OWN, *BORDERS}
+    without_batch = {_ON_CPU, OWN, ROW_NUMBER, *BORDERS}
     for (batch,) in DALIGenericIterator([pipeline], names):
         yield {name: x[0] if name in without_batch else x for name, x in batch.items()}
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from megatron_dasd.config.training import Normalisation
 from megatron_dasd.data.meta import CLASS_NAMES, SENTENCE_CLASSES
 from megatron_dasd.data.teacher_top import IDS, LOGPROBS
+from megatron_dasd.errors import UserError
 from megatron_dasd.losses.cross_entropy import (
     class_losses,
     token_shares,
@@ -18,7 +19,7 @@ from megatron_dasd.losses.cross_entropy import (
 )
 from megatron_dasd.losses.distillation import TeacherTop, distillation_loss, token_distances
 from megatron_dasd.losses.output_layer import token_losses
-from megatron_dasd.models.packed import Batch, forward, own_share
+from megatron_dasd.models.packed import ROW_NUMBER, Batch, forward, own_share
 
 
 def forward_step(
@@ -46,7 +47,12 @@ def forward_step(
     # Shares first, of the whole row: a sequence divided over ranks counts once.
     batch = own_share(batch | {"factors": shares[0][None], "counts": shares[1][None]})
     shares = batch["factors"], batch["counts"]
-    by_class = partial(_with_classes, factors=shares[0], classes=batch.get(SENTENCE_CLASSES))
+    by_class = partial(
+        _with_classes,
+        factors=shares[0],
+        classes=batch.get(SENTENCE_CLASSES),
+        row=batch[ROW_NUMBER],
+    )
     vocab_size = get_args().vocab_size
     if IDS in batch:
         processor = partial(
@@ -69,9 +75,22 @@ def _with_classes(
     *,
     factors: Tensor,
     classes: Tensor | None,
+    row: Tensor,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """A loss, and in what is logged the cross-entropy of each class of sentences too."""
+    """A loss, and in what is logged the cross-entropy of each class of sentences too.
+
+    Raises:
+        UserError: the loss is no number (Megatron's ``--no-check-for-nan-in-loss-and-grad`` leaves
+            this out, and the wait for the GPU with it).
+    """
     total, divisor, logged = loss(output)
+    args = get_args()
+    if args.check_for_nan_in_loss_and_grad and not bool(torch.isfinite(total.detach())):
+        rank, number = torch.distributed.get_rank(), row.item()
+        raise UserError(
+            f"iteration {args.curr_iteration + 1}, rank {rank}: the loss of row {number} is "
+            f"{total.item()}; lower the lr, or look at tools/inspect_data.py DATA --row {number}"
+        )
     if classes is not None:
         token_loss = output[0] if output.dim() > factors.dim() + 1 else output
         logged |= class_losses(factors, token_loss, classes, CLASS_NAMES)

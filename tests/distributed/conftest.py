@@ -108,6 +108,11 @@ class Workshop:
         text = (self.place / name / LOGS / METRICS).read_text()
         return [json.loads(line) for line in text.splitlines()]
 
+    def add_model(self, name: str, model: Any) -> None:
+        """Keep a further model and its checkpoint."""
+        self.models[name] = self._save(name, model)
+        self.checkpoints[name] = self._import(name)
+
     def _save(self, name: str, model: Any) -> Path:
         folder = self.place / name
         model.float().save_pretrained(folder)

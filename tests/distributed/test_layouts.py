@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from transformers import AutoModelForCausalLM
 
 from megatron_dasd.checkpoint.artifact import open_checkpoint
 from megatron_dasd.errors import Stopped, UserError
@@ -216,3 +217,14 @@ def test_a_rank_without_any_target(layout: str, workshop: Any) -> None:
     one = workshop.train(f"few targets on one rank, {layout}", **changes)
     assert all(0 < line["loss"] < 20 for line in one if "loss" in line)
     assert_same(workshop.train(f"few targets on {layout}", launch=LAYOUTS[layout], **changes), one)
+
+
+def test_a_loss_that_is_no_number_names_rank_and_row(workshop: Any) -> None:
+    model = AutoModelForCausalLM.from_pretrained(workshop.models["llama"])
+    model.model.norm.weight.data[0] = float("nan")
+    workshop.add_model("broken", model)
+    told = (
+        r"^iteration 1, rank [01]: the loss of row \d+ is nan; lower the lr, or look at "
+    )
+    with pytest.raises(UserError, match=told):
+        workshop.train("diverged", "broken", launch=LAYOUTS["dp2"])
