@@ -27,6 +27,19 @@ class Distillation(BaseModel):
     """Of the divergence; the cross-entropy has what is left of 1."""
 
 
+class Ramp(BaseModel):
+    """The share of a second set of data among a training's samples, moving in a straight line."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    start: Fraction = 0.0
+    """At the first sample."""
+    end: Fraction = 1.0
+    """At the end of the ramp, and from there on."""
+    over: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the training's samples that the ramp takes."""
+
+
 class Train(Settings):
     """One training stage through Megatron's ``pretrain()``."""
 
@@ -36,6 +49,10 @@ class Train(Settings):
     checkpoint: Input
     """Weights to start from: an imported checkpoint or an earlier training stage."""
     data: Input
+    ramp_data: Input | None = None
+    """A second set of data, whose share among the samples moves as ``ramp`` says: a continuous
+    form of the method's two stages.  An epoch is then as many samples as both have."""
+    ramp: Ramp = Ramp()
     heldout: Input | None = None
     """Data whose loss is printed during training."""
     epochs: Annotated[float, Field(gt=0)] = 6
@@ -88,6 +105,8 @@ class Train(Settings):
     def _distils_in_chunks(self) -> "Train":
         if self.teacher_topk and not self.chunked_loss:
             raise ValueError("teacher_topk needs chunked_loss: true")
+        if self.teacher_topk and self.ramp_data:
+            raise ValueError("teacher_topk is of data alone; leave ramp_data out")
         return self
 
 

@@ -11,11 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from megatron_dasd.config.training import Loader
+from megatron_dasd.config.training import Loader, Ramp
+from megatron_dasd.data.blend import BlendedDataset, num_from_second
 from megatron_dasd.data.order import pack_at
 from megatron_dasd.data.packed_dataset import PackedDataset
 from megatron_dasd.data.rows import Row
 from megatron_dasd.models.packed import ROW_NUMBER, Batch, for_rank, to_batch
+from megatron_dasd.seeds import derive_seed
 
 
 class Member(NamedTuple):
@@ -43,6 +45,26 @@ def training_packs(num_packs: int, num_samples: int, seed: int) -> PackOf:
     return pack_of
 
 
+def ramped_packs(num_packs: tuple[int, int], num_samples: int, ramp: Ramp, seed: int) -> PackOf:
+    """Packs of two sets, the second's numbered on from the first's; see ``data.blend``.
+
+    Each set has epochs and orders of its own.
+    """
+    first, second = num_packs
+
+    def pack_of(sample: int) -> int | None:
+        if sample >= num_samples:
+            return None
+        before, after = (num_from_second(ramp, num_samples, sample + i) for i in (0, 1))
+        if after > before:
+            epoch, position = divmod(before, second)
+            return first + pack_at(position, second, derive_seed(seed, "second"), epoch)
+        epoch, position = divmod(sample - before, first)
+        return pack_at(position, first, seed, epoch)
+
+    return pack_of
+
+
 def heldout_packs(num_packs: int, global_batch_size: int) -> PackOf:
     """The packs in their own order, over and over; each evaluation covers each exactly once."""
     padded = -(-num_packs // global_batch_size) * global_batch_size
@@ -55,7 +77,7 @@ def heldout_packs(num_packs: int, global_batch_size: int) -> PackOf:
 
 
 def batches(
-    data: PackedDataset,
+    data: PackedDataset | BlendedDataset,
     pack_of: PackOf,
     first_sample: int,
     data_parallel: Member,
@@ -79,6 +101,6 @@ def batches(
     return map(to_batch, rows)
 
 
-def _numbered_row(data: PackedDataset, pack: int | None) -> Row:
+def _numbered_row(data: PackedDataset | BlendedDataset, pack: int | None) -> Row:
     row, number = (data.padding_row(), -1) if pack is None else (data[pack], pack)
     return row | {ROW_NUMBER: np.array([number])}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from megatron_dasd.checkpoint.artifact import TRACKER, open_checkpoint
 from megatron_dasd.config.training import (
@@ -21,6 +21,7 @@ from megatron_dasd.config.training import (
     Loader,
     Normalisation,
     Precision,
+    Ramp,
 )
 from megatron_dasd.data.meta import read_meta
 from megatron_dasd.errors import UserError
@@ -63,6 +64,18 @@ def payload_of(argv: list[str]) -> dict[str, Any]:
     parser.add_argument(
         "--dasd-warmup-fraction", type=float, default=0.1, help="of the iterations of the epochs"
     )
+    ramp = Ramp()
+    parser.add_argument(
+        "--dasd-ramp-data", metavar="DIR", help="a second set of packed data, blended in"
+    )
+    for name, what in (
+        ("start", "its share at the first sample"),
+        ("end", "its share at the end of the ramp, and from there on"),
+        ("over", "share of the training's samples that the ramp takes"),
+    ):
+        parser.add_argument(
+            f"--dasd-ramp-{name}", type=float, default=getattr(ramp, name), help=what
+        )
     parser.add_argument("--dasd-heldout", metavar="DIR", help="packed data to evaluate on")
     parser.add_argument(
         "--dasd-precision",
@@ -81,7 +94,12 @@ def payload_of(argv: list[str]) -> dict[str, Any]:
         raise UserError("--dasd-teacher-topk does not go with --dasd-whole-logits; leave one out")
     precision = _precision_flags(own.dasd_precision, megatron) if own.dasd_precision else {}
     data = read_meta(Path(own.dasd_data))
-    epochs = _Epochs.of(own, megatron, data.num_packs) if own.dasd_epochs is not None else None
+    num_packs = data.num_packs
+    if own.dasd_ramp_data:
+        num_packs += read_meta(Path(own.dasd_ramp_data)).num_packs
+        if own.dasd_teacher_topk:
+            raise UserError("--dasd-teacher-topk is of --dasd-data alone; no --dasd-ramp-data")
+    epochs = _Epochs.of(own, megatron, num_packs) if own.dasd_epochs is not None else None
     _look_through_checkpoints(megatron)
     return {
         "flags": {
@@ -97,6 +115,14 @@ def payload_of(argv: list[str]) -> dict[str, Any]:
         },
         "argv": megatron,
         "data": own.dasd_data,
+        "ramp_data": own.dasd_ramp_data,
+        "ramp": _checked(
+            Ramp,
+            "ramp-",
+            start=own.dasd_ramp_start,
+            end=own.dasd_ramp_end,
+            over=own.dasd_ramp_over,
+        ),
         "heldout": own.dasd_heldout,
         "num_samples": epochs.num_samples if epochs else None,
         "metrics": own.dasd_metrics,
@@ -106,7 +132,13 @@ def payload_of(argv: list[str]) -> dict[str, Any]:
         "loss": {
             "normalise_by": own.dasd_normalise_by,
             "chunked_loss": not own.dasd_whole_logits,
-            "distillation": _distillation(own).model_dump(),
+            "distillation": _checked(
+                Distillation,
+                "",
+                divergence=own.dasd_divergence,
+                beta=own.dasd_beta,
+                weight=own.dasd_distillation_weight,
+            ),
         },
     }
 
@@ -153,16 +185,21 @@ class _Epochs:
         return cls(num_samples, flags)
 
 
-def _distillation(own: argparse.Namespace) -> Distillation:
+def _checked(kind: type[BaseModel], prefix: str, **values: Any) -> dict[str, Any]:
+    """Typed values as settings.
+
+    Args:
+        prefix: of the flags, between ``--dasd-`` and the setting's name.
+
+    Raises:
+        UserError: with the flag and what is wrong with it.
+    """
     try:
-        return Distillation(
-            divergence=own.dasd_divergence,
-            beta=own.dasd_beta,
-            weight=own.dasd_distillation_weight,
-        )
+        return kind.model_validate(values).model_dump()
     except ValidationError as error:
         first = error.errors()[0]
-        flag = {"weight": "distillation-weight"}.get(str(first["loc"][0]), first["loc"][0])
+        name = f"{prefix}{first['loc'][0]}"
+        flag = {"weight": "distillation-weight"}.get(name, name)
         raise UserError(f"--dasd-{flag}: {first['msg']}") from None
 
 

@@ -27,7 +27,7 @@ def main(payload: dict[str, Any]) -> None:
     # Megatron knows one signal to save and stop on; schedulers send either.
     signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     args = parse_argv([*to_argv(payload["flags"]), *payload.get("argv", [])])
-    for data in filter(None, (payload["data"], payload["heldout"])):
+    for data in filter(None, (payload[d] for d in ("data", "ramp_data", "heldout"))):
         require_slots(Path(data), args)
     _look_through_checkpoints(args)
     # after start-up: these modules take their device from the adapter
@@ -105,20 +105,31 @@ def _data_iterators(
     from megatron.core import mpu
     from megatron.training import get_args
 
+    from megatron_dasd.config.training import Ramp
+    from megatron_dasd.data.blend import BlendedDataset
     from megatron_dasd.data.packed_dataset import PackedDataset
-    from megatron_dasd.data.teacher_top import DistillationDataset
-    from megatron_dasd.training.batches import Member, batches, heldout_packs, training_packs
+    from megatron_dasd.training.batches import (
+        Member,
+        batches,
+        heldout_packs,
+        ramped_packs,
+        training_packs,
+    )
 
     args = get_args()
     places = (
         Member(mpu.get_data_parallel_rank(), mpu.get_data_parallel_world_size()),
         Member(mpu.get_context_parallel_rank(), mpu.get_context_parallel_world_size()),
     )
-    path, top = Path(payload["data"]), payload["teacher_topk"]
-    train = DistillationDataset(path, Path(top)) if top else PackedDataset(path)
+    train = _training_data(payload)
     loader = payload["loader"]
     num_samples = payload["num_samples"] or args.train_iters * args.global_batch_size
-    train_packs = training_packs(len(train), num_samples, args.seed)
+    if isinstance(train, BlendedDataset):
+        first, second = map(len, train.sets)
+        ramp = Ramp.model_validate(payload["ramp"])
+        train_packs = ramped_packs((first, second), num_samples, ramp, args.seed)
+    else:
+        train_packs = training_packs(len(train), num_samples, args.seed)
     throughput.begin(train, train_packs, args.consumed_train_samples)
     train_rows = batches(train, train_packs, args.consumed_train_samples, *places, loader)
     if not payload["heldout"]:
@@ -126,6 +137,20 @@ def _data_iterators(
     heldout = PackedDataset(Path(payload["heldout"]))
     packs = heldout_packs(len(heldout), args.global_batch_size)
     return train_rows, batches(heldout, packs, 0, *places, loader), None
+
+
+def _training_data(payload: dict[str, Any]) -> Any:
+    from megatron_dasd.data.blend import BlendedDataset
+    from megatron_dasd.data.packed_dataset import PackedDataset
+    from megatron_dasd.data.teacher_top import DistillationDataset
+
+    path = Path(payload["data"])
+    if payload["teacher_topk"]:
+        return DistillationDataset(path, Path(payload["teacher_topk"]))
+    if payload["ramp_data"]:
+        second = Path(payload["ramp_data"])
+        return BlendedDataset(PackedDataset(path), PackedDataset(second), second)
+    return PackedDataset(path)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
         Stopped: training was told to stop before its last iteration, and has saved.
     """
     data = read_meta(inputs[settings.data])
-    num_samples = math.ceil(settings.epochs * data.num_packs)
+    more = read_meta(inputs[settings.ramp_data]).num_packs if settings.ramp_data else 0
+    num_samples = math.ceil(settings.epochs * (data.num_packs + more))
     iterations = math.ceil(num_samples / settings.global_batch_size)
     saves = folder.path / FOLDER
     metrics = folder.path / LOGS / METRICS
@@ -97,6 +98,8 @@ def _payload(
     return {
         "flags": {k: str(v) if isinstance(v, Path) else v for k, v in flags.items()},
         "data": str(inputs[settings.data]),
+        "ramp_data": str(inputs[settings.ramp_data]) if settings.ramp_data else None,
+        "ramp": settings.ramp.model_dump(),
         "heldout": str(inputs[settings.heldout]) if settings.heldout else None,
         "teacher_topk": str(inputs[settings.teacher_topk]) if settings.teacher_topk else None,
         "keeper": {

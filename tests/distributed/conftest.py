@@ -78,10 +78,12 @@ class Workshop:
         model: str = "llama",
         teacher_topk: Path | None = None,
         data: Path | None = None,
+        ramp_data: Path | None = None,
         **changes: Any,
     ) -> list[dict[str, Any]]:
         """Train ten steps and return the lines of its metrics."""
-        more = {"teacher_topk": teacher_topk} if teacher_topk else {}
+        further = {"teacher_topk": teacher_topk, "ramp_data": ramp_data}
+        more = {name: path for name, path in further.items() if path}
         given = {
             "global_batch_size": 4,
             "epochs": 2.5,

@@ -223,8 +223,6 @@ def test_a_loss_that_is_no_number_names_rank_and_row(workshop: Any) -> None:
     model = AutoModelForCausalLM.from_pretrained(workshop.models["llama"])
     model.model.norm.weight.data[0] = float("nan")
     workshop.add_model("broken", model)
-    told = (
-        r"^iteration 1, rank [01]: the loss of row \d+ is nan; lower the lr, or look at "
-    )
+    told = r"^iteration 1, rank [01]: the loss of row \d+ is nan; lower the lr, or look at "
     with pytest.raises(UserError, match=told):
         workshop.train("diverged", "broken", launch=LAYOUTS["dp2"])

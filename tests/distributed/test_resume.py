@@ -47,6 +47,16 @@ def test_a_distributed_optimizer_goes_on_under_another_layout(workshop: Any) -> 
     assert_same(metrics, one, 1e-5)
 
 
+def test_a_ramp_between_two_sets_goes_on_and_is_the_same_under_a_layout(workshop: Any) -> None:
+    more = {"ramp_data": workshop.heldout, "epochs": 2.0, "ramp": {"over": 0.5}}
+    whole = workshop.train("ramped", **more)
+    assert steps(whole)[-1][1] != steps(workshop.train("not ramped"))[-1][1]
+    with pytest.raises(Stopped, match="training stopped at iteration 5 "):
+        workshop.train("ramped in two", megatron={"exit-interval": 5}, **more)
+    assert steps(workshop.train("ramped in two", **more)) == steps(whole)
+    assert_same(workshop.train("ramped on dp2", launch={"num_ranks": 2}, **more), whole)
+
+
 def test_told_to_stop_it_saves_and_goes_on(workshop: Any) -> None:
     """By the process that launches it, as a scheduler would tell it."""
     whole = workshop.train("never told to stop")

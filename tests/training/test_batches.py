@@ -2,9 +2,17 @@ from itertools import islice
 
 import numpy as np
 
+from megatron_dasd.config.training import Ramp
 from megatron_dasd.data.order import pack_at
 from megatron_dasd.data.rows import packed_row
-from megatron_dasd.training.batches import ALONE, Member, batches, heldout_packs, training_packs
+from megatron_dasd.training.batches import (
+    ALONE,
+    Member,
+    batches,
+    heldout_packs,
+    ramped_packs,
+    training_packs,
+)
 
 
 class Rows:
@@ -56,3 +64,17 @@ def test_batch_shapes() -> None:
     assert batch["cu_seqlens"].tolist() == [0, 2]
     assert batch["cu_seqlens_padded"].tolist() == [0, 4]
     assert batch["longest_slot"].item() == 4
+
+
+def test_a_ramp_goes_through_each_set_by_itself() -> None:
+    """12 samples of 5 and 3 packs: 6 of the second set, each of its packs twice."""
+    pack_of = ramped_packs((5, 3), 12, Ramp(), seed=3)
+    packs = [pack_of(sample) for sample in range(14)]
+    assert packs[12:] == [None, None]
+    first = [p for p in packs[:12] if p is not None and p < 5]
+    second = [p for p in packs[:12] if p is not None and p >= 5]
+    assert first == [pack_at(i % 5, 5, 3, i // 5) for i in range(6)]
+    assert sorted(second[:3]) == sorted(second[3:]) == [5, 6, 7]
+    # more and more of the second
+    halves = [sum(p is not None and p >= 5 for p in part) for part in (packs[:6], packs[6:12])]
+    assert halves == [2, 4]

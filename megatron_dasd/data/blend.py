@@ -1,0 +1,81 @@
+"""Two sets of packed data in one training, the second one's share moving as training goes on.
+
+Of the first i samples W(i) are to be the second set's, the sum of its share w from 0 to i:
+
+    w(x) = start + (end - start) min(x, r) / r        r: samples that the ramp takes
+    W(i) = start m + (end - start) m^2 / 2 r + end (i - m)        m = min(i, r)
+
+and floor(W(i) + 1/2) are.  So a sample's set, and its place in that set, follow from its number
+alone: the same at any data-parallel size and after any restart, and never more than a sample off.
+"""
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from megatron_dasd.config.training import Ramp
+from megatron_dasd.data.packed_dataset import PackedDataset
+from megatron_dasd.data.rows import Row
+from megatron_dasd.errors import UserError
+
+
+def num_from_second(ramp: Ramp, num_samples: int, sample: int) -> int:
+    """How many of the samples before ``sample`` are of the second set.
+
+    Exact fractions: with rounding a sample might be passed over where the share is 1.
+
+    Args:
+        ramp: the second set's share.
+        num_samples: of the whole training.
+    """
+    start, end = Fraction(ramp.start), Fraction(ramp.end)
+    length = Fraction(ramp.over) * num_samples
+    on_ramp = min(Fraction(sample), length)
+    wanted = start * on_ramp + (end - start) * on_ramp * on_ramp / (2 * length)
+    wanted += end * (sample - on_ramp)
+    return int((2 * wanted + 1) // 2)
+
+
+class BlendedDataset:
+    """The rows of two sets of packed data, the second's numbered on from the first's."""
+
+    def __init__(self, first: PackedDataset, second: PackedDataset, path: Path) -> None:
+        """Put two sets together.
+
+        Args:
+            path: the second one's, for what is wrong with it.
+
+        Raises:
+            UserError: their rows are not alike.
+        """
+        self.sets = (first, second)
+        self.meta = first.meta
+        for name in ("seq_length", "pack_align", "vocab_size", "companions"):
+            mine, other = getattr(first.meta, name), getattr(second.meta, name)
+            if mine != other:
+                raise UserError(
+                    f"{path}: {name} is {other}, that of the data it is blended with {mine}; "
+                    "preprocess both alike"
+                )
+
+    def __len__(self) -> int:
+        return sum(map(len, self.sets))
+
+    def __getitem__(self, index: int) -> Row:
+        data, own = self._place(index)
+        return data[own]
+
+    def lengths(self, index: int) -> npt.NDArray[Any]:
+        """[documents] tokens of each document in a row."""
+        data, own = self._place(index)
+        return data.lengths(own)
+
+    def padding_row(self) -> Row:
+        """A row without documents, which counts for nothing."""
+        return self.sets[0].padding_row()
+
+    def _place(self, index: int) -> tuple[PackedDataset, int]:
+        num_first = len(self.sets[0])
+        return (self.sets[0], index) if index < num_first else (self.sets[1], index - num_first)
