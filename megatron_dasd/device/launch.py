@@ -152,6 +152,8 @@ def _run_rank(module: str, payload: Path, environment: dict[str, str], log: Path
     """Body of a rank's process, forked from a server that has imported Megatron."""
     threading.Thread(target=die_with_launcher, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launching process's to handle
+    for number in STOP_SIGNALS:  # which the fork server ignores
+        signal.signal(number, signal.SIG_DFL)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(output, sys.stdout.fileno())
     os.dup2(output, sys.stderr.fileno())

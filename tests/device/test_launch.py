@@ -94,3 +94,26 @@ def test_ranks_that_have_nothing_to_save_end_at_once(tmp_path: Path) -> None:
     with pytest.raises(Stopped, match="^stopped on SIGTERM$"):
         launch(PROGRAM, {"do": "wait", "out": str(tmp_path)}, 2, tmp_path, when_they_wait)
     assert not any(is_alive(int(file.read_text())) for file in tmp_path.glob("pid-*"))
+
+
+def test_a_signal_to_the_whole_process_group(tmp_path: Path) -> None:
+    """As Slurm sends it: ranks hear it too, and what started them must outlive their saving."""
+    code = (
+        "import sys; from pathlib import Path; from megatron_dasd.device.launch import launch\n"
+        "from megatron_dasd.errors import Stopped\n"
+        f"p = Path({str(tmp_path)!r})\n"
+        f"try: launch({PROGRAM!r}, {{'do': 'save', 'out': str(p)}}, 2, p)\n"
+        "except Stopped: sys.exit(75)"
+    )
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+        start_new_session=True,
+    )
+    try:
+        wait_until(lambda: len(list(tmp_path.glob("pid-*"))) == 2)
+        os.killpg(launcher.pid, signal.SIGTERM)
+        assert launcher.wait(60) == 75
+    finally:
+        launcher.kill()
+    assert [(tmp_path / f"saved-{rank}").read_text() for rank in range(2)] == ["all", "all"]

@@ -235,12 +235,22 @@ def test_killed_at_random_moments_every_candidate_is_there_once(
 
 
 @pytest.mark.slow
-def test_ctrl_c_is_one_line_and_the_next_run_goes_on(tmp_path: Path, model_dir: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "status", "told"),
+    [
+        (signal.SIGINT, 130, "stopped"),
+        (signal.SIGTERM, 75, "stopped on SIGTERM"),
+        (signal.SIGUSR1, 75, "stopped on SIGUSR1"),
+    ],
+)
+def test_told_to_stop_it_says_so_and_the_next_run_goes_on(
+    number: signal.Signals, status: int, told: str, tmp_path: Path, model_dir: Path
+) -> None:
     log = tmp_path / "log"
     with StubServer(fault=some_faults, key=KEY) as stub:
         pipeline = write_pipeline(tmp_path, model_dir, stub.url, num_prompts=20)
-        assert run_and_kill(pipeline, log, 3, 0.1, signal.SIGINT) == 130
-        assert log.read_text().endswith("\nstopped; the same command goes on from here\n")
+        assert run_and_kill(pipeline, log, 3, 0.1, number) == status
+        assert log.read_text().endswith(f"\n{told}; the same command goes on from here\n")
         assert "Traceback" not in log.read_text()
         assert run_and_kill(pipeline, log, None, 0) == 0
     assert keys_of(tmp_path / "run" / "sample") == wanted(20, 4)
