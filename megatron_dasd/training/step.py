@@ -92,6 +92,6 @@ def _with_classes(
             f"{total.item()}; lower the lr, or look at tools/inspect_data.py DATA --row {number}"
         )
     if classes is not None:
-        token_loss = output[0] if output.dim() > factors.dim() + 1 else output
+        token_loss = output[0] if output.dim() > factors.dim() else output
         logged |= class_losses(factors, token_loss, classes, CLASS_NAMES)
     return total, divisor, logged
