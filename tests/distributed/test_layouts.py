@@ -190,7 +190,7 @@ def test_the_program_by_hand_equals_the_stage(
 def test_documents_that_a_layout_cannot_divide_are_an_error(workshop: Any) -> None:
     """They are padded to multiples of 4."""
     launch = {"num_ranks": 4, "context_parallel": 4}
-    with pytest.raises(UserError, match=r"of 4 \(pack_align\), this layout wants 8 \(8 for 2 x co"):
+    with pytest.raises(UserError, match=r"of 4 \(pack_align\) in rows of 64; 4 context-paral"):
         workshop.train("not divided", launch=launch)
 
 
