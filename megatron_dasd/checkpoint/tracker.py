@@ -5,6 +5,7 @@ Megatron writes ``iter_N`` and then the tracker file that names N.  A kill can l
 the process with status 0.
 """
 
+import json
 import shutil
 from pathlib import Path
 
@@ -35,8 +36,15 @@ def read(saves: Path) -> int:
 
 def whole(saves: Path) -> list[Path]:
     """Folders of the checkpoints that were written to their end, the oldest first."""
-    folders = [folder for folder in saves.glob("iter_*") if (folder / _WRITTEN_LAST).is_file()]
-    return sorted(folders, key=iteration_of)
+    return sorted(filter(_is_whole, saves.glob("iter_*")), key=iteration_of)
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        json.loads((folder / _WRITTEN_LAST).read_text())
+    except (FileNotFoundError, ValueError):  # a kill can leave it empty
+        return False
+    return True
 
 
 def repair(saves: Path) -> int:

@@ -34,6 +34,15 @@ def test_a_half_written_checkpoint_goes(tmp_path: Path) -> None:
     assert (tmp_path / TRACKER).read_text() == "5"
 
 
+def test_one_whose_last_file_was_cut_off_is_half_written(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    torn = save(tmp_path, 10)
+    (torn / "metadata.json").write_text("")
+    (tmp_path / TRACKER).write_text("5")
+    assert repair(tmp_path) == 5
+    assert not torn.exists()
+
+
 def test_a_tracker_of_nothing_goes(tmp_path: Path) -> None:
     save(tmp_path, 5, whole=False)
     (tmp_path / TRACKER).write_text("5")
