@@ -67,6 +67,8 @@ class Document:
     candidate: int | None = None
     mean_teacher_logprob: float | None = None
     """Mean ln p of the tokens that the teacher wrote, its own tokens, untempered."""
+    num_prefix_tokens: int = 0
+    """Tokens behind the prompt that the student wrote; 0: the teacher wrote the whole response."""
 
 
 @dataclass(frozen=True, kw_only=True)

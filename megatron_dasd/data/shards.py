@@ -178,7 +178,8 @@ class _ShardWork:
             except ValueError as error:
                 self._malformed(batch, row, error)
                 continue
-            self._write(batch, row, example, companions, columns.mean_teacher_logprob(row))
+            logprob = columns.mean_teacher_logprob(row)
+            self._write(batch, row, example, companions, logprob, int(prefix_ids[row].size))
 
     def _write(
         self,
@@ -187,6 +188,7 @@ class _ShardWork:
         example: Example,
         companions: dict[str, Any],
         mean_teacher_logprob: float | None,
+        num_prefix_tokens: int,
     ) -> None:
         name = name_of(batch, row)
         tokens = np.concatenate([example.prompt_ids, example.response_ids])
@@ -202,6 +204,7 @@ class _ShardWork:
                 temperature=batch.value("temperature", row),
                 candidate=batch.value("candidate", row),
                 mean_teacher_logprob=mean_teacher_logprob,
+                num_prefix_tokens=num_prefix_tokens,
             )
         )
         self.aside.counts["kept" if self._drawn is None else "mix: kept"] += 1
