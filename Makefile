@@ -15,7 +15,7 @@ setup: $(STAMP)
 
 $(STAMP): setup.py constraints.txt examples/cpu_tiny/requirements.txt
 	@python="$$(.ci/find-python)" && echo "using $$python" && "$$python" -m venv .venv
-	$(PYTHON) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[dali,eval,mpi,dev]'
+	$(PYTHON) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[dali,eval,mpi,wandb,dev]'
 	$(PYTHON) -m pip install --disable-pip-version-check --quiet --no-deps --requirement examples/cpu_tiny/requirements.txt
 	@touch $@
 

@@ -40,7 +40,7 @@ setup(
         "te": ["transformer-engine[pytorch]>=2.20"],
         "dali": ["nvidia-dali-cuda130>=2.4"],
         "mpi": ["mpi4py>=4.1", "mpich>=4.3"],
-        "wandb": ["wandb>=0.31"],
+        "wandb": ["tensorboard>=2.21", "wandb>=0.31"],
         "serve": ["vllm>=0.32"],
         # task generators with graders, and the format of the model that the demo's teacher is in
         "eval": ["gguf>=0.19", "reasoning-gym>=0.1.25"],

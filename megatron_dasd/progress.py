@@ -41,7 +41,7 @@ class Bar(Protocol):
 
 
 @contextmanager
-def progress(what: str, total: int, unit: str, done: int = 0) -> Iterator[Bar]:
+def progress(what: str, total: int, unit: str, done: int = 0, plain: bool = False) -> Iterator[Bar]:
     """Show the progress of a piece of work on standard output.
 
     Args:
@@ -49,9 +49,10 @@ def progress(what: str, total: int, unit: str, done: int = 0) -> Iterator[Bar]:
         total: units in all.
         unit: what is counted, in the plural, e.g. ``"responses"``.
         done: units that an earlier attempt finished.
+        plain: lines also on a terminal, for a process that is not alone there.
     """
     console = Console()
-    if console.is_terminal:
+    if console.is_terminal and not plain:
         with _rich_progress(console, unit) as bars:
             yield _RichBar(bars, what, total, done)
         return

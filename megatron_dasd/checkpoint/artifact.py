@@ -119,7 +119,10 @@ def _iteration_folder(folder: Path) -> str:
     if text == _RELEASE:
         return _RELEASE
     if not text.isdecimal():
-        raise UserError(f"{tracker}: {text[:40]!r} is no iteration")
+        raise UserError(
+            f"{tracker}: {text[:40]!r} is no iteration; tools/repair_checkpoints.py {folder} names "
+            "the newest whole one"
+        )
     return iteration_name(int(text))
 
 

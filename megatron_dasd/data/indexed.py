@@ -114,13 +114,19 @@ def _num_known(companion: str, values: npt.NDArray[np.generic]) -> int:
     return int(values.size - np.count_nonzero(equal))
 
 
-def write_data(folder: Path, shards: Sequence[Path], data_format: DataFormat) -> DataMeta:
+def write_data(
+    folder: Path,
+    shards: Sequence[Path],
+    data_format: DataFormat,
+    groups: Mapping[str, list[str]] | None = None,
+) -> DataMeta:
     """Lay shards end to end as indexed datasets, pack their documents, say what is there.
 
     A companion that knows nothing of any token is left out.
 
     Args:
         folder: an empty folder, or the only shard, whose files are then taken as they are.
+        groups: names of the groups that the documents are numbered by, see ``data.groups``.
 
     Raises:
         UserError: a shard is damaged, or there is no document.
@@ -156,6 +162,7 @@ def write_data(folder: Path, shards: Sequence[Path], data_format: DataFormat) ->
         eod_id=data_format.eod_id,
         companions=[name for name in data_format.companions if name in kept],
         file_bytes={p.name: p.stat().st_size for p in sorted(folder.iterdir())},
+        groups=dict(groups or {}),
     )
     (folder / META).write_text(json.dumps(asdict(meta), indent=2))
     with ThreadPoolExecutor() as threads:

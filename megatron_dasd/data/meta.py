@@ -10,12 +10,13 @@
         loss_mask.bin/.idx   the same shape, uint8: 1 marks a token that is a target
         <companion>.bin/.idx the same shape, where there is something to say: see COMPANIONS
         sequence_weights.npy [documents] float32, where asked for: factors of the documents' losses
+        document_groups.npy  [documents, kinds] uint16, of responses: numbers of ``groups``
         pack_documents.npy   [documents] document ids, those of a pack next to each other
         pack_offsets.npy     [packs + 1] where each pack begins among them
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ LOSS_MASK = "loss_mask"
 TEACHER_LOGPROBS = "teacher_logprobs"
 SENTENCE_CLASSES = "sentence_classes"
 SEQUENCE_WEIGHTS = "sequence_weights.npy"
+DOCUMENT_GROUPS = "document_groups.npy"
 PACK_DOCUMENTS = "pack_documents.npy"
 PACK_OFFSETS = "pack_offsets.npy"
 
@@ -50,6 +52,8 @@ COMPANIONS = {
 }
 CLASS_NAMES = ("teacher", "student", "shared", "boosted")
 """Sentence classes in the order of their numbers, from 1."""
+GROUPS = ("domain", "temperature")
+"""Kinds of groups that documents belong to: fields of :class:`Document`, and of a row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +99,8 @@ class DataMeta:
     """Those of ``COMPANIONS`` that are there."""
     file_bytes: dict[str, int]
     """Size of every file beside ``meta.json``."""
+    groups: dict[str, list[str]] = field(default_factory=dict)
+    """By kind the names of the documents' groups, in the order of their numbers from 1."""
 
 
 def token_dtype(vocab_size: int) -> type[np.number]:

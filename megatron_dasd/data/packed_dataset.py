@@ -12,8 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
+from megatron_dasd.data.groups import Names, renumbered
 from megatron_dasd.data.indexed import index_head
 from megatron_dasd.data.meta import (
+    DOCUMENT_GROUPS,
+    GROUPS,
     LOSS_MASK,
     META,
     PACK_DOCUMENTS,
@@ -34,8 +37,13 @@ _AGAIN = "run the preprocessing stage again"
 class PackedDataset:
     """The rows of a preprocessing stage's folder (see ``data.rows``), read through memory maps."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, names: Names | None = None) -> None:
         """Open the files.
+
+        Args:
+            path: the stage's folder, or ``data`` in it.
+            names: what the groups of documents are numbered by in the rows; this data set's own
+                by default.
 
         Raises:
             UserError: a file is missing, cut short, or does not fit the others.
@@ -49,13 +57,17 @@ class PackedDataset:
                 np.load(self._folder / name, mmap_mode="r", allow_pickle=False)
                 for name in (PACK_DOCUMENTS, PACK_OFFSETS)
             )
-            self._weights = None
-            if SEQUENCE_WEIGHTS in self.meta.file_bytes:
-                file = self._folder / SEQUENCE_WEIGHTS
-                self._weights = np.load(file, mmap_mode="r", allow_pickle=False)
+            self._weights, self._groups = (
+                np.load(self._folder / name, mmap_mode="r", allow_pickle=False)
+                if name in self.meta.file_bytes
+                else None
+                for name in (SEQUENCE_WEIGHTS, DOCUMENT_GROUPS)
+            )
         except (AssertionError, OSError, ValueError) as error:
             raise UserError(f"{self._folder}: damaged ({error}); {_AGAIN}") from None
         self.packs = Packs(documents, offsets)
+        self._numbers = renumbered(self.meta.groups, self.meta.groups if names is None else names)
+        self._fields = (*self.meta.companions, *self._numbers)
         self._refuse(self._misfits_of_counts())
 
     def __len__(self) -> int:
@@ -74,7 +86,7 @@ class PackedDataset:
         documents = [self.document(number) for number in self.packs[index].tolist()]
         meta = self.meta
         try:
-            row = packed_row(documents, meta.seq_length, meta.pack_align, meta.companions)
+            row = packed_row(documents, meta.seq_length, meta.pack_align, self._fields)
         except ValueError as error:  # values of other lengths, or more than a row of them
             raise UserError(f"{self._folder}: row {index}: {error}; {_AGAIN}") from None
         if not 0 <= row["tokens"].min() <= row["tokens"].max() < meta.vocab_size:
@@ -90,16 +102,23 @@ class PackedDataset:
         return lengths
 
     def document(self, number: int) -> dict[str, npt.NDArray[Any]]:
-        """Values of a document in every dataset, ``[tokens]``; the loss mask is weighted."""
+        """Values of a document in every dataset, ``[tokens]``, and the numbers of its groups.
+
+        The loss mask is weighted.
+        """
         # copies: a dataset that goes unmaps its file under the views that it gave
         values = {name: dataset[number].copy() for name, dataset in self.datasets.items()}
         if self._weights is not None:
             values[LOSS_MASK] = values[LOSS_MASK] * self._weights[number]
+        size = len(values[TOKENS])
+        for kind, numbers in self._numbers.items():
+            own = 0 if self._groups is None else self._groups[number, GROUPS.index(kind)]
+            values[kind] = np.full(size, numbers[own])
         return values
 
     def padding_row(self) -> Row:
         """A row without documents, which counts for nothing."""
-        return packed_row([], self.meta.seq_length, self.meta.pack_align, self.meta.companions)
+        return packed_row([], self.meta.seq_length, self.meta.pack_align, self._fields)
 
     def _refuse(self, misfits: Iterator[str]) -> None:
         for misfit in misfits:
@@ -128,6 +147,8 @@ class PackedDataset:
             yield f"{PACK_DOCUMENTS} does not hold {meta.num_documents} documents"
         if self._weights is not None and self._weights.shape != (meta.num_documents,):
             yield f"{SEQUENCE_WEIGHTS} does not hold {meta.num_documents} weights"
+        if self._groups is not None and self._groups.shape != (meta.num_documents, len(GROUPS)):
+            yield f"{DOCUMENT_GROUPS} does not hold {meta.num_documents} documents' groups"
         if (
             borders.shape != (meta.num_packs + 1,)
             or borders[0] != 0
@@ -147,3 +168,7 @@ class PackedDataset:
         for name in (LOSS_MASK, *self.meta.companions):
             if not np.array_equal(self.datasets[name].sequence_lengths[documents], wanted):
                 yield f"{name} and {TOKENS} differ in the lengths of the documents of row {index}"
+        if self._groups is not None:
+            counts = [len(self.meta.groups.get(kind, [])) for kind in GROUPS]
+            if (self._groups[documents] > counts).any():
+                yield f"{DOCUMENT_GROUPS}: row {index} names a group that {META} does not"

@@ -23,10 +23,12 @@ import numpy.typing as npt
 
 from megatron_dasd.artifacts import StageFolder, write_atomic
 from megatron_dasd.config.data import PreprocessData
+from megatron_dasd.data.groups import groups_of_documents
 from megatron_dasd.data.indexed import DataFormat, write_data
 from megatron_dasd.data.meta import (
     COMPANIONS,
     DATA,
+    DOCUMENT_GROUPS,
     META,
     SEQUENCE_WEIGHTS,
     Document,
@@ -119,7 +121,9 @@ class _Preprocessing:
         scratch = self._folder.scratch(DATA)
         if self._settings.reweight_tau is not None:
             np.save(scratch / SEQUENCE_WEIGHTS, self._weights(self._settings.reweight_tau))
-        write_data(scratch, shards, self._format)
+        names, numbers = groups_of_documents(self._folder.path)
+        np.save(scratch / DOCUMENT_GROUPS, numbers)
+        write_data(scratch, shards, self._format, names)
         self._folder.commit(scratch)
 
     def _weights(self, tau: float) -> npt.NDArray[np.float32]:

@@ -16,16 +16,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from megatron_dasd.data.meta import COMPANIONS, LOSS_MASK, TOKENS
+from megatron_dasd.data.meta import COMPANIONS, GROUPS, LOSS_MASK, TOKENS, Companion
 from megatron_dasd.data.packing import aligned
 
 Row = dict[str, npt.NDArray[Any]]
 """``tokens``, ``labels``, ``position_ids`` int64 and ``loss_mask`` float32, all ``[seq]``;
-companions ``[seq]`` in their own types, aligned with the labels as the mask is;
+companions ``[seq]`` in their own types, aligned with the labels as the mask is; numbers of
+the documents' groups int16 ``[seq]``, 0: none;
 ``cu_seqlens`` and ``cu_seqlens_padded`` int32 ``[slots + 1]``: tokens of the documents, positions
 of the slots, each summed up.  Padding: token 0, label 0, mask 0, companions unknown."""
 
 BORDERS = ("cu_seqlens", "cu_seqlens_padded")
+_FIELDS = COMPANIONS | {kind: Companion(np.int16, 0) for kind in GROUPS}
 
 
 def packed_row(
@@ -42,7 +44,7 @@ def packed_row(
             has no prefix, so its mask and companions count for nothing.
         seq_length: positions of the row.
         align: every document is padded to a multiple of so many positions.
-        companions: those that the row is to have.
+        companions: those that the row is to have, kinds of groups among them.
 
     Raises:
         ValueError: the documents are longer than the row.
@@ -62,7 +64,7 @@ def packed_row(
     }
     shifted = [LOSS_MASK, *companions]
     for name in companions:
-        row[name] = np.full(seq_length, COMPANIONS[name].unknown, COMPANIONS[name].dtype)
+        row[name] = np.full(seq_length, _FIELDS[name].unknown, _FIELDS[name].dtype)
     for document, start, length in zip(documents, starts[:-1].tolist(), lengths, strict=False):
         end = start + length
         row["tokens"][start:end] = document[TOKENS]

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
+from megatron_dasd.data.groups import Names
 from megatron_dasd.data.indexed import write_index
 from megatron_dasd.data.meta import META, TOKENS, data_folder
 from megatron_dasd.data.packed_dataset import PackedDataset
@@ -80,17 +81,18 @@ class DistillationDataset(PackedDataset):
     ``PackedDataset`` gives, both ``[seq, k]``.
     """
 
-    def __init__(self, path: Path, top: Path) -> None:
+    def __init__(self, path: Path, top: Path, names: Names | None = None) -> None:
         """Open the files.
 
         Args:
             path: packed data.
             top: folder of the stage that scored it.
+            names: see ``PackedDataset``.
 
         Raises:
             UserError: a file is missing or damaged, or belongs to other documents.
         """
-        super().__init__(path)
+        super().__init__(path, names)
         folder = data_folder(top)
         try:
             self.top = TopMeta(**json.loads((folder / META).read_text()))

@@ -14,6 +14,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from megatron_dasd.checkpoint.artifact import TRACKER, open_checkpoint
+from megatron_dasd.checkpoint.seal import damage
 from megatron_dasd.config.training import (
     SET_BY_PRECISION,
     Distillation,
@@ -85,11 +86,19 @@ def payload_of(argv: list[str]) -> dict[str, Any]:
     parser.add_argument(
         "--dasd-loader", choices=get_args(Loader), default="torch", help="what makes the batches"
     )
+    parser.add_argument(
+        "--dasd-keep-checkpoints",
+        metavar="N",
+        type=int,
+        help="in --save, the newest whole ones; all of them by default",
+    )
     parser.add_argument("--dasd-metrics", metavar="FILE", help="a JSON line for every step")
     _add_loss_arguments(parser)
     own, megatron = parser.parse_known_args(argv)
     if not Path(own.dasd_hf_model).is_dir():
         raise UserError(f"--dasd-hf-model: {own.dasd_hf_model}: no such folder")
+    if own.dasd_keep_checkpoints is not None and own.dasd_keep_checkpoints < 1:
+        raise UserError(f"--dasd-keep-checkpoints {own.dasd_keep_checkpoints}: wanted 1 or more")
     if own.dasd_teacher_topk and own.dasd_whole_logits:
         raise UserError("--dasd-teacher-topk does not go with --dasd-whole-logits; leave one out")
     precision = _precision_flags(own.dasd_precision, megatron) if own.dasd_precision else {}
@@ -126,7 +135,8 @@ def payload_of(argv: list[str]) -> dict[str, Any]:
         "heldout": own.dasd_heldout,
         "num_samples": epochs.num_samples if epochs else None,
         "metrics": own.dasd_metrics,
-        "keeper": None,
+        "keep_checkpoints": own.dasd_keep_checkpoints,
+        "shows_progress": True,
         "loader": own.dasd_loader,
         "teacher_topk": own.dasd_teacher_topk,
         "loss": {
@@ -254,4 +264,7 @@ def _look_through_checkpoints(megatron: list[str]) -> None:
     for folder in (named.load, named.pretrained_checkpoint):
         # A run that has not saved yet has nothing there to load.
         if folder and (folder / TRACKER).exists():
-            open_checkpoint(folder)
+            weights = open_checkpoint(folder).weights
+            # every file is read, so by one rank alone
+            if os.environ.get("RANK", "0") == "0" and (found := damage(weights)):
+                raise UserError(f"{found}; tools/repair_checkpoints.py {folder} sets it aside")

@@ -14,12 +14,13 @@ from megatron_dasd.training.hooks import Hooks
 class Keeper(Hooks):
     """Works on rank 0 alone; sealing reads what was written, in a thread beside the training."""
 
-    def __init__(self, saves: Path, num_kept: int, num_bytes: int) -> None:
+    def __init__(self, saves: Path, num_kept: int | None, num_bytes: int) -> None:
         """Keep the checkpoints in a folder.
 
         Args:
             saves: Megatron's ``--save``.
-            num_kept: so many, the newest; an older one goes when they are whole and sealed.
+            num_kept: so many, the newest; an older one goes when they are whole and sealed.  None:
+                all of them.
             num_bytes: about what the first checkpoint takes; later ones take what it took.
         """
         self._saves, self._num_kept, self._num_bytes = saves, num_kept, num_bytes
@@ -70,8 +71,9 @@ class Keeper(Hooks):
         for folder in whole:
             if not is_sealed(folder):
                 write_seal(folder)
-        for folder in whole[: -self._num_kept]:
-            shutil.rmtree(folder)
+        if self._num_kept is not None:
+            for folder in whole[: -self._num_kept]:
+                shutil.rmtree(folder)
 
 
 def _size(folder: Path) -> int:

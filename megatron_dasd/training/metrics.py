@@ -1,4 +1,4 @@
-"""Training metrics as JSON lines, one a step, taken where Megatron logs them.
+"""Training metrics, taken where Megatron logs them: a JSON line a step, and what it does not know.
 
 ``pretrain()`` has no callbacks; its module functions ``training_log`` and ``evaluate`` are wrapped,
 and the start fails loudly where their signatures are not the known ones.
@@ -16,6 +16,9 @@ import torch
 from megatron.training import get_args
 from megatron.training import training as megatron_training
 
+from megatron_dasd.progress import Bar
+from megatron_dasd.training import writers
+
 _KNOWN_PARAMETERS = {
     "training_log": ("loss_dict", "total_loss_dict", "learning_rate", "iteration"),
     "evaluate": ("forward_step_func", "data_iterator", "model"),
@@ -26,11 +29,13 @@ Figures = Callable[[int, float], dict[str, Any]]
 """Of the steps up to so many consumed samples, which took so many seconds."""
 
 
-def install(path: Path, further: Figures) -> None:
+def install(path: Path | None, further: Figures, bar: Bar | None = None) -> None:
     """Append a line a step to ``path``, and one for each held-out evaluation.
 
     Args:
-        further: more figures, asked for on the rank that writes.
+        path: None: no such file.
+        further: more figures, asked for on the rank that writes, for Megatron's own writers too.
+        bar: moved a step at a time, on a rank that shows the progress.
 
     Raises:
         RuntimeError: Megatron's functions are not the ones known here.
@@ -41,16 +46,20 @@ def install(path: Path, further: Figures) -> None:
             raise RuntimeError(
                 f"megatron.training.{name} has another signature than known: {parameters}"
             )
-    megatron_training.training_log = _log_step(megatron_training.training_log, path, further)
+    megatron_training.training_log = _log_step(megatron_training.training_log, path, further, bar)
     megatron_training.evaluate = _log_heldout(megatron_training.evaluate, path)
 
 
-def _append(path: Path, line: dict[str, Any]) -> None:
+def _append(path: Path | None, line: dict[str, Any]) -> None:
+    if path is None:
+        return
     with path.open("a") as file:
         file.write(json.dumps(line) + "\n")
 
 
-def _log_step(training_log: Callable[..., Any], path: Path, further: Figures) -> Callable[..., Any]:
+def _log_step(
+    training_log: Callable[..., Any], path: Path | None, further: Figures, bar: Bar | None
+) -> Callable[..., Any]:
     signature = inspect.signature(training_log)
     last = time.monotonic()
 
@@ -58,24 +67,28 @@ def _log_step(training_log: Callable[..., Any], path: Path, further: Figures) ->
         nonlocal last
         given = signature.bind(*args, **kwargs).arguments
         drop_absent(given["loss_dict"])
+        writes = _is_last_rank() and bool(given["loss_dict"])
+        now = time.monotonic()
+        if writes or bar:
+            figures = further(get_args().consumed_train_samples, now - last)
+        if bar:
+            bar.advance(1, _note(given["loss_dict"], figures))
         # The loss lives on the last pipeline stage; the last rank writes, as Megatron's own log.
-        if _is_last_rank() and given["loss_dict"]:
-            now = time.monotonic()
-            losses = {name: float(value) for name, value in given["loss_dict"].items()}
+        if writes:
+            writers.write(figures, given["iteration"])
             _append(
                 path,
                 {
                     "iteration": given["iteration"],
-                    "loss": losses.pop("lm loss"),
-                    **{name.replace(" ", "_"): value for name, value in losses.items()},
+                    **_named(given["loss_dict"]),
                     "grad_norm": float(given["grad_norm"]),
                     "lr": given["learning_rate"],
                     "consumed_samples": get_args().consumed_train_samples,
                     "seconds": round(now - last, 4),
-                    **further(get_args().consumed_train_samples, now - last),
+                    **figures,
                 },
             )
-            last = now
+        last = now
         return training_log(*args, **kwargs)
 
     return logged
@@ -91,7 +104,7 @@ def drop_absent(losses: dict[str, Any]) -> None:
             del losses[name]
 
 
-def _log_heldout(evaluate: Callable[..., Any], path: Path) -> Callable[..., Any]:
+def _log_heldout(evaluate: Callable[..., Any], path: Path | None) -> Callable[..., Any]:
     def logged(*args: Any, **kwargs: Any) -> Any:
         result = evaluate(*args, **kwargs)
         losses = result[0] or {}
@@ -99,10 +112,22 @@ def _log_heldout(evaluate: Callable[..., Any], path: Path) -> Callable[..., Any]
         if _is_last_rank() and "lm loss" in losses:
             # Megatron counts the current iteration from 0, its log from 1.
             iteration = get_args().curr_iteration + 1
-            _append(path, {"iteration": iteration, "heldout_loss": float(losses["lm loss"])})
+            _append(path, {"iteration": iteration, **_named(losses, "heldout_")})
         return result
 
     return logged
+
+
+def _named(losses: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """Losses under their names in the file, the whole one first."""
+    rest = {name.replace(" ", "_"): value for name, value in losses.items() if name != "lm loss"}
+    given = {"loss": losses["lm loss"], **rest}
+    return {f"{prefix}{name}": float(value) for name, value in given.items()}
+
+
+def _note(losses: dict[str, Any], figures: dict[str, Any]) -> str:
+    rate = f"{figures['tokens_per_second']:,.0f} tokens/s"
+    return f"loss {float(losses['lm loss']):.4f}, {rate}" if "lm loss" in losses else rate
 
 
 def _is_last_rank() -> bool:

@@ -20,9 +20,7 @@ from megatron_dasd.precision.recipes import RECIPES, precision_flags, weights_dt
 from megatron_dasd.progress import progress
 from megatron_dasd.training.metrics_file import forget_after, last_step
 from megatron_dasd.training.program import ROWS_FLAGS
-
-_BYTES_OF_A_WEIGHT = {"float32": 4 + 4 + 4, "bfloat16": 2 + 4 + 4 + 4}
-"""In a checkpoint: the weight, its copy in float32 where it is none, and both of Adam's moments."""
+from megatron_dasd.training.writers import writer_flags
 
 
 def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
@@ -93,6 +91,7 @@ def _payload(
         "pretrained-checkpoint": start.folder,
         "save-interval": settings.save_interval or iterations,
         "exit-signal-handler": True,
+        **writer_flags(settings.megatron, saves.parent / LOGS, saves.parent.name),
         **settings.megatron,
     }
     return {
@@ -102,10 +101,8 @@ def _payload(
         "ramp": settings.ramp.model_dump(),
         "heldout": str(inputs[settings.heldout]) if settings.heldout else None,
         "teacher_topk": str(inputs[settings.teacher_topk]) if settings.teacher_topk else None,
-        "keeper": {
-            "num_kept": settings.keep_checkpoints,
-            "num_bytes": start.num_weights * _BYTES_OF_A_WEIGHT[dtype],
-        },
+        "keep_checkpoints": settings.keep_checkpoints,
+        "shows_progress": False,
         "loader": settings.loader,
         "loss": {
             "normalise_by": settings.normalise_by,

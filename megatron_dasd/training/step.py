@@ -1,6 +1,6 @@
 """One forward step, as Megatron's schedules call it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,6 +9,7 @@ from megatron.training import get_args
 from torch import Tensor
 
 from megatron_dasd.config.training import Normalisation
+from megatron_dasd.data.groups import Names
 from megatron_dasd.data.meta import CLASS_NAMES, SENTENCE_CLASSES
 from megatron_dasd.data.teacher_top import IDS, LOGPROBS
 from megatron_dasd.errors import UserError
@@ -27,6 +28,7 @@ def forward_step(
     model: torch.nn.Module,
     return_schedule_plan: bool = False,
     *,
+    groups: Names,
     normalise_by: Normalisation,
     chunked_loss: bool,
     distillation: dict[str, Any],
@@ -34,6 +36,7 @@ def forward_step(
     """Megatron's ``forward_step_func``: output of the stage and the loss to be taken of it.
 
     Args:
+        groups: names of the groups of documents whose losses are logged.
         normalise_by: see ``losses.cross_entropy``.
         chunked_loss: whether output layer and loss are taken together, see
             ``losses.linear_logprobs``.
@@ -50,7 +53,7 @@ def forward_step(
     by_class = partial(
         _with_classes,
         factors=shares[0],
-        classes=batch.get(SENTENCE_CLASSES),
+        classes=_classes(batch, groups),
         row=batch[ROW_NUMBER],
     )
     vocab_size = get_args().vocab_size
@@ -74,10 +77,10 @@ def _with_classes(
     output: Tensor,
     *,
     factors: Tensor,
-    classes: Tensor | None,
+    classes: Sequence[tuple[Tensor, Sequence[str]]],
     row: Tensor,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """A loss, and in what is logged the cross-entropy of each class of sentences too.
+    """A loss, and in what is logged the cross-entropy of each class too.
 
     Raises:
         UserError: the loss is no number (Megatron's ``--no-check-for-nan-in-loss-and-grad`` leaves
@@ -91,7 +94,17 @@ def _with_classes(
             f"iteration {args.curr_iteration + 1}, rank {rank}: the loss of row {number} is "
             f"{total.item()}; lower the lr, or look at tools/inspect_data.py DATA --row {number}"
         )
-    if classes is not None:
-        token_loss = output[0] if output.dim() > factors.dim() else output
-        logged |= class_losses(factors, token_loss, classes, CLASS_NAMES)
+    token_loss = output[0] if output.dim() > factors.dim() else output
+    for numbers, names in classes:
+        logged |= class_losses(factors, token_loss, numbers, names)
     return total, divisor, logged
+
+
+def _classes(batch: Batch, groups: Names) -> list[tuple[Tensor, Sequence[str]]]:
+    """Classes that tokens belong to, and their names: those of sentences, and of documents."""
+    found: list[tuple[Tensor, Sequence[str]]] = [
+        (batch[kind], [f"{kind} {name}" for name in names]) for kind, names in groups.items()
+    ]
+    if SENTENCE_CLASSES in batch:
+        found.append((batch[SENTENCE_CLASSES], CLASS_NAMES))
+    return found

@@ -15,6 +15,7 @@ from megatron_dasd.checkpoint import import_stage
 from megatron_dasd.config.base import Settings
 from megatron_dasd.config.training import ImportHf, Train
 from megatron_dasd.data.indexed import DataFormat, ShardWriter, write_data
+from megatron_dasd.data.meta import DOCUMENT_GROUPS
 from megatron_dasd.manifests import LOGS, METRICS
 from megatron_dasd.sources.random_model import byte_tokenizer
 from megatron_dasd.training import stage as train_stage
@@ -22,6 +23,7 @@ from megatron_dasd.training import stage as train_stage
 SEQ_LENGTH = 64
 PACK_ALIGN = 4
 """Documents of 4 to 39 tokens: three of four have padding behind them."""
+GROUPS = {"domain": ["code", "math"], "temperature": ["0.6", "1"]}
 SHAPE = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -135,10 +137,15 @@ class Workshop:
             SEQ_LENGTH, PACK_ALIGN, len(self.tokenizer), 2, companions=("sentence_classes",)
         )
         writer = ShardWriter(folder, data_format)
+        num_documents = 0
         for number, document in enumerate(documents):
             writer.add(str(number), document)
+            num_documents += 1
         writer.close()
-        write_data(folder, [folder], data_format)
+        # every other document of one domain; few of the second temperature
+        groups = [[1 + number % 2, 1 + (number % 20 == 3)] for number in range(num_documents)]
+        np.save(folder / DOCUMENT_GROUPS, np.array(groups, np.uint16))
+        write_data(folder, [folder], data_format, GROUPS)
         return folder
 
 

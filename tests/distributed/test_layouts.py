@@ -1,20 +1,13 @@
 """Loss and gradient norm are the same under every layout, on real processes over gloo."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM
 
-from megatron_dasd.checkpoint.artifact import open_checkpoint
 from megatron_dasd.errors import Stopped, UserError
 
-ENTRY = Path(__file__).parents[2] / "tools" / "pretrain_dasd.py"
 LAYOUTS = {
     "tp2": {"num_ranks": 2, "tensor_parallel": 2},
     "pp2": {"num_ranks": 2, "pipeline_parallel": 2},
@@ -28,7 +21,10 @@ EXPERT_LAYOUTS = {
     "tp2 ep2": {"num_ranks": 4, "tensor_parallel": 2, "expert_parallel": 2},
 }
 TOLERANCE = 2e-6
-COMPARED = ("loss", "grad_norm", "heldout_loss", "teacher_loss", "student_loss", "shared_loss")
+COMPARED = (
+    *("loss", "grad_norm", "heldout_loss", "teacher_loss", "student_loss", "shared_loss"),
+    *("domain_code_loss", "domain_math_loss", "temperature_0.6_loss", "temperature_1_loss"),
+)
 EXPERT_TOLERANCE = 1e-5
 """Each expert's gradient is a sum over the tokens in the order in which its rank gets them."""
 
@@ -71,6 +67,18 @@ def test_losses_of_sentence_classes_are_told_where_there_are_any(
     assert all(0 < line["teacher_loss"] != line["loss"] for line in steps)
     assert 0 < sum("student_loss" in line for line in steps) < len(steps)
     assert not any("boosted_loss" in line for line in steps)
+
+
+def test_losses_of_domains_and_temperatures_are_told(one_rank: list[dict[str, Any]]) -> None:
+    steps = [line for line in one_rank if "loss" in line]
+    both = [line for line in steps if {"domain_code_loss", "domain_math_loss"} <= line.keys()]
+    assert len(both) >= len(steps) - 3  # the last step of an epoch has few documents
+    for line in both:
+        assert min(line["domain_code_loss"], line["domain_math_loss"]) < line["loss"]
+        assert max(line["domain_code_loss"], line["domain_math_loss"]) > line["loss"]
+    assert 0 < sum("temperature_1_loss" in line for line in steps) < len(steps)
+    heldout = one_rank[-1]
+    assert heldout["heldout_domain_code_loss"] != heldout["heldout_loss"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -148,43 +156,6 @@ def test_load_balancing_counts_when_it_is_asked_for(
 def test_a_megatron_flag_that_contradicts_the_model_is_an_error(workshop: Any) -> None:
     with pytest.raises(UserError, match=r"^--num-layers 3 contradicts the model's 4, which follo"):
         workshop.train("contradiction", megatron={"num-layers": 3})
-
-
-@pytest.mark.slow
-def test_the_program_by_hand_equals_the_stage(
-    workshop: Any, one_rank: list[dict[str, Any]], tmp_path: Path
-) -> None:
-    """Under torchrun, with Megatron's own flags and none of the architecture's."""
-    steps = [line for line in one_rank if "loss" in line]
-    flags = {
-        "dasd-hf-model": workshop.models["llama"],
-        "dasd-data": workshop.data,
-        "dasd-metrics": tmp_path / "metrics.jsonl",
-        "tensor-model-parallel-size": 2,
-        "pretrained-checkpoint": open_checkpoint(workshop.checkpoints["llama"]).folder,
-        "load": tmp_path / "saves",
-        "dasd-epochs": 2.5,
-        "global-batch-size": 4,
-        "lr": 1e-3,
-        "min-lr": 1e-4,
-        "lr-decay-style": "cosine",
-        "weight-decay": 0.1,
-        "adam-beta2": 0.95,
-        "clip-grad": 1.0,
-        "seed": 11,
-        "log-interval": 1,
-    }
-    typed = [str(x) for name, value in flags.items() for x in (f"--{name}", value)]
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    command = [sys.executable, *torchrun, str(ENTRY), *typed, "--sequence-parallel"]
-    environment = os.environ | {"CUDA_DEVICE_MAX_CONNECTIONS": "1", "OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, env=environment, capture_output=True)
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert_same([json.loads(line) for line in lines], steps)
-
-    wrong = subprocess.run([*command, "--num-layers", "3"], env=environment, capture_output=True)
-    assert wrong.returncode != 0
-    assert b"error: --num-layers 3 contradicts the model's 4" in wrong.stderr
 
 
 def test_documents_that_a_layout_cannot_divide_are_an_error(workshop: Any) -> None:

@@ -1,0 +1,32 @@
+#!/usr/bin/env python3
+"""Let a folder of Megatron checkpoints name its newest whole one; what is damaged is set aside.
+
+Usage: tools/repair_checkpoints.py SAVES
+
+For training that is started by hand (a stage of a pipeline does this by itself).  Nothing may be
+training into the folder meanwhile.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from megatron_dasd.checkpoint import tracker
+from megatron_dasd.errors import MISTAKE_STATUS
+
+
+def main() -> int:
+    """Repair, and say which iteration is next."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("saves", metavar="SAVES", type=Path, help="what --save and --load name")
+    saves = parser.parse_args().saves
+    if not saves.is_dir():
+        print(f"error: {saves}: no such folder", file=sys.stderr)
+        return MISTAKE_STATUS
+    iteration = tracker.repair(saves)
+    print(f"{saves}: training goes on with iteration {iteration + 1}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
