@@ -17,7 +17,9 @@ from benchmarks.figures import Row
 
 from megatron_dasd.artifacts import write_atomic
 
-ROOMS = ("checkpoint", "data", "device", "divergence", "filters", "losses", "teacher")
+ROOMS = (
+    *("checkpoint", "data", "device", "divergence", "filters", "losses", "teacher", "training"),
+)
 """Modules of ``tools/benchmarks``."""
 
 

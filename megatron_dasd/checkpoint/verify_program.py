@@ -63,7 +63,8 @@ def _megatron_logits(folder: Path, checkpoint: Path, token_ids: list[int]) -> Te
 
     document = {"tokens": np.array(token_ids), "loss_mask": np.zeros(num_tokens)}
     row = packed_row([document], num_tokens)
-    return forward(model, to_batch(row), with_loss=False)[0].cpu()
+    logits: Tensor = forward(model, to_batch(row), with_loss=False)[0].cpu()
+    return logits
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ _HOW: Any = {
     "launch": True,
     "loader": True,
     "chunked_loss": True,
+    "loss_gradients": True,
     "keep_checkpoints": True,
     "num_workers": True,
     "engine": {"server": _REACHING},

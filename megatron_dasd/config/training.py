@@ -8,6 +8,7 @@ from megatron_dasd.config.base import Fraction, Input, Launch, Positive, Setting
 
 Precision = Literal["fp32", "bf16", "fp8-blockwise", "fp8-tensorwise", "fp8-delayed"]
 Loader = Literal["torch", "dali"]
+LossGradients = Literal["backward", "forward"]
 SET_BY_PRECISION = ("bf16", "fp16", "fp8-format", "fp8-recipe")
 """Megatron's flags that ``precision`` stands for."""
 Normalisation = Literal["token", "sequence"]
@@ -79,6 +80,10 @@ class Train(Settings):
     chunked_loss: bool = True
     """Output layer and loss together, without the logits ever being whole: a few percent of the
     memory for a third more time of that part.  The result is the same."""
+    loss_gradients: LossGradients = "backward"
+    """Where a chunked loss makes its gradients: ``backward``, from logits computed once more; or
+    ``forward``, which saves that quarter of the work, and takes room for a float32 copy of the
+    output layer's weight.  The result is the same."""
     teacher_topk: Input | None = None
     """The teacher's likeliest tokens (``score_topk`` of ``data``), for token-level distillation."""
     distillation: Distillation = Distillation()
@@ -105,6 +110,8 @@ class Train(Settings):
     def _distils_in_chunks(self) -> "Train":
         if self.teacher_topk and not self.chunked_loss:
             raise ValueError("teacher_topk needs chunked_loss: true")
+        if self.loss_gradients == "forward" and (self.teacher_topk or not self.chunked_loss):
+            raise ValueError("loss_gradients: forward needs chunked_loss, and no teacher_topk")
         if self.teacher_topk and self.ramp_data:
             raise ValueError("teacher_topk is of data alone; leave ramp_data out")
         return self

@@ -62,7 +62,11 @@ def weighted_loss(
     """
     factors, losses = factors.reshape(-1), token_loss.reshape(-1).float()
     # where, not the product alone: 0 x inf of a masked token would be a NaN
-    total = (factors * losses.where(factors > 0, 0.0)).sum()
+    return divided_loss(counts, (factors * losses.where(factors > 0, 0.0)).sum())
+
+
+def divided_loss(counts: Tensor, total: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """The same of a sum that is known; arguments and results as in :func:`weighted_loss`."""
     divisor = counts.sum().int()
     return total, divisor, {"lm loss": torch.stack([total.detach(), divisor.float()])}
 

@@ -110,13 +110,13 @@ class _LinearLogprobs(torch.autograd.Function):
         sink = _WeightGradient(weight, ctx.shard, ctx.into_main_grad, ctx.needs_input_grad[1])
         slices = _Slices(hidden, ctx.shard.num_ids)
         for start, end in slices:
-            inside, column = _locate(token_ids, ctx.shard.first_id + start, end - start)
+            inside, column = locate(token_ids, ctx.shard.first_id + start, end - start)
             logits = slices.logits(weight[start:end]).sub_(lse.unsqueeze(1))
             _hide(logits, inside, column).exp_().mul_(others.unsqueeze(1))
             logits.scatter_add_(1, column, at_chosen.where(inside, 0.0))
             grad_logits = slices.narrowed(logits)
             if grad_hidden is not None:
-                _add_product(grad_hidden, grad_logits, weight[start:end])
+                add_product(grad_hidden, grad_logits, weight[start:end])
             sink.add(start, end, grad_logits, hidden)
         if grad_hidden is not None:
             grad_hidden = grad_hidden.to(hidden.dtype)
@@ -168,19 +168,24 @@ class _WeightGradient:
 
     def add(self, start: int, end: int, grad_logits: Tensor, hidden: Tensor) -> None:
         if self._fused:
-            _add_product(self._weight.main_grad[start:end], grad_logits.t(), hidden)  # type: ignore[attr-defined]
+            add_product(self._weight.main_grad[start:end], grad_logits.t(), hidden)  # type: ignore[attr-defined]
         elif self._grad is not None:
             torch.mm(grad_logits.t(), hidden, out=self._grad[start:end])
 
     def result(self) -> Tensor | None:
         """What autograd is given for the weight."""
-        if not self._fused or not hasattr(self._weight, "grad_added_to_main_grad"):
-            return self._grad
-        # Megatron's hooks want some gradient to be there, and do not read it unless the weight is
-        # an embedding's too (zero_out_wgrad), to whose own gradient it is added.
-        self._weight.grad_added_to_main_grad = True
-        zero = getattr(self._weight, "zero_out_wgrad", False)
-        return torch.zeros_like(self._weight) if zero else torch.empty_like(self._weight)
+        return placeholder_gradient(self._weight) if self._fused else self._grad
+
+
+def placeholder_gradient(weight: Tensor) -> Tensor | None:
+    """What autograd is given for a weight whose gradient was added to ``main_grad``."""
+    if not hasattr(weight, "grad_added_to_main_grad"):
+        return None
+    # Megatron's hooks want some gradient to be there, and do not read it unless the weight is
+    # an embedding's too (zero_out_wgrad), to whose own gradient it is added.
+    weight.grad_added_to_main_grad = True
+    zero = getattr(weight, "zero_out_wgrad", False)
+    return torch.zeros_like(weight) if zero else torch.empty_like(weight)
 
 
 def _over_own_ids(
@@ -194,7 +199,7 @@ def _over_own_ids(
     chosen = torch.zeros(token_ids.shape, dtype=dtype, device=hidden.device)
     slices = _Slices(hidden, shard.num_ids)
     for start, end in slices:
-        inside, column = _locate(token_ids, shard.first_id + start, end - start)
+        inside, column = locate(token_ids, shard.first_id + start, end - start)
         logits = slices.logits(weight[start:end])
         before, highest = highest, torch.maximum(highest, logits.amax(1))
         chosen += logits.gather(1, column).where(inside, 0.0)
@@ -217,7 +222,7 @@ def _over_ranks(
     return overall, sums[:, 0], sums[:, 1:]
 
 
-def _locate(token_ids: Tensor, first_id: int, width: int) -> tuple[Tensor, Tensor]:
+def locate(token_ids: Tensor, first_id: int, width: int) -> tuple[Tensor, Tensor]:
     """Which ids lie in a slice, and in which of its columns (column 0 for those that do not)."""
     column = token_ids - first_id
     inside = (column >= 0) & (column < width) & (token_ids >= 0)
@@ -234,7 +239,7 @@ def _hide(logits: Tensor, inside: Tensor, column: Tensor) -> Tensor:
     return logits.scatter_add_(1, column, nothing.masked_fill_(inside, float("-inf")))
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
     """``total += left @ right``, the sum in the dtype of ``total``."""
     if total.dtype == left.dtype:
         total.addmm_(left, right)

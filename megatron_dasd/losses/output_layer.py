@@ -4,7 +4,7 @@
 output layer, whose weights and settings they use.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from megatron.core.tensor_parallel.mappings import (
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from megatron_dasd.errors import UserError
 from megatron_dasd.losses.linear_logprobs import Shard, linear_logprobs
+from megatron_dasd.losses.linear_loss import linear_loss
 
 
 def token_losses(
@@ -46,6 +47,39 @@ def token_losses(
     return -logprobs.view(seq, batch).t().contiguous()
 
 
+def summed_loss(
+    *,
+    vocab_size: int,
+    factors: Tensor,
+    hidden_states: Tensor,
+    output_layer: torch.nn.Module,
+    output_weight: Tensor | None,
+    labels: Tensor,
+    scale_logits: Any,
+    **_: Any,
+) -> tuple[Tensor, Tensor]:
+    """Weighted sum of the token losses, gradients made on the way, see ``losses.linear_loss``.
+
+    Args:
+        vocab_size: true size of the vocabulary.
+        factors: ``[batch, seq]``, what each loss is multiplied by.
+        hidden_states: and all that follows, as in :func:`token_losses`.
+
+    Returns:
+        The sum, and the losses ``[batch, seq]``, which have no gradient.
+    """
+    layer = _layer(scale_logits(hidden_states), output_layer, output_weight, vocab_size)
+    total, losses = linear_loss(
+        layer.hidden,
+        layer.weight,
+        labels.t().reshape(-1),
+        factors.t().reshape(-1),
+        layer.shard,
+        layer.into_main_grad,
+    )
+    return total, losses.view(labels.t().shape).t().contiguous()
+
+
 def output_logprobs(
     hidden_states: Tensor,
     output_layer: Any,
@@ -62,6 +96,23 @@ def output_logprobs(
     Raises:
         UserError: a setting of Megatron's output layer that is not honoured here.
     """
+    layer = _layer(hidden_states, output_layer, output_weight, vocab_size)
+    return linear_logprobs(layer.hidden, layer.weight, token_ids, layer.shard, layer.into_main_grad)
+
+
+class _Layer(NamedTuple):
+    """What is to be multiplied on this rank."""
+
+    hidden: Tensor
+    """``[seq * batch, hidden]``, of the whole row also under sequence parallelism."""
+    weight: Tensor
+    shard: Shard
+    into_main_grad: bool
+
+
+def _layer(
+    hidden_states: Tensor, output_layer: Any, output_weight: Tensor | None, vocab_size: int
+) -> _Layer:
     weight = output_layer.weight if output_weight is None else output_weight
     group = output_layer.tp_group
     if output_layer.config.defer_embedding_wgrad_compute or output_layer.gtp_remat_size > 1:
@@ -76,10 +127,5 @@ def output_logprobs(
         hidden_states = copy_to_tensor_model_parallel_region(hidden_states, group=group)
     first_id = group.rank() * len(weight)
     shard = Shard(first_id, max(0, min(len(weight), vocab_size - first_id)), group)
-    return linear_logprobs(
-        hidden_states.flatten(0, 1),
-        weight,
-        token_ids,
-        shard,
-        into_main_grad=output_layer.gradient_accumulation_fusion and hasattr(weight, "main_grad"),
-    )
+    fused = output_layer.gradient_accumulation_fusion and hasattr(weight, "main_grad")
+    return _Layer(hidden_states.flatten(0, 1), weight, shard, fused)

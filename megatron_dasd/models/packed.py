@@ -1,6 +1,7 @@
 """Packed rows through the model: several documents in one row, attention inside each."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
@@ -77,8 +78,8 @@ def forward(
     model: torch.nn.Module,
     batch: Batch,
     with_loss: bool = True,
-    output_processor: Callable[..., Tensor] | None = None,
-) -> Tensor:
+    output_processor: Callable[..., Any] | None = None,
+) -> Any:
     """Run one packed row, or this rank's share of it, through this rank's pipeline stage.
 
     Args:
@@ -91,7 +92,7 @@ def forward(
         -ln p(label), ``[1, seq]``, or without loss the logits, ``[1, seq, vocab/tp]``.  Elsewhere
         hidden states.
     """
-    return model(  # type: ignore[no-any-return]
+    return model(
         batch["tokens"],
         batch["position_ids"],
         None,

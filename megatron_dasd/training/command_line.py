@@ -20,6 +20,7 @@ from megatron_dasd.config.training import (
     Distillation,
     Divergence,
     Loader,
+    LossGradients,
     Normalisation,
     Precision,
     Ramp,
@@ -99,6 +100,11 @@ def payload_of(argv: list[str]) -> dict[str, Any]:
         raise UserError(f"--dasd-hf-model: {own.dasd_hf_model}: no such folder")
     if own.dasd_keep_checkpoints is not None and own.dasd_keep_checkpoints < 1:
         raise UserError(f"--dasd-keep-checkpoints {own.dasd_keep_checkpoints}: wanted 1 or more")
+    if own.dasd_loss_gradients == "forward" and (own.dasd_teacher_topk or own.dasd_whole_logits):
+        raise UserError(
+            "--dasd-loss-gradients forward goes neither with --dasd-teacher-topk nor with "
+            "--dasd-whole-logits; leave one out"
+        )
     if own.dasd_teacher_topk and own.dasd_whole_logits:
         raise UserError("--dasd-teacher-topk does not go with --dasd-whole-logits; leave one out")
     precision = _precision_flags(own.dasd_precision, megatron) if own.dasd_precision else {}
@@ -142,6 +148,7 @@ def payload_of(argv: list[str]) -> dict[str, Any]:
         "loss": {
             "normalise_by": own.dasd_normalise_by,
             "chunked_loss": not own.dasd_whole_logits,
+            "loss_gradients": own.dasd_loss_gradients,
             "distillation": _checked(
                 Distillation,
                 "",
@@ -227,6 +234,12 @@ def _add_loss_arguments(parser: argparse.ArgumentParser) -> None:
         "--dasd-whole-logits",
         action="store_true",
         help="output layer and loss one after the other, by Megatron: faster, much more memory",
+    )
+    loss.add_argument(
+        "--dasd-loss-gradients",
+        choices=get_args(LossGradients),
+        default="backward",
+        help="forward: a quarter less work in the output layer, room for a copy of its weight",
     )
     loss.add_argument(
         "--dasd-teacher-topk", metavar="DIR", help="distil from these tokens, of a score_topk stage"

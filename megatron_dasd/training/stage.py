@@ -107,6 +107,7 @@ def _payload(
         "loss": {
             "normalise_by": settings.normalise_by,
             "chunked_loss": settings.chunked_loss,
+            "loss_gradients": settings.loss_gradients,
             "distillation": settings.distillation.model_dump(),
         },
     }

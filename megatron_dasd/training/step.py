@@ -8,18 +8,19 @@ import torch
 from megatron.training import get_args
 from torch import Tensor
 
-from megatron_dasd.config.training import Normalisation
+from megatron_dasd.config.training import LossGradients, Normalisation
 from megatron_dasd.data.groups import Names
 from megatron_dasd.data.meta import CLASS_NAMES, SENTENCE_CLASSES
 from megatron_dasd.data.teacher_top import IDS, LOGPROBS
 from megatron_dasd.errors import UserError
 from megatron_dasd.losses.cross_entropy import (
     class_losses,
+    divided_loss,
     token_shares,
     weighted_loss,
 )
 from megatron_dasd.losses.distillation import TeacherTop, distillation_loss, token_distances
-from megatron_dasd.losses.output_layer import token_losses
+from megatron_dasd.losses.output_layer import summed_loss, token_losses
 from megatron_dasd.models.packed import ROW_NUMBER, Batch, forward, own_share
 
 
@@ -31,6 +32,7 @@ def forward_step(
     groups: Names,
     normalise_by: Normalisation,
     chunked_loss: bool,
+    loss_gradients: LossGradients,
     distillation: dict[str, Any],
 ) -> tuple[Tensor, Callable[[Tensor], Any]]:
     """Megatron's ``forward_step_func``: output of the stage and the loss to be taken of it.
@@ -40,6 +42,7 @@ def forward_step(
         normalise_by: see ``losses.cross_entropy``.
         chunked_loss: whether output layer and loss are taken together, see
             ``losses.linear_logprobs``.
+        loss_gradients: where they are made, see ``losses.linear_loss``.
         distillation: divergence, its beta and weight; used for rows that know the teacher's
             likeliest tokens (held-out rows do not).
     """
@@ -67,14 +70,24 @@ def forward_step(
         )
         loss = partial(distillation_loss, *shares, distillation["weight"])
         return forward(model, batch, output_processor=processor), partial(by_class, loss)
+    if loss_gradients == "forward":
+        summing = partial(summed_loss, vocab_size=vocab_size, factors=shares[0])
+        known = partial(_of_known_sum, shares[1])
+        return forward(model, batch, output_processor=summing), partial(by_class, known)
     whole = partial(token_losses, vocab_size=vocab_size) if chunked_loss else None
     loss = partial(weighted_loss, *shares)
     return forward(model, batch, output_processor=whole), partial(by_class, loss)
 
 
+def _of_known_sum(
+    counts: Tensor, output: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    return divided_loss(counts, output[0])
+
+
 def _with_classes(
-    loss: Callable[[Tensor], tuple[Tensor, Tensor, dict[str, Tensor]]],
-    output: Tensor,
+    loss: Callable[[Any], tuple[Tensor, Tensor, dict[str, Tensor]]],
+    output: Tensor | tuple[Tensor, Tensor],
     *,
     factors: Tensor,
     classes: Sequence[tuple[Tensor, Sequence[str]]],
@@ -94,7 +107,10 @@ def _with_classes(
             f"iteration {args.curr_iteration + 1}, rank {rank}: the loss of row {number} is "
             f"{total.item()}; lower the lr, or look at tools/inspect_data.py DATA --row {number}"
         )
-    token_loss = output[0] if output.dim() > factors.dim() else output
+    if isinstance(output, tuple):
+        token_loss = output[1]
+    else:
+        token_loss = output[0] if output.dim() > factors.dim() else output
     for numbers, names in classes:
         logged |= class_losses(factors, token_loss, numbers, names)
     return total, divisor, logged

@@ -95,6 +95,15 @@ def test_whole_logits_give_the_same(
     assert_same(metrics, one_rank)
 
 
+@pytest.mark.parametrize("layout", ["one rank", "tp2 pp2", "tp2 cp2"])
+def test_gradients_made_forwards_are_the_same(
+    layout: str, workshop: Any, one_rank: list[dict[str, Any]]
+) -> None:
+    launch = LAYOUTS.get(layout, {})
+    metrics = workshop.train(f"{layout} forwards", launch=launch, loss_gradients="forward")
+    assert_same(metrics, one_rank)
+
+
 def test_sequences_weigh_the_same_under_every_layout(
     workshop: Any, one_rank: list[dict[str, Any]]
 ) -> None:

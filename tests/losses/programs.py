@@ -12,6 +12,8 @@ from tests.losses.dense import problem, teacher, weighted
 SHAPE = (16, 8, 101)
 PADDED = 128
 BATCH = 2
+FACTORS = torch.arange(SHAPE[0]).remainder(5) / 2
+"""``[T]`` weights of the token losses, some of them 0."""
 
 
 def main(payload: dict[str, Any]) -> None:
@@ -29,11 +31,13 @@ def main(payload: dict[str, Any]) -> None:
         own = own.chunk(size)[rank]
     own = own.clone().requires_grad_()
     output_weight = weight if payload["tied"] else None
-    if payload.get("divergence"):
+    if payload.get("summed"):
+        results = summed(layer, output_weight, own, ids)
+    elif payload.get("divergence"):
         results = distances(payload["divergence"], layer, output_weight, own)
     else:
         results = losses(layer, output_weight, own, ids)
-    weighted(*results).backward()
+    (results[0] if payload.get("summed") else weighted(*results)).backward()
     assert own.grad is not None
     grads = {"weight": gathered(weight.grad), "hidden": own.grad}  # type: ignore[arg-type]
     if payload["sequence_parallel"]:
@@ -93,6 +97,25 @@ def losses(
     )
     logprobs = -losses.t().reshape(-1, 1)
     return logprobs, torch.zeros_like(logprobs[:, 0])
+
+
+def summed(
+    layer: Any, output_weight: Tensor | None, hidden: Tensor, ids: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The weighted sum, and the losses ``[T]``."""
+    from megatron_dasd.losses.output_layer import summed_loss
+
+    total, losses = summed_loss(
+        vocab_size=SHAPE[2],
+        factors=FACTORS.view(-1, BATCH).t(),
+        hidden_states=hidden,
+        output_layer=layer,
+        output_weight=output_weight,
+        labels=ids.view(-1, BATCH).t(),
+        scale_logits=lambda x: x,
+        context=None,
+    )
+    return total, losses.t().reshape(-1)
 
 
 def distances(

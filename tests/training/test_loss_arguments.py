@@ -36,6 +36,7 @@ def test_the_defaults_are_the_stages(data: Path) -> None:
     assert given["loss"] == {
         "normalise_by": "token",
         "chunked_loss": True,
+        "loss_gradients": "backward",
         "distillation": Distillation().model_dump(),
     }
 
@@ -50,6 +51,8 @@ def test_everything_asked_for(data: Path) -> None:
     assert given["loss"]["distillation"] == expected
     assert given["argv"] == ["--lr", "1e-5"]
     assert not payload(data, "--dasd-whole-logits")["loss"]["chunked_loss"]
+    forward = payload(data, "--dasd-loss-gradients", "forward")
+    assert forward["loss"]["loss_gradients"] == "forward"
 
 
 @pytest.mark.parametrize(
@@ -58,6 +61,8 @@ def test_everything_asked_for(data: Path) -> None:
         (["--dasd-beta", "1"], "--dasd-beta: Input should be less than 1"),
         (["--dasd-distillation-weight", "-1"], "--dasd-distillation-weight: Input should be"),
         (["--dasd-teacher-topk", "t", "--dasd-whole-logits"], "does not go with"),
+        (["--dasd-loss-gradients", "forward", "--dasd-whole-logits"], "forward goes neither with"),
+        (["--dasd-loss-gradients=forward", "--dasd-teacher-topk=t"], "forward goes neither with"),
     ],
 )
 def test_what_cannot_be_is_refused(data: Path, flags: list[str], message: str) -> None:
