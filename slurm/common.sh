@@ -1,43 +1,198 @@
 # shellcheck shell=bash
-# What the job scripts share.  Sourced from the repository's root.
+# What the job scripts share.
 
-# Read the site's settings and take the virtual environment into use.
-load_environment() {
-    if [[ ! -f slurm/env.sh ]]; then
-        echo "error: slurm/env.sh is missing; copy slurm/env.example to it and edit it" >&2
-        exit 2
-    fi
-    # shellcheck source=/dev/null
-    source slurm/env.sh
-    if [[ ! -x "$DASD_VENV/bin/python" ]]; then
-        echo "error: no virtual environment at $DASD_VENV (DASD_VENV in slurm/env.sh)" >&2
-        exit 2
-    fi
-    export PATH="$DASD_VENV/bin:$PATH"
+# The checkout: submit.py says where; by hand, sbatch was started in it.
+DASD_HOME="${DASD_HOME:-${SLURM_SUBMIT_DIR:-$PWD}}"
+
+die() {
+    echo "error: $*" >&2
+    exit 2
 }
 
-# run_step COMMAND...: run it as the job's step; its exit status is the job's.
-# Shortly before the time limit (USR1) the step is stopped, and training saves; a job whose step has
-# stopped is put back into the queue: what it runs goes on from where it was.
-run_step() {
-    srun "$@" &
-    local step=$! status=0
-    trap 'stop_and_requeue "$step"' USR1
-    wait "$step" || status=$?
-    if [[ $status -eq 75 ]]; then # stopped with its work kept, e.g. at a limit of training's flags
-        requeue
+# require NAME WHAT: a variable that has to be set.
+require() {
+    [[ -n "${!1:-}" ]] || die "$1 is not set: $2 (slurm/env.sh, see slurm/env.example)"
+}
+
+# usage SCRIPT: print the header of a script and end.
+usage() {
+    sed -n '2,/^#SBATCH/{/^#SBATCH/d;s/^# \{0,1\}//;p}' "$DASD_HOME/slurm/$1.sbatch" >&2
+    exit 2
+}
+
+# Read the site's settings; `run` and `start_step` use the environment that they name.
+load_environment() {
+    local settings="${DASD_ENV:-$DASD_HOME/slurm/env.sh}"
+    [[ -f "$settings" ]] || die "$settings is missing; copy slurm/env.example to it and edit it"
+    # shellcheck source=/dev/null
+    source "$settings"
+    require DASD_ENVIRONMENT "venv, pyxis or apptainer"
+    srun_options=() in_container=() # before and after srun's own words
+    program=(python -m megatron_dasd.pipeline)
+    case "$DASD_ENVIRONMENT" in
+    venv)
+        require DASD_VENV "the virtual environment, visible on every node"
+        [[ -x "$DASD_VENV/bin/python" ]] || die "no virtual environment at $DASD_VENV (DASD_VENV)"
+        export PATH="$DASD_VENV/bin:$PATH"
+        ;;
+    pyxis)
+        require DASD_IMAGE "the container image, see slurm/container/"
+        srun_options=(--container-image="$DASD_IMAGE" --container-workdir="$PWD"
+            --container-mounts="${DASD_MOUNTS:-$PWD:$PWD}")
+        ;;
+    apptainer)
+        require DASD_IMAGE "the container image, see slurm/container/"
+        in_container=(apptainer exec --nv --pwd "$PWD" --bind "${DASD_MOUNTS:-$PWD}" "$DASD_IMAGE")
+        ;;
+    *) die "DASD_ENVIRONMENT=$DASD_ENVIRONMENT: wanted venv, pyxis or apptainer" ;;
+    esac
+    # Slurm 22.05 and later do not hand these on from a job to its steps.
+    [[ -z "${SLURM_CPUS_PER_TASK:-}" ]] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"
+}
+
+# What training on H100s wants; set here only where env.sh has not.
+gpu_environment() {
+    # An operation that never ends is found after this time, and its rank is told, not the job hung.
+    export TORCH_NCCL_ASYNC_ERROR_HANDLING="${TORCH_NCCL_ASYNC_ERROR_HANDLING:-1}"
+    # Buffers that grow in place: rows of many lengths do not leave holes in the memory.
+    export PYTORCH_CUDA_ALLOC_CONF="${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}"
+    # NVLink's switches add up gradients themselves (NVLS, on H100 nodes).
+    export NCCL_NVLS_ENABLE="${NCCL_NVLS_ENABLE:-1}"
+    # NCCL does not record each launch: its streams overlap with those of the model.
+    export TORCH_NCCL_AVOID_RECORD_STREAMS="${TORCH_NCCL_AVOID_RECORD_STREAMS:-1}"
+    # Only what goes wrong; INFO when a start hangs.
+    export NCCL_DEBUG="${NCCL_DEBUG:-WARN}"
+    # Transformer Engine takes cuDNN's attention where it can: the fastest on Hopper for THD rows.
+    export NVTE_FUSED_ATTN="${NVTE_FUSED_ATTN:-1}"
+    # Kernels of different streams start in the order in which they were launched: Megatron asks
+    # for it under tensor parallelism. (The ranks set it too.)
+    export CUDA_DEVICE_MAX_CONNECTIONS="${CUDA_DEVICE_MAX_CONNECTIONS:-1}"
+}
+
+# run COMMAND...: in the environment, on this node, in the background; sets `child`.
+run() {
+    if [[ "$DASD_ENVIRONMENT" == pyxis ]]; then
+        srun --overlap --nodes=1 --ntasks=1 "${srun_options[@]}" "$@" &
+    else
+        "${in_container[@]}" "$@" &
     fi
+    child=$!
+}
+
+# start_step: what the stage asks for in $DASD_STEPS/request, as a step on all nodes; sets `step`.
+# See megatron_dasd/device/srun.py.
+start_step() {
+    local -a asked
+    mapfile -t asked <"$DASD_STEPS/request"
+    rm -f "$DASD_STEPS/request" "$DASD_STEPS/stop"
+    MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
+    export MASTER_ADDR
+    env "${asked[@]:6}" srun --kill-on-bad-exit=1 --nodes="${asked[0]}" --ntasks="${asked[1]}" \
+        --ntasks-per-node="${asked[2]}" --output="${asked[3]}" "${srun_options[@]}" \
+        "${in_container[@]}" python -m megatron_dasd.device.srun "${asked[4]}" "${asked[5]}" &
+    step=$!
+}
+
+# end_of_step: tell how the step ended, if it has; pass a wish to stop on to it.
+end_of_step() {
+    local status=0
+    if [[ -f "$DASD_STEPS/stop" ]]; then
+        rm -f "$DASD_STEPS/stop"
+        kill -USR1 "$step" 2>/dev/null || true
+    fi
+    if ! kill -0 "$step" 2>/dev/null; then
+        wait "$step" || status=$?
+        echo "$status" >"$DASD_STEPS/status.tmp"
+        mv "$DASD_STEPS/status.tmp" "$DASD_STEPS/status"
+        step=""
+    fi
+}
+
+# attend: wait for `child` and run the steps that it asks for; its exit status.
+attend() {
+    local step="" status=0
+    while kill -0 "$child" 2>/dev/null; do
+        if [[ -n "$step" ]]; then
+            end_of_step
+        elif [[ -f "$DASD_STEPS/request" ]]; then
+            start_step
+        fi
+        sleep 0.2 &
+        wait $! || true # a signal ends the wait, and its trap runs
+    done
+    [[ -z "$step" ]] || kill -KILL "$step" 2>/dev/null || true
+    wait "$child" || status=$?
     return "$status"
 }
 
-stop_and_requeue() {
-    echo "the time limit is near: stopping, to go on when the job starts again"
-    kill -TERM "$1"
-    wait "$1" || true
-    requeue
+# look_at_nodes PIPELINE STAGE [OPTIONS]: whether the nodes can work and starting again gets on.
+look_at_nodes() {
+    local status=0 report="$DASD_STEPS/health"
+    srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
+        "${srun_options[@]}" "${in_container[@]}" python -m megatron_dasd.cluster.health \
+        >"$report" || true
+    run python -m megatron_dasd.cluster.start "$report" "$@"
+    attend || status=$?
+    if [[ $status -eq 75 && -z "$told" ]]; then
+        leave_bad_nodes "$(sed -n 's/\t..*//p' "$report" | paste -sd,)"
+    fi
+    [[ $status -eq 0 && -z "$told" ]] || finish "$status"
 }
 
-requeue() {
-    scontrol requeue "$SLURM_JOB_ID"
-    exit 0
+# leave_bad_nodes NODES: put the job back into the queue, to start on other nodes.
+leave_bad_nodes() {
+    echo "back into the queue, without $1"
+    trap '' TERM # what Slurm sends a job that it puts back, and there is something left to do
+    scontrol requeuehold "$SLURM_JOB_ID"
+    scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$1"
+    scontrol release "$SLURM_JOB_ID"
+    exit 75
+}
+
+# prepare: note signals, and pass them on to `child`; make the folder of steps.
+prepare() {
+    told="" child=""
+    trap 'told=TERM; pass_on' TERM
+    trap 'told=USR1; pass_on' USR1
+    # where the programs are started is seen on all nodes and in containers
+    DASD_STEPS="$(mktemp -d "$PWD/.dasd-steps-XXXXXX")"
+    export DASD_STEPS
+    trap 'rm -rf "$DASD_STEPS"' EXIT
+}
+
+pass_on() {
+    [[ -z "$child" ]] || kill -TERM "$child" 2>/dev/null || true
+}
+
+# finish STATUS: end the job, or put it back into the queue.
+finish() {
+    # 143: told before it could keep anything
+    if [[ ($1 -eq 75 && "$told" != TERM) || ($1 -eq 143 && "$told" == USR1) ]]; then
+        echo "stopped with its work kept: back into the queue"
+        scontrol requeue "$SLURM_JOB_ID"
+    fi
+    exit "$1"
+}
+
+# run_stage PIPELINE STAGE [OPTIONS]: the stage, once the nodes have been looked at.
+# Shortly before the time limit (USR1) the stage is stopped with its work kept and the job is put
+# back into the queue; likewise when it stops by itself (status 75). A cancelled or preempted job
+# gets SIGTERM: the stage stops too, and Slurm decides what becomes of the job.
+run_stage() {
+    local pipeline="$1" stage="$2" status=0
+    shift 2
+    prepare
+    look_at_nodes "$pipeline" "$stage" "$@"
+    run "${program[@]}" "$pipeline" --only "$stage" "$@"
+    attend || status=$?
+    finish "$status"
+}
+
+# serve PIPELINE SERVICE: a server, until it is told to end; at its time limit it is started anew.
+serve() {
+    local status=0
+    prepare
+    run python -m megatron_dasd.cluster.serve "$@"
+    attend || status=$?
+    finish "$status"
 }

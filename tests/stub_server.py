@@ -48,6 +48,8 @@ class StubServer:
     frozen: bool = False
     """Takes requests, health checks too, and answers none."""
     port: int = 0
+    host: str = "127.0.0.1"
+    """The address that it listens on."""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     """Every request for text, in order."""
     answered: Counter[int] = field(default_factory=Counter)
@@ -84,7 +86,7 @@ class StubServer:
         app.router.add_post("/v1/chat/completions", self._answer)
         self._runner = web.AppRunner(app, shutdown_timeout=0.01)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
+        site = web.TCPSite(self._runner, self.host, self.port, reuse_address=True)
         await site.start()
         self.port = self._runner.addresses[0][1]
 

@@ -26,6 +26,7 @@ LAYERS = [
     {"text", "pages", "engines", "data", "losses", "models", "checkpoint", "precision"},
     STAGES,
     {"pipeline"},
+    {"cluster"},
 ]
 """From the lowest up; a room imports from its own layer and those below, a stage from no other."""
 MODULES = {

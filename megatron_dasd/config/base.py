@@ -21,7 +21,7 @@ OnMalformed = Literal["stop", "set_aside"]
 
 _REACHING = dict.fromkeys(
     (
-        *("urls", "api_key_env", "concurrency", "deadline_seconds"),
+        *("urls", "service", "api_key_env", "concurrency", "deadline_seconds"),
         *("max_attempts", "patience_seconds", "probe"),
     ),
     True,
@@ -103,8 +103,11 @@ class Server(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    urls: list[str] = Field(min_length=1)
+    urls: list[str] = []
     """Base URLs, e.g. ``http://node7:8000/v1``; requests go to the one with the fewest."""
+    service: str | None = None
+    """Of a submitted pipeline, the name of one of ``cluster.servers``: its servers are found when
+    they have started."""
     api: Literal["completions", "chat"] = "completions"
     """``completions``: the chat template of ``model`` is applied here; ``chat``: the server's."""
     model: str | None = None
@@ -140,6 +143,8 @@ class Server(BaseModel):
 
     @model_validator(mode="after")
     def _plain_urls(self) -> "Server":
+        if not self.urls and not self.service:
+            raise ValueError("urls or service must be given")
         for number, url in enumerate(self.urls, start=1):
             parts = urlsplit(url)
             if parts.scheme not in ("http", "https") or not parts.hostname:

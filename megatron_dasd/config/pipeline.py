@@ -1,7 +1,7 @@
 """A pipeline file: YAML in, checked settings and an ordered graph of stages out."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from megatron_dasd.config.base import Reference, Settings
+from megatron_dasd.config.cluster import Cluster
 from megatron_dasd.config.stages import StageSettings
 from megatron_dasd.errors import UserError
 
@@ -28,6 +29,7 @@ class PipelineFile(BaseModel):
     variables, e.g. ``$SCRATCH/run``."""
     seed: int = 1234
     stages: dict[StageName, StageSettings] = Field(min_length=1)
+    cluster: Cluster = Cluster()
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Pipeline:
     run_dir: Path
     seed: int
     stages: dict[str, Settings]
+    cluster: Cluster = field(default_factory=Cluster)
 
     def stage_dir(self, stage: str) -> Path:
         """Output folder of a stage."""
@@ -122,8 +125,10 @@ def load_pipeline(
             name: s if s.seed is not None else s.model_copy(update={"seed": file.seed})
             for name, s in file.stages.items()
         },
+        cluster=file.cluster,
     )
     _check_references(pipeline)
+    _check_cluster(pipeline)
     return replace(pipeline, stages={name: pipeline.stages[name] for name in _order(pipeline)})
 
 
@@ -216,6 +221,20 @@ def _check_references(pipeline: Pipeline) -> None:
                     f"{pipeline.path}: stages.{name}: {ref!r} is neither a stage of this pipeline "
                     f"nor a path ({pipeline.resolve(ref)} does not exist)"
                 )
+
+
+def _check_cluster(pipeline: Pipeline) -> None:
+    kinds = {settings.kind for settings in pipeline.stages.values()}
+    for name in pipeline.cluster.stages:
+        if name not in pipeline.stages and name not in kinds:
+            raise UserError(f"{pipeline.path}: cluster.stages.{name}: neither a stage nor a kind")
+    for name, server in pipeline.cluster.servers.items():
+        model = server.model
+        if model and model not in pipeline.stages and not pipeline.resolve(model).exists():
+            raise UserError(
+                f"{pipeline.path}: cluster.servers.{name}.model: {model!r} is neither a stage nor "
+                f"a path ({pipeline.resolve(model)} does not exist)"
+            )
 
 
 def _order(pipeline: Pipeline) -> list[str]:

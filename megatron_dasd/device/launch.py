@@ -1,4 +1,4 @@
-"""Starts the ranks of a distributed program on this machine and watches over them.
+"""Starts the ranks of a distributed program, here or on a job's nodes, and watches over them.
 
 One process a rank, its output in a log file of its own.  A rank that fails ends the others; the
 ranks end with this process however it ends, so that no orphan goes on writing to a checkpoint.
@@ -21,6 +21,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+from megatron_dasd.device import srun
 from megatron_dasd.errors import MISTAKE_STATUS, Stopped, UserError
 
 _POLL_SECONDS = 0.1
@@ -28,6 +29,12 @@ _ERROR_PREFIX = "error: "
 _MEETING_PORTS = range(20_000, 32_000)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """What schedulers send before a time limit or a preemption.  Ranks get SIGTERM for either."""
+_ENVIRONMENT = {
+    # Megatron asks for it: kernels of one stream start in the order they were launched in.
+    "CUDA_DEVICE_MAX_CONNECTIONS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 _FORK_SERVER = multiprocessing.get_context("forkserver")
 
 
@@ -53,17 +60,17 @@ def launch(
     log_dir.mkdir(parents=True, exist_ok=True)
     payload_path = log_dir / "payload.json"
     payload_path.write_text(json.dumps(payload, indent=2))
+    on_poll = on_poll or (lambda: None)
+    if steps := srun.steps_folder():
+        _launch_step(steps, module, payload_path, num_ranks, log_dir, on_poll)
+        return
     _FORK_SERVER.set_forkserver_preload(["megatron_dasd.device.preload"])
-    environment = {
+    environment = _ENVIRONMENT | {
         "MASTER_ADDR": "127.0.0.1",
         # One rank alone takes any port at the moment it listens: nobody can be there before it.
         "MASTER_PORT": str(_free_port() if num_ranks > 1 else 0),
         "WORLD_SIZE": str(num_ranks),
         "LOCAL_WORLD_SIZE": str(num_ranks),
-        # Megatron asks for it: kernels of one stream start in the order they were launched in.
-        "CUDA_DEVICE_MAX_CONNECTIONS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
     }
     ranks: list[ForkServerProcess] = []
     with _stops() as stops:
@@ -76,7 +83,7 @@ def launch(
                 )
                 process.start()
                 ranks.append(process)
-            _watch(module, ranks, stops, log_dir, on_poll or (lambda: None))
+            _watch(module, ranks, stops, log_dir, on_poll)
         finally:
             for process in ranks:
                 process.kill()
@@ -84,6 +91,27 @@ def launch(
                 process.join()
     if stops:
         raise Stopped(f"stopped on {stops[0].name}")
+
+
+def _launch_step(
+    steps: Path,
+    module: str,
+    payload: Path,
+    num_ranks: int,
+    log_dir: Path,
+    on_poll: Callable[[], None],
+) -> None:
+    """The same on the nodes of a Slurm job, whose script tells the ranks where to meet."""
+    environment = _ENVIRONMENT | {"MASTER_PORT": str(_free_port(""))}
+    request = srun.step_request(module, payload, num_ranks, log_dir, environment)
+    for log in log_dir.glob("rank-*.log"):
+        log.unlink()  # an earlier attempt's might be taken for this one's
+    with _stops() as stops:
+        status = srun.run_step(steps, request, stops, on_poll)
+    if stops:
+        raise Stopped(f"stopped on {stops[0].name}")
+    if status:
+        raise UserError(_reason_of_step(module, status, log_dir))
 
 
 def run_program(main: Callable[[dict[str, Any]], None]) -> None:
@@ -181,23 +209,37 @@ def _share_cores(num_ranks: int) -> None:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // num_ranks))
 
 
-def _free_port() -> int:
+def _free_port(address: str = "127.0.0.1") -> int:
     """A port for the ranks to meet on, below those that systems hand out to outgoing connections.
 
     One of those could be taken again before the first rank listens on it.
     """
     for port in random.SystemRandom().sample(_MEETING_PORTS, 100):
         with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
+            probe.bind((address, port))
             return port
     raise UserError(f"no free port among {_MEETING_PORTS.start} to {_MEETING_PORTS.stop - 1}")
 
 
 def _reason(module: str, rank: int, code: int | None, log_dir: Path) -> str:
     log = log_dir / f"rank-{rank}.log"
+    mistake, last = _ending(log)
+    return mistake or f"{module}: rank {rank} ended with status {code}: {last} (log: {log})"
+
+
+def _reason_of_step(module: str, status: int, log_dir: Path) -> str:
+    """The mistake that a rank tells; else the end of the log that was written to last."""
+    logs = sorted(log_dir.glob("rank-*.log"), key=lambda log: log.stat().st_mtime)
+    for log in logs:
+        if mistake := _ending(log)[0]:
+            return mistake
+    told = f": {_ending(logs[-1])[1]} (log: {logs[-1]})" if logs else ""
+    return f"{module}: the step ended with status {status}{told}"
+
+
+def _ending(log: Path) -> tuple[str | None, str]:
+    """The mistake that a log tells of, if any, and its last line."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    for line in reversed(lines):
-        if line.startswith(_ERROR_PREFIX):
-            return line.removeprefix(_ERROR_PREFIX)
-    last = lines[-1].strip() if lines else "no output"
-    return f"{module}: rank {rank} ended with status {code}: {last} (log: {log})"
+    mistakes = [line for line in lines if line.startswith(_ERROR_PREFIX)]
+    mistake = mistakes[-1].removeprefix(_ERROR_PREFIX) if mistakes else None
+    return mistake, lines[-1].strip() if lines else "no output"

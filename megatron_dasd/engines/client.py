@@ -9,7 +9,7 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -22,6 +22,7 @@ from megatron_dasd.config.base import Server
 from megatron_dasd.engines.base import Failure, Meter
 from megatron_dasd.engines.endpoints import Endpoint, Endpoints
 from megatron_dasd.engines.faults import Attempts, Fault, Refusal, parse_retry_after
+from megatron_dasd.engines.services import announced_urls
 from megatron_dasd.errors import UserError
 
 _CONNECT_SECONDS = 10.0
@@ -50,7 +51,10 @@ class Client:
         self._session = session
         self._key = key
         self._meter = meter
-        self._endpoints = Endpoints(settings.urls, self._health, settings.patience_seconds)
+        find = partial(announced_urls, settings.service) if settings.service else list
+        self._endpoints = Endpoints(
+            settings.urls, self._health, settings.patience_seconds, find=find
+        )
         self._set_aside_in_a_row = 0
         self._started = False
 
@@ -193,8 +197,10 @@ class Client:
                 return_when=asyncio.FIRST_COMPLETED,
             )
             if not done:
-                urls, patience = ", ".join(self.settings.urls), self.settings.patience_seconds
-                print(f"waiting up to {patience:g} s for a server at {urls}", flush=True)
+                patience = self.settings.patience_seconds
+                service = [f"service {self.settings.service}"] if self.settings.service else []
+                where = ", ".join([*self.settings.urls, *service])
+                print(f"waiting up to {patience:g} s for a server at {where}", flush=True)
                 done, _ = await asyncio.wait(
                     {watching, chosen}, return_when=asyncio.FIRST_COMPLETED
                 )

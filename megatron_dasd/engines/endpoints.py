@@ -19,6 +19,8 @@ _HEALTH_SECONDS = 10.0
 _FIRST_CHECK_SECONDS, _LAST_CHECK_SECONDS = 0.2, 10.0
 """Between two health checks of one that is down: at first, and at most."""
 _LONGEST_REST_SECONDS = 30.0
+_FIND_SECONDS = 5.0
+"""Between two looks for further end points."""
 
 
 @dataclass(eq=False)
@@ -46,24 +48,51 @@ class Endpoints:
         urls: list[str],
         check: Callable[[str], Awaitable[str | None]],
         patience_seconds: float,
+        find: Callable[[], list[str]] = list,
     ) -> None:
         """End points, all down until checked.
 
         Args:
             check: asks the server at a URL for its health; gives what is wrong, None for nothing.
             patience_seconds: how long to wait while none is up.
+            find: further URLs, asked for now and then.
         """
-        self._all = [Endpoint(url.rstrip("/")) for url in dict.fromkeys(urls)]
+        self._all: list[Endpoint] = []
+        self._find = find
+        self._add(urls)
+        self._add(find())
         self._check = check
         self._patience = patience_seconds
         self._changed = asyncio.Event()
         self._none_up_since: float | None = time.monotonic()
-        for endpoint in self._all:
-            endpoint.lost.set()
 
     async def watch(self) -> None:
-        """Keep asking every end point for its health; runs until cancelled."""
-        await asyncio.gather(*map(self._watch, self._all))
+        """Keep asking every end point for its health, those found later too; until cancelled."""
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            while True:
+                new = self._all[len(tasks) :]
+                tasks += [asyncio.create_task(self._watch(endpoint)) for endpoint in new]
+                if tasks:
+                    done, _ = await asyncio.wait(
+                        tasks, timeout=_FIND_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                    )
+                    for task in done:  # it has failed
+                        task.result()
+                else:
+                    await asyncio.sleep(_FIND_SECONDS)
+                self._add(self._find())
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    def _add(self, urls: list[str]) -> None:
+        known = {endpoint.url for endpoint in self._all}
+        for url in dict.fromkeys(url.rstrip("/") for url in urls):
+            if url not in known:
+                endpoint = Endpoint(url)
+                endpoint.lost.set()
+                self._all.append(endpoint)
 
     async def _watch(self, endpoint: Endpoint) -> None:
         pause, misses = _FIRST_CHECK_SECONDS, 0
@@ -162,6 +191,7 @@ class Endpoints:
 
     def _all_lost(self) -> str:
         each = "; ".join(f"{endpoint.url} ({endpoint.why_down})" for endpoint in self._all)
+        each = each or "none has been announced"
         return (
             f"no server answers, for {self._patience:.0f} s now: {each}; start one and give the "
             "same command, which goes on from here"

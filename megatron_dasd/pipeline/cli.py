@@ -32,7 +32,7 @@ _ENVIRONMENTAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.E
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a pipeline; returns the exit status."""
-    parser = _parser("Run a pipeline: every stage that is not up to date, in order.")
+    parser = pipeline_parser("Run a pipeline: every stage that is not up to date, in order.")
     parser.add_argument("--from", dest="first", metavar="STAGE", help="start with this stage")
     parser.add_argument("--until", dest="last", metavar="STAGE", help="end with this stage")
     parser.add_argument(
@@ -41,18 +41,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def run() -> None:
-        pipeline = _load(options)
+        pipeline = load(options)
         stages = choose_stages(pipeline, options.first, options.last, options.only)
         outcomes = run_stages(pipeline, stages)
         _print_summary(outcomes)
 
-    return _guarded(run)
+    return guarded(run)
 
 
 def run_kind(kind: str, arguments: Sequence[str] | None = None) -> int:
     """Run a pipeline's stages of one kind, or one of them by name; returns the exit status."""
     by_hand = BY_HAND.get(kind)
-    parser = _parser(f"Run the {kind} stages of a pipeline whose inputs have finished.", by_hand)
+    parser = pipeline_parser(
+        f"Run the {kind} stages of a pipeline whose inputs have finished.", by_hand
+    )
     parser.add_argument("--stage", metavar="NAME", help="only this one")
     if by_hand:
         by_hand.add_arguments(parser.add_argument_group("by hand, without a pipeline file"))
@@ -64,13 +66,14 @@ def run_kind(kind: str, arguments: Sequence[str] | None = None) -> int:
         if by_hand and options.pipeline is None:
             by_hand.run(options)
             return
-        pipeline = _load(options)
+        pipeline = load(options)
         run_stages(pipeline, _stages_of_kind(pipeline, kind, options.stage))
 
-    return _guarded(run)
+    return guarded(run)
 
 
-def _parser(description: str, by_hand: ByHand | None = None) -> argparse.ArgumentParser:
+def pipeline_parser(description: str, by_hand: ByHand | None = None) -> argparse.ArgumentParser:
+    """Arguments of every command that takes a pipeline file."""
     usage = None
     if by_hand:
         usage = f"%(prog)s PIPELINE.yaml [--stage NAME] ...\n       %(prog)s {by_hand.usage} ..."
@@ -90,7 +93,8 @@ def _parser(description: str, by_hand: ByHand | None = None) -> argparse.Argumen
     return parser
 
 
-def _load(options: argparse.Namespace) -> Pipeline:
+def load(options: argparse.Namespace) -> Pipeline:
+    """The pipeline that was asked for; raises as ``load_pipeline`` does."""
     return load_pipeline(options.pipeline, options.run_dir, options.overrides)
 
 
@@ -103,7 +107,7 @@ def _stages_of_kind(pipeline: Pipeline, kind: str, name: str | None) -> list[str
     return stages if name is None else [name]
 
 
-def _guarded(run: Callable[[], None]) -> int:
+def guarded(run: Callable[[], None]) -> int:
     """Run, and tell a user's mistake, a full disk or an interruption in one line."""
     _quieten_libraries()
     for number in STOP_SIGNALS:

@@ -66,6 +66,29 @@ def choose_stages(
     return names[begin : end + 1]
 
 
+def stages_to_run(pipeline: Pipeline, stages: Collection[str]) -> list[str]:
+    """Those of some stages, in order, that are not up to date or read one that is not."""
+    found: list[str] = []
+    for stage in stages:
+        reads = {*pipeline.upstream(stage)}
+        if pipeline.stages[stage].tells_of_run:
+            reads |= {*pipeline.ancestors(stage)}
+        if reads & {*found} or not _is_current(pipeline, stage):
+            found.append(stage)
+    return found
+
+
+def _is_current(pipeline: Pipeline, stage: str) -> bool:
+    settings, manifest = pipeline.stages[stage], read_manifest(pipeline.stage_dir(stage))
+    if manifest is None:
+        return False
+    try:
+        digests = _input_digests(pipeline, stage)
+    except UserError:  # an input has not finished
+        return False
+    return manifest.fingerprint == fingerprint_of(settings.kind, settings.identity(), digests)
+
+
 def run_stages(pipeline: Pipeline, stages: Collection[str]) -> list[Outcome]:
     """Run stages in the order given, each announced by a line, and skip those that are up to date.
 

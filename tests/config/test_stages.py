@@ -88,7 +88,7 @@ def test_which_servers_are_asked_does_not_determine_the_result() -> None:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"urls": []}, "at least 1"),
+        ({"urls": []}, "urls or service must be given"),
         ({"urls": ["a:1/v1"]}, "urls: number 1 is no http"),
         ({"urls": ["http://a/v1", "http://me:secret@a/v1"]}, "urls: number 2 holds a name"),
         ({"urls": ["http://a/v1?key=secret"]}, "urls: number 1 holds a name, password or query"),

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from megatron_dasd.engines import endpoints as module
 from megatron_dasd.engines.endpoints import Endpoint, Endpoints
 from megatron_dasd.errors import UserError
 
@@ -98,3 +99,40 @@ def test_a_lost_one_comes_back_when_its_check_passes() -> None:
         assert (await endpoints.choose()) is endpoint
 
     watched(["a"], down, body)
+
+
+def test_one_that_is_announced_later_is_asked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_FIND_SECONDS", 0.02)
+    announced: list[str] = []
+
+    async def check(_: str) -> str | None:
+        return None
+
+    async def run() -> None:
+        endpoints = Endpoints([], check, 5.0, find=lambda: announced)
+        watching = asyncio.create_task(endpoints.watch())
+        try:
+            choosing = asyncio.create_task(endpoints.choose())
+            await asyncio.sleep(0.05)
+            assert not choosing.done()
+            announced.append("late/")
+            assert (await choosing).url == "late"
+            announced.append("later")
+            await asyncio.sleep(0.1)
+            (await endpoints.choose()).in_flight += 1
+            assert (await endpoints.choose()).url == "later"
+        finally:
+            watching.cancel()
+
+    asyncio.run(run())
+
+
+def test_none_was_ever_announced() -> None:
+    async def check(_: str) -> str | None:
+        return None
+
+    async def run() -> None:
+        with pytest.raises(UserError, match="no server answers.*none has been announced"):
+            await Endpoints([], check, 0.05, find=list).choose()
+
+    asyncio.run(run())

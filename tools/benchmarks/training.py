@@ -122,4 +122,4 @@ def _stock(logs: Path, place: Path) -> float:
 def _seconds(metrics: Path) -> float:
     """Of a step, the first of which, in which much is made once, does not count."""
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    return statistics.median(line["seconds"] for line in lines[1:])
+    return float(statistics.median(line["seconds"] for line in lines[1:]))

@@ -1,0 +1,1 @@
+"""A pipeline as dependent jobs of a Slurm cluster."""

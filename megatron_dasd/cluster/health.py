@@ -1,0 +1,74 @@
+"""Whether a node can work: run on every node of a job, it prints the node's name and what is wrong.
+
+A site adds a check of its own as ``DASD_HEALTH_COMMAND``, a shell command that fails on a bad node.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+_SHARED_MEMORY = Path("/dev/shm")
+_LEAST_SHARED_BYTES = 1 << 28
+"""NCCL's buffers between the processes of a node, and data loaders, lie there."""
+_SECONDS = 60
+_GPU_QUERY = [
+    "nvidia-smi",
+    "--query-gpu=index,ecc.errors.uncorrected.volatile.total",
+    "--format=csv,noheader,nounits",
+]
+
+
+def what_is_wrong() -> str:
+    """In one line; empty when nothing is."""
+    return _shared_memory() or _gpus() or _own_check()
+
+
+def _shared_memory() -> str:
+    free = shutil.disk_usage(_SHARED_MEMORY).free
+    if free < _LEAST_SHARED_BYTES:
+        return f"{_SHARED_MEMORY}: {free / 1e6:.0f} MB free, wanted {_LEAST_SHARED_BYTES / 1e6:.0f}"
+    return ""
+
+
+def _gpus() -> str:
+    """GPUs that Slurm gave to the job, as the driver sees them."""
+    given = [x for x in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if x]
+    if not given or not shutil.which("nvidia-smi"):
+        return ""
+    try:
+        done = subprocess.run(
+            _GPU_QUERY, capture_output=True, text=True, check=False, timeout=_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return f"nvidia-smi does not answer within {_SECONDS} s"
+    if done.returncode:
+        return f"nvidia-smi: {' '.join(done.stdout.split() + done.stderr.split())[:200]}"
+    rows = [line.split(", ") for line in done.stdout.splitlines() if line.strip()]
+    if len(rows) < len(given):
+        return f"{len(rows)} GPUs answer, {len(given)} are given"
+    broken = [index for index, errors in rows if errors.isdigit() and int(errors)]
+    return f"uncorrected memory errors of GPU {', '.join(broken)}" if broken else ""
+
+
+def _own_check() -> str:
+    command = os.environ.get("DASD_HEALTH_COMMAND")
+    if not command:
+        return ""
+    try:
+        done = subprocess.run(
+            ["bash", "-c", command], capture_output=True, text=True, check=False, timeout=_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return f"DASD_HEALTH_COMMAND does not end within {_SECONDS} s"
+    if done.returncode == 0:
+        return ""
+    said = " ".join((done.stdout + done.stderr).split())[:200]
+    return said or f"DASD_HEALTH_COMMAND ends with status {done.returncode}"
+
+
+if __name__ == "__main__":
+    print(
+        f"{os.environ.get('SLURMD_NODENAME', socket.gethostname())}\t{what_is_wrong()}", flush=True
+    )

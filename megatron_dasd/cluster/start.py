@@ -1,0 +1,98 @@
+"""What a job looks at before its stage starts: the nodes, and whether starting again gets on.
+
+``python -m megatron_dasd.cluster.start REPORT PIPELINE STAGE [OPTIONS]`` ends with status 0: go on;
+2: do not; 75: nodes are bad, start on others.  The report is what ``cluster.health`` printed.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from megatron_dasd.artifacts import write_atomic
+from megatron_dasd.cluster.jobs import JOBS
+from megatron_dasd.cluster.nodes import bad_nodes, remember_bad_nodes
+from megatron_dasd.config.pipeline import Pipeline, load_pipeline
+from megatron_dasd.errors import MISTAKE_STATUS, STOPPED_STATUS, UserError
+from megatron_dasd.manifests import ATTEMPT, LOCK, LOGS
+
+_TRANSIENT = (LOGS, LOCK, ATTEMPT)
+"""In a stage's folder, what comes and goes without any work being done."""
+
+
+def main() -> int:
+    """Look, and say what is wrong in one line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("report", type=Path)
+    parser.add_argument("pipeline", type=Path)
+    parser.add_argument("stage")
+    parser.add_argument("--run-dir", type=Path)
+    parser.add_argument("--set", action="append", default=[], dest="overrides")
+    options = parser.parse_args()
+    try:
+        pipeline = load_pipeline(options.pipeline, options.run_dir, options.overrides)
+        if options.stage not in pipeline.stages:
+            raise UserError(f"{pipeline.path}: no stage {options.stage}")
+        bad = bad_nodes(options.report.read_text(), int(os.environ["SLURM_JOB_NUM_NODES"]))
+        if bad:
+            for node, reason in bad.items():
+                print(f"error: node {node}: {reason}", file=sys.stderr)
+            remember_bad_nodes(pipeline, bad)
+            return STOPPED_STATUS
+        note_start(pipeline, options.stage, os.environ["SLURM_JOB_ID"])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return MISTAKE_STATUS
+    return 0
+
+
+def note_start(pipeline: Pipeline, stage: str, job: str) -> None:
+    """Remember that a job starts a stage, and what is there of it.
+
+    Raises:
+        UserError: it has started so often without progress that something is at fault.
+    """
+    path = pipeline.run_dir / JOBS / "starts" / f"{stage}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    starts: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    starts = [start for start in starts if start["job"] == job]  # another submit counts anew
+    marker = progress_marker(pipeline.stage_dir(stage))
+    fruitless = 0
+    for start in reversed(starts):
+        if start["marker"] != marker:
+            break
+        fruitless += 1
+    starts.append({"job": job, "marker": marker, "time": round(time.time())})
+    write_atomic(path, json.dumps(starts, indent=2).encode())
+    most = pipeline.cluster.max_fruitless_starts
+    if fruitless >= most:
+        raise UserError(
+            f"stage {stage}: {fruitless} starts of job {job} without progress "
+            f"(max_fruitless_starts {most}); look at {pipeline.stage_dir(stage) / LOGS} and at the "
+            "job's log, mend it, and submit again"
+        )
+
+
+def progress_marker(folder: Path) -> str:
+    """A hash of what lies in a stage's folder: the same, and nothing has been done."""
+    names = sorted(_durable(folder, depth=2)) if folder.exists() else []
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
+def _durable(folder: Path, depth: int, prefix: str = "") -> Iterator[str]:
+    for entry in folder.iterdir():
+        is_scratch = entry.name.endswith(".tmp") and prefix
+        if entry.name in _TRANSIENT or is_scratch or entry.name.startswith(".nfs"):
+            continue
+        yield f"{prefix}{entry.name}"
+        if depth > 1 and entry.is_dir():
+            yield from _durable(entry, depth - 1, f"{prefix}{entry.name}/")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""What has become of a pipeline's jobs: stage, job, state, progress, last line of the log."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from megatron_dasd.cluster import queue
+from megatron_dasd.cluster.jobs import JOBS
+from megatron_dasd.cluster.submit import job_numbers
+from megatron_dasd.config.pipeline import Pipeline
+from megatron_dasd.manifests import LOGS, METRICS, read_manifest
+from megatron_dasd.pipeline.runner import stages_to_run
+from megatron_dasd.training.metrics_file import last_step
+
+_TAIL_BYTES = 4096
+_STYLES = {"done": "green", "RUNNING": "cyan", "PENDING": "dim", "not submitted": "dim"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One job or stage."""
+
+    name: str
+    job: str
+    state: str
+    """Slurm's, with its reason; ``done``: the stage is up to date; ``not submitted``."""
+    progress: str
+    last: str
+    """Last line of its log."""
+    log: Path | None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it is over, and not as it should be."""
+        state = self.state.split(" ")[0]
+        return state not in ("done", "not", "ended") and state not in queue.LIVE
+
+
+def look(pipeline: Pipeline) -> list[Line]:
+    """Every stage in running order, then every server.
+
+    Raises:
+        UserError: Slurm is not there, or the numbers of the jobs cannot be read.
+    """
+    numbers = job_numbers(pipeline)
+    states = queue.states(numbers.values())
+    left = set(stages_to_run(pipeline, list(pipeline.stages)))
+    others = [name for name in numbers if name not in pipeline.stages]
+    lines = []
+    for name in [*pipeline.stages, *others]:
+        number = numbers.get(name, "")
+        log = _log(pipeline, name, number)
+        is_done = name in pipeline.stages and name not in left
+        state = "done" if is_done else _state(number, states.get(number), name in others)
+        lines.append(Line(name, number, state, _progress(pipeline, name), _last_line(log), log))
+    return lines
+
+
+def show(lines: list[Line]) -> None:
+    """Print a table, and where to look for what has failed."""
+    table = Table(box=SIMPLE)
+    for column in ("stage", "job", "state", "progress", "last line"):
+        table.add_column(column, overflow="fold")
+    for line in lines:
+        style = "red" if line.has_failed else _STYLES.get(line.state.split(" ")[0], "")
+        table.add_row(
+            line.name, line.job or "-", Text(line.state, style), line.progress, Text(line.last)
+        )
+    Console().print(table)
+    for line in lines:
+        if line.has_failed:
+            print(f"{line.name}: {line.state}: {line.last or 'no output'} (log: {line.log})")
+
+
+def _state(number: str, state: queue.State | None, is_server: bool) -> str:
+    if not number:
+        return "not submitted"
+    if state is None:
+        return "ended, forgotten by Slurm"
+    if is_server and not state.is_live:
+        return f"ended {state.state}"
+    told = " ".join(filter(None, [state.reason and f"({state.reason})", state.nodes]))
+    return f"{state.state} {told}".strip()
+
+
+def _progress(pipeline: Pipeline, name: str) -> str:
+    if name not in pipeline.stages:
+        return ""
+    folder = pipeline.stage_dir(name)
+    manifest = read_manifest(folder)
+    if manifest is not None:
+        return ", ".join(f"{what} {count:,}" for what, count in manifest.counts.items())
+    step = last_step(folder / LOGS / METRICS)
+    if step:
+        return f"iteration {step['iteration']:,}, loss {step['loss']:.4f}"
+    num_parts = len(list(folder.glob("part-*.parquet"))) if folder.exists() else 0
+    return f"{num_parts:,} parts" if num_parts else ""
+
+
+def _log(pipeline: Pipeline, name: str, number: str) -> Path | None:
+    return pipeline.run_dir / JOBS / f"{name}-{number}.log" if number else None
+
+
+def _last_line(log: Path | None) -> str:
+    if log is None or not log.exists():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+        lines = file.read().decode(errors="replace").splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
