@@ -33,6 +33,7 @@ test: lint
 
 test-long: $(STAMP)
 	.ci/install-vllm
+	.ci/install-slurm
 	$(PYTHON) -m pytest -m slow
 
 bench: $(STAMP)

@@ -62,8 +62,6 @@ gpu_environment() {
     export TORCH_NCCL_AVOID_RECORD_STREAMS="${TORCH_NCCL_AVOID_RECORD_STREAMS:-1}"
     # Only what goes wrong; INFO when a start hangs.
     export NCCL_DEBUG="${NCCL_DEBUG:-WARN}"
-    # Transformer Engine takes cuDNN's attention where it can: the fastest on Hopper for THD rows.
-    export NVTE_FUSED_ATTN="${NVTE_FUSED_ATTN:-1}"
     # Kernels of different streams start in the order in which they were launched: Megatron asks
     # for it under tensor parallelism. (The ranks set it too.)
     export CUDA_DEVICE_MAX_CONNECTIONS="${CUDA_DEVICE_MAX_CONNECTIONS:-1}"

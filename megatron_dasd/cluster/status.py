@@ -17,6 +17,7 @@ from megatron_dasd.pipeline.runner import stages_to_run
 from megatron_dasd.training.metrics_file import last_step
 
 _TAIL_BYTES = 4096
+NOT_STARTED = "not started, an input failed"
 _STYLES = {"done": "green", "RUNNING": "cyan", "PENDING": "dim", "not submitted": "dim"}
 
 
@@ -81,6 +82,8 @@ def _state(number: str, state: queue.State | None, is_server: bool) -> str:
         return "not submitted"
     if state is None:
         return "ended, forgotten by Slurm"
+    if state.reason == "DependencyNeverSatisfied":
+        return NOT_STARTED
     if is_server and not state.is_live:
         return f"ended {state.state}"
     told = " ".join(filter(None, [state.reason and f"({state.reason})", state.nodes]))

@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         pipeline = load(options)
         stages = choose_stages(pipeline, options.first, options.last, options.only)
         outcomes = run_stages(pipeline, stages)
-        _print_summary(outcomes)
+        if len(outcomes) > 1:
+            _print_summary(outcomes)
 
     return guarded(run)
 

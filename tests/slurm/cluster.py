@@ -17,7 +17,8 @@ from typing import Any
 
 CPUS, GPUS, MEMORY_MB = 16, 8, 100_000
 NETWORK = "10.78.0"
-PROGRAMS = ("slurmctld", "slurmd", "munged", "ip", "unshare", "setpriv")
+PROGRAMS = ("slurmctld", "slurmd", "munged", "ip", "unshare", "setpriv", "shellcheck")
+SYSTEM = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 _CONF = """
 ClusterName=tests
@@ -75,7 +76,7 @@ while :; do sleep 1 & wait $!; done  # what a dead slurmd leaves behind stays a 
 
 def missing_programs() -> list[str]:
     """Programs that are not installed; all are wanted, and root."""
-    return [name for name in PROGRAMS if shutil.which(name) is None]
+    return [name for name in PROGRAMS if shutil.which(name, path=SYSTEM) is None]
 
 
 class SlurmCluster:
@@ -84,7 +85,7 @@ class SlurmCluster:
     def __init__(self, place: Path, port: int = 17_800) -> None:
         self.place, self._port = place, port
         self.nodes = {f"node{i}": f"{NETWORK}.{i}" for i in (1, 2)}
-        self.environment = {"SLURM_CONF": str(place / "slurm.conf")}
+        self.environment = {"SLURM_CONF": str(place / "slurm.conf"), "PATH": SYSTEM}
         self._bridge = f"slurm{port % 1000}"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 

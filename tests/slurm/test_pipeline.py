@@ -63,6 +63,7 @@ def test_a_stage_that_fails_takes_those_after_it_along(site: Site) -> None:
     assert "num_layers_removed" in line
     assert line.endswith(f"(log: {log})")
     assert (site.place / log).exists()
+    assert "not started" in status
     # mended, it goes on with what is left
     stages["student"]["num_layers_removed"] = 2
     site.write(stages)
