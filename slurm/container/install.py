@@ -43,9 +43,14 @@ def main() -> int:
             print("pip", *command)
             return 0
         pip(*command)
-    changed = {name: found for name, found in image_packages().items() if kept.get(name, found) != found}
-    if changed or kept.keys() - image_packages().keys():
-        print(f"error: the image's packages have changed: {changed}", file=sys.stderr)
+    after = image_packages()
+    changed = [
+        f"{name} {kept[name]} -> {after.get(name)}"
+        for name in kept
+        if kept[name] != after.get(name)
+    ]
+    if changed:
+        print(f"error: the image's packages have changed: {', '.join(changed)}", file=sys.stderr)
         return 1
     return 0
 

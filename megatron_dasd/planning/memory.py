@@ -1,0 +1,209 @@
+"""Memory of a training rank by part, counted from shapes alone.
+
+Weights, gradients and optimizer follow from the parameters that a rank holds; activations are the
+tensors that autograd keeps of a layer, counted one by one from the layers' sources: Megatron's with
+Transformer Engine's modules, or the local ones of a machine without a GPU, against whose live
+tensors the counts are tested (tests/planning).
+
+Symbols, all of one rank: T positions of a row (sequence length / context parallel), H hidden
+channels, Q and K channels of all query and key-value heads (/ tensor parallel), F channels of the
+feed-forward part (/ tensor parallel), b bytes of an element, S sequence-parallel ranks (= tensor
+parallel).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from megatron_dasd.config.base import Launch
+from megatron_dasd.models.architecture import Architecture
+
+Layers = Literal["transformer_engine", "local"]
+Recompute = Literal["none", "full"]
+SLICE_BYTES = 2**25 * 4
+"""Logits that the chunked loss holds at a time."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one rank."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+    """Kept for the backward pass, of all micro-batches under way."""
+    loss: float
+    """Logits or their slices; the last pipeline stage alone has any."""
+
+    @property
+    def total(self) -> float:
+        """All parts, at the moment when all are there."""
+        return self.weights + self.gradients + self.optimizer + self.activations + self.loss
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is trained, as far as memory and time go by it."""
+
+    architecture: Architecture
+    launch: Launch
+    seq_length: int
+    bf16: bool = True
+    chunked_loss: bool = True
+    recompute: Recompute = "none"
+    layers: Layers = "transformer_engine"
+    num_micro_batches: int = 1
+    """Rows of a step on each data-parallel rank."""
+
+    @property
+    def data_parallel(self) -> int:
+        """Ranks that have other rows."""
+        of_a_row = self.launch.tensor_parallel * self.launch.pipeline_parallel
+        return self.launch.num_ranks // (of_a_row * self.launch.context_parallel)
+
+    @property
+    def element_bytes(self) -> int:
+        """Of weights and activations."""
+        return 2 if self.bf16 else 4
+
+    @property
+    def num_local_layers(self) -> int:
+        """Layers of a pipeline stage."""
+        return self.architecture.num_layers // self.launch.pipeline_parallel
+
+
+def parameters(recipe: Recipe, stage: int) -> tuple[int, int]:
+    """Parameters that a rank of a pipeline stage holds: all but experts, and experts."""
+    a, launch = recipe.architecture, recipe.launch
+    tensor = launch.tensor_parallel
+    q, k = a.num_attention_heads * a.head_dim, a.num_query_groups * a.head_dim
+    layer = (a.hidden_size * (q + 2 * k) + q * a.hidden_size) // tensor + 2 * a.hidden_size
+    layer += (q + 2 * k) // tensor * a.family.qkv_bias + 2 * a.head_dim * a.family.qk_layernorm
+    expert = 0
+    if a.experts:
+        layer += a.hidden_size * a.experts.num_experts
+        own = a.experts.num_experts // launch.expert_parallel
+        expert = own * 3 * a.hidden_size * a.experts.ffn_hidden_size // tensor
+    else:
+        layer += 3 * a.hidden_size * a.ffn_hidden_size // tensor
+    dense = recipe.num_local_layers * layer
+    last = stage == launch.pipeline_parallel - 1
+    embedding = a.padded_vocab_size * a.hidden_size // tensor
+    dense += embedding * (stage == 0)
+    if last:
+        # a shared embedding is there once more where the last stage is not the first
+        dense += a.hidden_size + embedding * (not a.tied_embeddings or stage > 0)
+    return dense, recipe.num_local_layers * expert
+
+
+def memory(recipe: Recipe, stage: int) -> Memory:
+    """Memory of a rank of a pipeline stage."""
+    launch, b = recipe.launch, recipe.element_bytes
+    dense, expert = parameters(recipe, stage)
+    # the copy in float32 of what is not, and both of Adam's moments
+    of_weight = (4 if recipe.bf16 else 0) + 8
+    sharing = expert_sharing = 1
+    if launch.distributed_optimizer:
+        sharing = recipe.data_parallel * launch.context_parallel
+        expert_sharing = max(1, sharing // launch.expert_parallel)
+    return Memory(
+        weights=b * (dense + expert),
+        gradients=4 * (dense + expert),  # added up in float32
+        optimizer=of_weight * (dense / sharing + expert / expert_sharing),
+        activations=_activations(recipe, stage),
+        loss=_loss(recipe) if stage == launch.pipeline_parallel - 1 else 0,
+    )
+
+
+def highest(recipe: Recipe) -> Memory:
+    """Of the pipeline stage that needs most."""
+    stages = range(recipe.launch.pipeline_parallel)
+    return max((memory(recipe, stage) for stage in stages), key=lambda found: found.total)
+
+
+def rows_under_way(recipe: Recipe, stage: int) -> float:
+    """Micro-batches whose activations a stage holds at a time, at most.
+
+    Under 1F1B a stage has as many as there are stages behind it, itself included; interleaved, with
+    v chunks of a stage's layers each, (p - 1) / v more (Narayanan et al., arXiv 2104.04473, 2.2).
+    """
+    p, v = recipe.launch.pipeline_parallel, recipe.launch.virtual_pipeline
+    if v == 1:
+        return min(recipe.num_micro_batches, p - stage)
+    chunks = min(recipe.num_micro_batches * v, 2 * (p - stage - 1) + (v - 1) * p + 1)
+    return chunks / v
+
+
+def _activations(recipe: Recipe, stage: int) -> float:
+    t = recipe.seq_length / recipe.launch.context_parallel
+    h, b = recipe.architecture.hidden_size, recipe.element_bytes
+    sharded = t * h * b / recipe.launch.tensor_parallel
+    of_layer = layer_activations(recipe)
+    rows = rows_under_way(recipe, stage)
+    # the final norm, and what the output layer is given
+    end = _norm(recipe, sharded) + t * h * b
+    end *= stage == recipe.launch.pipeline_parallel - 1
+    if recipe.recompute == "full":
+        # the input of each layer; and all of one layer, while its backward pass runs, or the end
+        return rows * recipe.num_local_layers * sharded + max(of_layer, end)
+    return rows * recipe.num_local_layers * of_layer + end
+
+
+def layer_activations(recipe: Recipe) -> float:
+    """Bytes that autograd keeps of one layer and one row."""
+    a, launch, b = recipe.architecture, recipe.launch, recipe.element_bytes
+    t = recipe.seq_length / launch.context_parallel
+    tensor = launch.tensor_parallel
+    sharded = t * a.hidden_size * b / tensor
+    q = t * a.num_attention_heads * a.head_dim * b / tensor
+    k = t * a.num_query_groups * a.head_dim * b / tensor
+    sums = 4 * t * a.num_attention_heads / tensor  # the softmax's, float32
+    # both norms, and what the linear layers behind them are given
+    norms = 2 * (_norm(recipe, sharded) + sharded)
+    if recipe.layers == "local":
+        attention = _local_attention(recipe, q, k) + sums
+    else:
+        # the three together; queries and keys after the rotation; the result, given to the output
+        attention = (q + 2 * k) + (q + k) + q + sums
+    return norms + attention + _feed_forward(recipe, t)
+
+
+def _local_attention(recipe: Recipe, q: float, k: float) -> float:
+    a, launch, b = recipe.architecture, recipe.launch, recipe.element_bytes
+    t = recipe.seq_length / launch.context_parallel
+    angles = 4 * t * a.head_dim * b  # cosines and sines, of queries and of keys
+    normalised = 0.0
+    if a.family.qk_layernorm:
+        # in float32 the keys' norm takes them from where all three are kept
+        normalised = _norm(recipe, q) + _norm(recipe, k) - (0 if recipe.bf16 else k)
+    # context parallel: keys and values of the whole row, gathered
+    whole = launch.context_parallel
+    values = 2 * k * whole if whole > 1 else k
+    return (q + 2 * k) + normalised + angles + q + values + 2 * q
+
+
+def _norm(recipe: Recipe, size: float) -> float:
+    """Of a norm of so many bytes: the input; local: in float32, and normalised too."""
+    return 2 * size * 4 / recipe.element_bytes if recipe.layers == "local" else size
+
+
+def _feed_forward(recipe: Recipe, t: float) -> float:
+    a, b, tensor = recipe.architecture, recipe.element_bytes, recipe.launch.tensor_parallel
+    # gate and input; their product; local: the activated gate and a copy of the input too
+    times = 5 if recipe.layers == "local" else 3
+    if a.experts is None:
+        return times * t * a.ffn_hidden_size * b / tensor
+    routed = t * a.experts.experts_per_token
+    own = times * routed * a.experts.ffn_hidden_size * b / tensor
+    # what the experts are given and give, a copy for each expert of a token, and the routing
+    moved = 2 * routed * a.hidden_size * b
+    return own + moved + 3 * t * a.experts.num_experts * 4 + t * a.hidden_size * b
+
+
+def _loss(recipe: Recipe) -> float:
+    t = recipe.seq_length / recipe.launch.context_parallel
+    logits = t * recipe.architecture.padded_vocab_size * 4 / recipe.launch.tensor_parallel
+    if recipe.chunked_loss:
+        return min(SLICE_BYTES, logits)
+    # in the model's type, in float32, and the softmax that waits for the backward pass
+    return logits * (recipe.element_bytes / 4 + 1 + 1)
