@@ -26,7 +26,7 @@ LAYERS = [
     {"text", "pages", "engines", "data", "losses", "models", "checkpoint", "precision"},
     STAGES,
     {"pipeline"},
-    {"cluster"},
+    {"cluster", "planning"},
 ]
 """From the lowest up; a room imports from its own layer and those below, a stage from no other."""
 MODULES = {

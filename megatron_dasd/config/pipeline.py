@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from megatron_dasd.config.base import Reference, Settings
 from megatron_dasd.config.cluster import Cluster
+from megatron_dasd.config.planning import Plan
 from megatron_dasd.config.stages import StageSettings
 from megatron_dasd.errors import UserError
 
@@ -30,6 +31,7 @@ class PipelineFile(BaseModel):
     seed: int = 1234
     stages: dict[StageName, StageSettings] = Field(min_length=1)
     cluster: Cluster = Cluster()
+    plan: Plan = Plan()
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Pipeline:
     seed: int
     stages: dict[str, Settings]
     cluster: Cluster = field(default_factory=Cluster)
+    plan: Plan = field(default_factory=Plan)
 
     def stage_dir(self, stage: str) -> Path:
         """Output folder of a stage."""
@@ -109,7 +112,7 @@ def load_pipeline(
     Raises:
         UserError: naming the file, the stage and the setting.
     """
-    raw = _read_yaml(path)
+    raw = _extended(path)
     for override in overrides or []:
         _override(raw, override)
     try:
@@ -126,6 +129,7 @@ def load_pipeline(
             for name, s in file.stages.items()
         },
         cluster=file.cluster,
+        plan=file.plan,
     )
     _check_references(pipeline)
     _check_cluster(pipeline)
@@ -163,6 +167,29 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise UserError(f"{path}: wanted a mapping with name, run_dir and stages")
     return raw
+
+
+def _extended(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A file's content laid over that of the file that it ``extends``, mappings key by key.
+
+    Raises:
+        UserError: a file cannot be read, or files extend each other in a circle.
+    """
+    raw = _read_yaml(path)
+    if "extends" not in raw:
+        return raw
+    base = path.parent / str(raw.pop("extends"))
+    if base.resolve() in seen:
+        raise UserError(f"{path}: extends {base}, which extends this file")
+    return _laid_over(_extended(base, (*seen, path.resolve())), raw)
+
+
+def _laid_over(base: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        result[key] = _laid_over(base[key], value) if both else value
+    return result
 
 
 def _override(raw: dict[str, Any], override: str) -> None:

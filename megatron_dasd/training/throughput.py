@@ -1,10 +1,4 @@
-"""What a step of training has done: tokens, padding, floating-point operations of the model.
-
-Operations are those of a model's matrix products for the documents' own tokens, forwards and twice
-that backwards, as Chowdhery et al. count them (PaLM, arXiv 2204.02311, appendix B), but for two
-things: attention is causal, so half of it, and goes by the documents' real lengths.  Recomputation
-and padding do not count as work.
-"""
+"""What a step of training has done: tokens, padding, floating-point operations of the model."""
 
 from argparse import Namespace
 from typing import Any
@@ -15,33 +9,32 @@ import torch
 
 from megatron_dasd.data.blend import BlendedDataset
 from megatron_dasd.data.packed_dataset import PackedDataset
+from megatron_dasd.models.flops import PEAK_FLOPS, Products
 from megatron_dasd.training.batches import PackOf
-
-PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12}
-"""Dense bfloat16 operations/s by the GPU's name: NVIDIA's data sheets of the SXM modules."""
 
 
 def flops(args: Namespace, lengths: npt.NDArray[Any]) -> float:
-    """Operations of training on some documents.
-
-        6 (sum_d n_d) (weights that a token meets) + 6 layers (heads x channels) sum_d n_d^2
+    """Operations of training on some documents; see ``models.flops``.
 
     Args:
         args: Megatron's; of the architecture.
-        lengths: [documents] tokens n_d of each.
+        lengths: [documents] tokens of each.
     """
-    tokens = np.asarray(lengths, dtype=np.float64)
-    hidden, heads = args.hidden_size, args.num_attention_heads
+    heads = args.num_attention_heads
     groups = args.num_query_groups if args.group_query_attention else heads
-    attention = hidden * (2 * heads + 2 * groups) * args.kv_channels
-    if args.num_experts:
-        mlp = 3 * hidden * args.moe_ffn_hidden_size * args.moe_router_topk
-        mlp += hidden * args.num_experts
-    else:
-        mlp = 3 * hidden * args.ffn_hidden_size
-    weights = args.num_layers * (attention + mlp) + hidden * args.vocab_size
-    pairs = args.num_layers * heads * args.kv_channels * float(np.square(tokens).sum())
-    return float(6.0 * (float(tokens.sum()) * weights + pairs))
+    experts = args.num_experts or 0
+    products = Products(
+        num_layers=args.num_layers,
+        hidden_size=args.hidden_size,
+        query_channels=heads * args.kv_channels,
+        key_channels=groups * args.kv_channels,
+        ffn_hidden_size=args.moe_ffn_hidden_size if experts else args.ffn_hidden_size,
+        vocab_size=args.vocab_size,
+        experts_per_token=args.moe_router_topk if experts else 1,
+        num_experts=experts,
+    )
+    tokens = np.asarray(lengths, dtype=np.float64)
+    return products.training_flops(float(tokens.sum()), float(np.square(tokens).sum()))
 
 
 class Throughput:

@@ -215,3 +215,27 @@ def test_a_plan_is_read_without_torch() -> None:
         "sys.exit(bool({'torch', 'transformers', 'megatron'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_a_file_laid_over_another(tmp_path: Path) -> None:
+    write(tmp_path, HEAD + TEACHER + STUDENT + CHECKPOINT)
+    above = tmp_path / "above.yaml"
+    above.write_text(
+        "extends: pipeline.yaml\nname: other\nstages:\n  student: {num_layers_removed: 3}\n"
+        "  more: {kind: import_hf, model: teacher}\ncluster: {partition: big}\n"
+    )
+    pipeline = load_pipeline(above)
+    assert (pipeline.name, pipeline.seed, pipeline.cluster.partition) == ("other", 5, "big")
+    assert list(pipeline.stages) == ["teacher", "student", "checkpoint", "more"]
+    assert pipeline.stages["student"].model_dump()["num_layers_removed"] == 3
+    assert pipeline.stages["student"].model_dump()["model"] == "teacher"
+
+
+def test_files_that_extend_each_other(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
+    with pytest.raises(UserError, match=r"b.yaml: extends .*a.yaml, which extends this file"):
+        load_pipeline(tmp_path / "a.yaml")
+    (tmp_path / "c.yaml").write_text("extends: nowhere.yaml\n")
+    with pytest.raises(UserError, match=r"nowhere.yaml: "):
+        load_pipeline(tmp_path / "c.yaml")

@@ -63,6 +63,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "dp2 sharded": (LLAMA, {"num_ranks": 2, "distributed_optimizer": True}, {}),
     "recomputed": (LLAMA, {}, {"recompute": "full"}),
     "experts": (MOE, {}, {}),
+    "tp2 ep2": (MOE, {"num_ranks": 4, "tensor_parallel": 2, "expert_parallel": 2}, {}),
     "ep2": (MOE, {"num_ranks": 2, "expert_parallel": 2, "distributed_optimizer": True}, {}),
 }
 RECOMPUTE = {

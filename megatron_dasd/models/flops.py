@@ -1,0 +1,48 @@
+"""Floating-point operations of a model's matrix products.
+
+Counted for the documents' own tokens, forwards and twice that backwards, as Chowdhery et al. do
+(PaLM, arXiv 2204.02311, appendix B), but for two things: attention is causal, so half of it, and
+goes by the documents' real lengths.  Recomputation and padding do not count as work.
+"""
+
+from dataclasses import dataclass
+
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12}
+"""Dense bfloat16 operations/s by the GPU's name: NVIDIA's data sheets of the SXM modules."""
+
+
+@dataclass(frozen=True)
+class Products:
+    """What of a model its matrix products go by."""
+
+    num_layers: int
+    hidden_size: int
+    query_channels: int
+    """Heads x channels of one."""
+    key_channels: int
+    ffn_hidden_size: int
+    """Of one expert, where there are any."""
+    vocab_size: int
+    experts_per_token: int = 1
+    num_experts: int = 0
+    """Among which a router chooses; 0: none."""
+
+    @property
+    def weights_met(self) -> int:
+        """Weights that a token is multiplied with, the embedding's left out."""
+        attention = self.hidden_size * (2 * self.query_channels + 2 * self.key_channels)
+        mlp = 3 * self.hidden_size * self.ffn_hidden_size * self.experts_per_token
+        router = self.hidden_size * self.num_experts
+        return self.num_layers * (attention + mlp + router) + self.hidden_size * self.vocab_size
+
+    def training_flops(self, num_tokens: float, squared_lengths: float) -> float:
+        """Operations of training on some documents.
+
+            6 (sum_d n_d) weights_met + 6 layers query_channels sum_d n_d^2
+
+        Args:
+            num_tokens: sum over the documents d of their tokens n_d.
+            squared_lengths: sum of n_d^2.
+        """
+        pairs = self.num_layers * self.query_channels * squared_lengths
+        return 6.0 * (num_tokens * self.weights_met + pairs)

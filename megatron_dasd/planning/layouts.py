@@ -1,0 +1,116 @@
+"""Layouts that fit into a GPU's memory, the plainest first; and how time grows with GPUs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+
+from megatron_dasd.config.base import Launch
+from megatron_dasd.config.planning import Plan
+from megatron_dasd.errors import UserError
+from megatron_dasd.models.context_parallel import slot_multiple
+from megatron_dasd.planning.memory import Memory, Recipe, highest, parameters
+
+TENSOR = (1, 2, 4, 8)
+"""Within a node, where NVLink is."""
+PIPELINE = (1, 2, 4, 8)
+CONTEXT = (1, 2, 4, 8, 16)
+EXPERT = (1, 2, 4, 8, 16)
+NODE_GPUS = 8
+LINK_BYTES_PER_SECOND = 50e9
+"""Between nodes, of each GPU: a 400 Gb/s adapter."""
+NVLINK_BYTES_PER_SECOND = 450e9
+"""Within a node, one way: NVLink of an H100."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A layout with what it needs."""
+
+    recipe: Recipe
+    memory: Memory
+
+    @property
+    def plainness(self) -> tuple[float, ...]:
+        """Smaller is plainer: nothing computed twice, few ranks to a row, little in pipelines."""
+        launch = self.recipe.launch
+        ranks = launch.tensor_parallel * launch.pipeline_parallel * launch.context_parallel
+        return (
+            self.recipe.recompute == "full",
+            ranks,
+            launch.pipeline_parallel,
+            launch.tensor_parallel,
+            launch.expert_parallel,
+        )
+
+
+def usable_bytes(plan: Plan) -> float:
+    """Memory of a GPU for what is planned."""
+    return plan.gpu_memory_gb * 1e9 * (1 - plan.memory_reserve)
+
+
+def fitting(recipe: Recipe, plan: Plan, global_batch_size: int) -> list[Fit]:
+    """All layouts of as many ranks that fit, the plainest first."""
+    found = [
+        Fit(candidate, highest(candidate)) for candidate in _candidates(recipe, global_batch_size)
+    ]
+    room = usable_bytes(plan)
+    return sorted((f for f in found if f.memory.total <= room), key=lambda f: f.plainness)
+
+
+def _candidates(recipe: Recipe, global_batch_size: int) -> Iterator[Recipe]:
+    a, ranks = recipe.architecture, recipe.launch.num_ranks
+    experts = EXPERT if a.experts else (1,)
+    for tensor, pipeline, context, expert in product(TENSOR, PIPELINE, CONTEXT, experts):
+        of_a_row = tensor * pipeline * context
+        if ranks % of_a_row or a.num_layers % pipeline:
+            continue
+        data = ranks // of_a_row
+        if global_batch_size % data or recipe.seq_length % (slot_multiple(context) * tensor):
+            continue
+        try:
+            a.flags(tensor, expert)
+            launch = Launch(
+                num_ranks=ranks,
+                tensor_parallel=tensor,
+                pipeline_parallel=pipeline,
+                context_parallel=context,
+                expert_parallel=expert,
+                distributed_optimizer=True,
+            )
+        except (UserError, ValueError):  # heads, vocabulary or experts that do not divide
+            continue
+        for recompute in ("none", "full"):
+            yield replace(
+                recipe,
+                launch=launch,
+                recompute=recompute,
+                num_micro_batches=global_batch_size // data,
+            )
+
+
+def efficiency(recipe: Recipe, step_seconds: float) -> float:
+    """Share of a step's time that is computing, if nothing of the exchange is hidden behind it.
+
+    A lower bound: Megatron hides most of the data-parallel exchange.  Counted are the pipeline's
+    empty time, (p - 1) / (v m) of the rest (arXiv 2104.04473, 2.2); the data-parallel exchange of
+    gradients (float32, reduce-scatter) and weights (bfloat16, all-gather), once a step; and the
+    keys and values that context-parallel ranks pass on, forwards, and twice that backwards.
+
+    Args:
+        step_seconds: of computing alone.
+    """
+    launch, a = recipe.launch, recipe.architecture
+    p, v, m = launch.pipeline_parallel, launch.virtual_pipeline, recipe.num_micro_batches
+    empty = (p - 1) / (v * m) * step_seconds
+    sharing = recipe.data_parallel * launch.context_parallel
+    num_own = sum(parameters(recipe, 0))
+    exchanged = (4 + 2) * num_own * (sharing - 1) / sharing if sharing > 1 else 0.0
+    wide = launch.tensor_parallel * sharing > NODE_GPUS
+    seconds = exchanged / (LINK_BYTES_PER_SECOND if wide else NVLINK_BYTES_PER_SECOND)
+    c = launch.context_parallel
+    if c > 1:
+        keys = 2 * recipe.seq_length / c * a.num_query_groups * a.head_dim / launch.tensor_parallel
+        passed = 3 * 2 * keys * (c - 1) * recipe.num_local_layers * m
+        beyond = launch.tensor_parallel * c > NODE_GPUS
+        seconds += passed / (LINK_BYTES_PER_SECOND if beyond else NVLINK_BYTES_PER_SECOND)
+    return step_seconds / (step_seconds + empty + seconds)
