@@ -158,7 +158,7 @@ def _stage_job(
         per_node = cluster.gpus_per_node if _needs_gpus(settings) else 0
     on_node = per_node or cluster.ranks_per_node
     nodes = asked.nodes or (math.ceil(num_ranks / on_node) if num_ranks else 1)
-    tasks = 1
+    tasks = asked.tasks_per_node or 1
     if num_ranks and num_ranks > 1:
         if num_ranks % nodes or num_ranks // nodes > on_node:
             raise UserError(

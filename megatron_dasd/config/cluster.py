@@ -21,6 +21,8 @@ class Resources(BaseModel):
 
     nodes: Positive | None = None
     """None: as many as its ranks need, ``launch.num_ranks`` over ``gpus_per_node``; else 1."""
+    tasks_per_node: Positive | None = None
+    """Of ``preprocess_data``, over MPI; None: one, whose workers are processes of its own."""
     gpus_per_node: Annotated[int, Field(ge=0)] | None = None
     time: Minutes | None = None
     partition: str | None = None

@@ -42,9 +42,9 @@ class Site:
     slurm: SlurmCluster
     place: Path
 
-    def write(self, stages: dict[str, Any], **cluster: Any) -> None:
+    def write(self, pipeline: dict[str, Any], /, **cluster: Any) -> None:
         """Write the pipeline file."""
-        content = {"name": "site", "run_dir": "run", "seed": 7, "stages": stages}
+        content = {"name": "site", "run_dir": "run", "seed": 7, "stages": pipeline}
         given = {"gpus_per_node": 1, "time": "00:30:00"} | cluster
         text = yaml.safe_dump(content | {"cluster": given}, sort_keys=False)
         (self.place / "pipeline.yaml").write_text(text)

@@ -108,3 +108,24 @@ def test_servers_are_jobs_that_clients_find(site: Site) -> None:
     assert "speaker: serving at http://node" in site.log("serve_speaker_1")
     assert not list((site.place / "run" / "jobs" / "services" / "speaker").glob("*.url"))
     site.assert_nothing_is_left()
+
+
+@pytest.mark.timeout(600)
+def test_preprocessing_as_an_mpi_job_makes_the_same_bytes(site: Site) -> None:
+    """Two nodes with two ranks each, against processes on one node."""
+    pytest.importorskip("mpi4py")
+    stages = {name: micro_stages()[name] for name in ("teacher", "student", "prompts", "sample")}
+    stages["filter"] = micro_stages()["filter"]
+    data = micro_stages()["data_low"] | {"responses": "filter", "num_workers": 2}
+    stages |= {"one": data, "many": data}
+    # both nodes are one machine, and MPI would try its memory
+    site.settings(UCX_TLS="tcp,self")
+    site.write(stages, stages={"many": {"nodes": 2, "tasks_per_node": 2, "gpus_per_node": 0}})
+    site.submit()
+    site.wait("many", "COMPLETED", "FAILED")
+    site.wait("one", "COMPLETED", "FAILED")
+    assert (site.state("one"), site.state("many")) == ("COMPLETED", "COMPLETED"), site.log("many")
+    files = [path.name for path in (site.place / "run" / "one" / "data").iterdir()]
+    one, many = (site.place / "run" / name / "data" for name in ("one", "many"))
+    assert all((one / name).read_bytes() == (many / name).read_bytes() for name in files)
+    site.assert_nothing_is_left()
