@@ -87,7 +87,7 @@ start_step() {
     export MASTER_ADDR
     env "${asked[@]:6}" srun --kill-on-bad-exit=1 --nodes="${asked[0]}" --ntasks="${asked[1]}" \
         --ntasks-per-node="${asked[2]}" --output="${asked[3]}" "${srun_options[@]}" \
-        "${in_container[@]}" python -m megatron_dasd.device.srun "${asked[4]}" "${asked[5]}" &
+        "${in_container[@]}" python -m megatron_dasd.device.task "${asked[4]}" "${asked[5]}" &
     step=$!
 }
 

@@ -8,14 +8,11 @@ They meet in a folder, ``DASD_STEPS``::
     stop        the step is to be told to stop (SIGUSR1, on which training saves)
     status      how it ended
 
-As a program (``python -m megatron_dasd.device.srun MODULE PAYLOAD``) this is one such task, which
-takes its rank from Slurm.
+What runs in each task is ``device.task``.
 """
 
-import importlib
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -85,28 +82,7 @@ def run_step(
     return int(status.read_text())
 
 
-def main() -> None:
-    """Run as one task of a step."""
-    from megatron_dasd.device.launch import run_program
-
-    module = sys.argv[1]
-    del sys.argv[1]
-    task = os.environ
-    num_ranks, num_nodes = int(task["SLURM_NTASKS"]), int(task["SLURM_STEP_NUM_NODES"])
-    task.update(
-        RANK=task["SLURM_PROCID"],
-        LOCAL_RANK=task["SLURM_LOCALID"],
-        WORLD_SIZE=str(num_ranks),
-        LOCAL_WORLD_SIZE=str(num_ranks // num_nodes),
-    )
-    run_program(importlib.import_module(module).main)
-
-
 def _write(path: Path, text: str) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(text)
     temporary.replace(path)
-
-
-if __name__ == "__main__":
-    main()
