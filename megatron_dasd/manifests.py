@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,14 @@ def input_digest(path: Path) -> str:
         return file_sha256(path)
     if (path / ATTEMPT).exists():
         return require_manifest(path).digest
-    return digest_of(hash_files(path))
+    # many stages read the same model, and hashing it takes longer than most of them take to start
+    stats = ((str(file), file.stat()) for file in _files(path))
+    return _folder_digest(path, tuple((n, s.st_size, s.st_mtime_ns, s.st_ino) for n, s in stats))
+
+
+@lru_cache(maxsize=64)
+def _folder_digest(folder: Path, _as_it_is: tuple[tuple[str, int, int, int], ...]) -> str:
+    return digest_of(hash_files(folder))
 
 
 def hash_files(folder: Path) -> dict[str, dict[str, Any]]:

@@ -4,15 +4,37 @@ from pathlib import Path
 
 import pytest
 
+from megatron_dasd import manifests
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.errors import UserError
 from megatron_dasd.manifests import (
     MANIFEST,
+    file_sha256,
     input_digest,
     lineage,
     model_folder,
     read_manifest,
 )
+
+
+def test_a_folder_is_hashed_once_as_long_as_it_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[Path] = []
+
+    def count(path: Path) -> str:
+        hashed.append(path)
+        return file_sha256(path)
+
+    monkeypatch.setattr(manifests, "file_sha256", count)
+    (tmp_path / "a").write_text("1")
+    first = input_digest(tmp_path)
+    assert input_digest(tmp_path) == first
+    assert hashed == [tmp_path / "a"]
+    (tmp_path / "b").write_text("2")
+    second = input_digest(tmp_path)
+    (tmp_path / "a").write_text("3")
+    assert len({first, second, input_digest(tmp_path)}) == 3
 
 
 def test_input_digest_of_what_a_user_brings(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ class Job:
     arguments: tuple[str, ...]
     nodes: int = 1
     tasks_per_node: int = 1
+    cpus_per_task: int | None = None
     gpus_per_node: int = 0
     time: str = ""
     partition: str | None = None
@@ -81,6 +82,7 @@ class Job:
             f"--job-name={self.name}",
             f"--nodes={self.nodes}",
             f"--ntasks-per-node={self.tasks_per_node}",
+            *([f"--cpus-per-task={self.cpus_per_task}"] if self.cpus_per_task else []),
             *([f"--gpus-per-node={self.gpus_per_node}"] if self.gpus_per_node else []),
             f"--time={self.time}",
             *([f"--partition={self.partition}"] if self.partition else []),
@@ -153,9 +155,9 @@ def _stage_job(
     script = SCRIPTS.get(settings.kind, "stage")
     asked = _resources(cluster, stage, settings.kind)
     num_ranks = ranks_of(settings)
-    per_node = asked.gpus_per_node
-    if per_node is None:
-        per_node = cluster.gpus_per_node if _needs_gpus(settings) else 0
+    per_node = cluster.gpus_per_node if _needs_gpus(settings) else 0
+    if asked.gpus_per_node is not None and num_ranks:
+        per_node = asked.gpus_per_node
     on_node = per_node or cluster.ranks_per_node
     nodes = asked.nodes or (math.ceil(num_ranks / on_node) if num_ranks else 1)
     tasks = asked.tasks_per_node or 1
@@ -173,7 +175,7 @@ def _stage_job(
         arguments=(str(pipeline.path), stage, *more),
         nodes=nodes,
         tasks_per_node=tasks,
-        gpus_per_node=min(per_node, tasks) if num_ranks else per_node,
+        gpus_per_node=min(per_node, tasks) if asked.gpus_per_node is None else asked.gpus_per_node,
         after_ok=upstream,
         after_start=tuple(servers),
         environment=_environment(pipeline),
@@ -240,6 +242,7 @@ def _resources(cluster: Cluster, stage: str, kind: str) -> Resources:
 
 def _common(cluster: Cluster, asked: Resources) -> dict[str, Any]:
     return {
+        "cpus_per_task": asked.cpus_per_task or cluster.cpus_per_task,
         "time": asked.time or cluster.time,
         "partition": asked.partition or cluster.partition,
         "account": cluster.account,

@@ -13,7 +13,6 @@ from megatron_dasd.cluster.jobs import JOBS
 from megatron_dasd.cluster.submit import job_numbers
 from megatron_dasd.config.pipeline import Pipeline
 from megatron_dasd.manifests import LOGS, METRICS, read_manifest
-from megatron_dasd.pipeline.runner import stages_to_run
 from megatron_dasd.training.metrics_file import last_step
 
 _TAIL_BYTES = 4096
@@ -28,7 +27,7 @@ class Line:
     name: str
     job: str
     state: str
-    """Slurm's, with its reason; ``done``: the stage is up to date; ``not submitted``."""
+    """Slurm's, with its reason; ``done``: the stage has finished; ``not submitted``."""
     progress: str
     last: str
     """Last line of its log."""
@@ -49,13 +48,12 @@ def look(pipeline: Pipeline) -> list[Line]:
     """
     numbers = job_numbers(pipeline)
     states = queue.states(numbers.values())
-    left = set(stages_to_run(pipeline, list(pipeline.stages)))
     others = [name for name in numbers if name not in pipeline.stages]
     lines = []
     for name in [*pipeline.stages, *others]:
         number = numbers.get(name, "")
         log = _log(pipeline, name, number)
-        is_done = name in pipeline.stages and name not in left
+        is_done = name in pipeline.stages and _is_done(pipeline, name)
         state = "done" if is_done else _state(number, states.get(number), name in others)
         lines.append(Line(name, number, state, _progress(pipeline, name), _last_line(log), log))
     return lines
@@ -75,6 +73,12 @@ def show(lines: list[Line]) -> None:
     for line in lines:
         if line.has_failed:
             print(f"{line.name}: {line.state}: {line.last or 'no output'} (log: {line.log})")
+
+
+def _is_done(pipeline: Pipeline, stage: str) -> bool:
+    """Whether a stage has finished with the settings of the file; inputs are not looked at."""
+    manifest = read_manifest(pipeline.stage_dir(stage))
+    return manifest is not None and manifest.settings == pipeline.stages[stage].identity()
 
 
 def _state(number: str, state: queue.State | None, is_server: bool) -> str:

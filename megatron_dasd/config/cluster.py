@@ -23,7 +23,9 @@ class Resources(BaseModel):
     """None: as many as its ranks need, ``launch.num_ranks`` over ``gpus_per_node``; else 1."""
     tasks_per_node: Positive | None = None
     """Of ``preprocess_data``, over MPI; None: one, whose workers are processes of its own."""
+    cpus_per_task: Positive | None = None
     gpus_per_node: Annotated[int, Field(ge=0)] | None = None
+    """None: one for each rank, or one where a model is loaded without ranks, else none."""
     time: Minutes | None = None
     partition: str | None = None
     sbatch: list[str] = []
@@ -61,6 +63,8 @@ class Cluster(BaseModel):
     """0: no GPUs are asked for, and ``ranks_per_node`` is what a node takes."""
     ranks_per_node: Positive = 8
     """Processes of a distributed stage on a node, at most; with GPUs one each."""
+    cpus_per_task: Positive | None = None
+    """Of every rank, and of every other stage's process; None: as Slurm has it."""
     time: Minutes = "04:00:00"
     sbatch: list[str] = []
     stages: dict[str, Resources] = {}

@@ -46,6 +46,7 @@ STAGES = {
 CLUSTER = {
     "partition": "gpu",
     "account": "team",
+    "cpus_per_task": 12,
     "time": "01:00:00",
     "sbatch": ["--comment=x"],
     "servers": {
@@ -62,12 +63,12 @@ Load = Callable[..., Pipeline]
 
 @pytest.fixture
 def load(tmp_path: Path) -> Load:
-    def load(**cluster: object) -> Pipeline:
+    def load(sample: object = STAGES["sample"], **cluster: object) -> Pipeline:
         file = tmp_path / "pipeline.yaml"
         content = {
             "name": "p",
             "run_dir": str(tmp_path / "run"),
-            "stages": STAGES,
+            "stages": STAGES | {"sample": sample},
             "cluster": CLUSTER | cluster,
         }
         file.write_text(yaml.safe_dump(content, sort_keys=False))
@@ -119,7 +120,10 @@ def test_nodes_follow_from_the_ranks(load: Load) -> None:
     assert (score.nodes, score.tasks_per_node, score.gpus_per_node) == (4, 4, 4)
     without = jobs_of(load(gpus_per_node=0, ranks_per_node=16))["score"]
     assert (without.nodes, without.tasks_per_node, without.gpus_per_node) == (1, 16, 0)
-    # a stage that asks servers computes nothing itself
+    # a stage that loads a model by itself takes one; one that asks servers computes nothing itself
+    assert jobs_of(load(stages={"score": {"gpus_per_node": 4}}))["score"].nodes == 4
+    plain = {**STAGES["sample"], "engine": {}}
+    assert jobs_of(load(sample=plain))["sample"].gpus_per_node == 1
     assert jobs_of(load())["sample"].gpus_per_node == 0
     with pytest.raises(UserError, match="score: 16 ranks do not fill 6 nodes of at most 3"):
         jobs_of(load(gpus_per_node=3))
@@ -132,7 +136,13 @@ def test_the_command_line(load: Load, tmp_path: Path) -> None:
     command = jobs["score"].command(ids, Path("slurm"), Path("logs"), ["bad1", "bad2"])
     assert command == [
         *("sbatch", "--parsable", "--job-name=score", "--nodes=2", "--ntasks-per-node=8"),
-        *("--gpus-per-node=8", "--time=01:00:00", "--partition=gpu", "--account=team"),
+        *(
+            "--cpus-per-task=12",
+            "--gpus-per-node=8",
+            "--time=01:00:00",
+            "--partition=gpu",
+            "--account=team",
+        ),
         *("--output=logs/score-%j.log", "--dependency=afterok:17", "--kill-on-invalid-dep=yes"),
         *("--exclude=bad1,bad2", "--comment=x", "--constraint=h100", "slurm/score.sbatch"),
         *(str(tmp_path / "pipeline.yaml"), "score", "--set=a.b=1"),

@@ -143,11 +143,12 @@ def test_a_job_that_gets_nowhere_is_not_started_for_ever(site: Site) -> None:
 
 def sampling() -> dict[str, Any]:
     stages = {name: micro_stages()[name] for name in ("teacher", "prompts")}
-    stages["sample"] = micro_stages()["sample"] | {"engine": {"batch_size": 4, "dtype": "float32"}}
+    engine = {"batch_size": 2, "dtype": "float32"}
+    stages["sample"] = micro_stages()["sample"] | {"engine": engine, "num_candidates": 8}
     return stages
 
 
-def test_sampling_that_is_stopped_and_put_back(site: Site) -> None:
+def test_sampling_that_is_stopped_put_back_and_cancelled(site: Site) -> None:
     """Every candidate is there once, as without a stop."""
     site.write(sampling())
     site.submit("--run-dir", "quiet")
@@ -158,9 +159,13 @@ def test_sampling_that_is_stopped_and_put_back(site: Site) -> None:
     number = site.number("sample")
     site.slurm.run("scancel", "--batch", "--signal=USR1", number)
     wait_for(lambda: "back into the queue" in site.log("sample"), 60)
-    site.wait("sample", "RUNNING")
-    time.sleep(4)
-    site.slurm.run("scontrol", "requeue", number)
+    for command in (("scontrol", "requeue"), ("scancel",)):
+        kept = len(list(folder.glob("part-*.parquet")))
+        wait_for(lambda kept=kept: len(list(folder.glob("part-*.parquet"))) > kept + 5, 300)
+        site.slurm.run(*command, number)
+    site.wait("sample", "CANCELLED")
+    site.assert_nothing_is_left()
+    assert "1 jobs; 2 stages up to date" in site.submit()
     site.wait("sample", "COMPLETED")
     names = sorted(path.name for path in folder.glob("part-*.parquet"))
     quiet = site.place / "quiet" / "sample"
