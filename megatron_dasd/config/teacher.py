@@ -120,3 +120,12 @@ class ContinueTeacher(Settings):
     stop: list[str] = []
     engine: Engine = Engine()
     on_malformed: OnMalformed = "stop"
+
+    @model_validator(mode="after")
+    def _channels_need_the_raw_text(self) -> "ContinueTeacher":
+        if self.thinking.format == "harmony" and self.engine.own_template:
+            raise ValueError(
+                "thinking: harmony: a server's own template would open another channel than the "
+                "one that the prefix ends in; use engine.server.api: completions, with model"
+            )
+        return self

@@ -47,6 +47,26 @@ def loss_chart(curves: Mapping[str, Mapping[str, Sequence[Sequence[float]]]]) ->
 
 
 @matplotlib.rc_context(STYLE)
+def cut_off_chart(by_length: Sequence[Mapping[str, float]]) -> Markup:
+    """Share of the student's answers that their cap cut off, by the teacher's length.
+
+    Args:
+        by_length: ranges as ``revision.lengths`` gives them.
+    """
+    figure = Figure(figsize=(5.6, 2.7), layout="constrained")
+    axes = figure.subplots()
+    labels = [f"{part['from']:,} to {part['to']:,}" for part in by_length]
+    shares = [100 * part["cut_off"] for part in by_length]
+    bars = axes.bar(labels, shares, color=ACCENT, width=0.6)
+    axes.bar_label(bars, labels=[f"{share:.0f}" for share in shares], padding=3)
+    axes.set_xlabel("tokens of the teacher's response")
+    axes.set_ylabel("% cut off by the cap")
+    axes.grid(axis="x", visible=False)
+    axes.margins(y=0.15)
+    return svg(figure)
+
+
+@matplotlib.rc_context(STYLE)
 def time_chart(seconds: Mapping[str, float]) -> Markup:
     """Wall time of each stage."""
     figure = Figure(figsize=(6.4, 0.6 + 0.24 * len(seconds)), layout="constrained")

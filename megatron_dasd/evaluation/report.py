@@ -59,6 +59,7 @@ def collect_figures(
             name: manifest.counts for name, manifest in manifests.items() if manifest.counts
         },
         "loss_curves": {name: loss_curves(inputs[name]) for name in settings.train},
+        "rollouts": _figures(manifests, settings.rollouts),
         "conversion": _figures(manifests, settings.verify),
         "seconds": seconds,
         "seconds_total": round(sum(seconds.values()), 3),
@@ -122,6 +123,11 @@ def render(
         loss_chart=charts.loss_chart(figures["loss_curves"]) if settings.train else "",
         class_chart=class_chart(classes),
         gap_chart=gap_chart(select.figures["gap_histogram"], select.settings["beta"]),
+        cut_off_chart=(
+            charts.cut_off_chart(figures["rollouts"]["by_length"])
+            if figures["rollouts"].get("by_length")
+            else ""
+        ),
         time_chart=charts.time_chart(figures["seconds"]),
         examples=select.figures["examples"],
         samples=side_by_side(settings, inputs),

@@ -19,6 +19,7 @@ from megatron_dasd.engines.parts import Job, generate_parts
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.records import FilteredResponse, Prompt, Rollout
 from megatron_dasd.records_io import SetAside, read_records
+from megatron_dasd.revision.lengths import length_figures
 from megatron_dasd.seeds import derive_seed
 from megatron_dasd.text.chat import all_turns, render_turns
 from megatron_dasd.text.encoding import encode, load_tokenizer
@@ -44,7 +45,21 @@ def run(
         aside=aside,
         what="student rollouts",
     )
-    return {"num_prompts": len(chosen), "num_training_prompts": len(caps)}
+    return {
+        "num_prompts": len(chosen),
+        "num_training_prompts": len(caps),
+        **_length_figures(read_records(folder.path, Rollout), settings.cap_ratio),
+    }
+
+
+def _length_figures(rollouts: Iterator[Rollout], cap_ratio: float) -> dict[str, Any]:
+    """The teacher's lengths are those that the caps were made of, but for the rounding."""
+    teacher, own, cut_off = [], [], []
+    for rollout in rollouts:
+        teacher.append(math.ceil(rollout.max_tokens / cap_ratio))
+        own.append(len(rollout.token_ids))
+        cut_off.append(rollout.finish_reason == "length")
+    return length_figures(teacher, own, cut_off)
 
 
 Caps = dict[str, tuple[Prompt, int]]

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from megatron_dasd.config.base import Engine, Launch, Server, Settings
 from megatron_dasd.config.evaluation import Evaluate
 from megatron_dasd.config.stages import StageSettings
-from megatron_dasd.config.teacher import SampleTeacher
+from megatron_dasd.config.teacher import ContinueTeacher, SampleTeacher
 from megatron_dasd.config.training import Train
 
 TRAIN: dict[str, Any] = {"kind": "train", "model": "m", "checkpoint": "c", "data": "d"}
@@ -99,6 +99,24 @@ def test_settings_of_servers(change: dict[str, Any], line: str) -> None:
     with pytest.raises(ValidationError, match=line) as error:
         Server(**({"urls": ["http://a:1/v1"]} | change))
     assert "secret" not in str(error.value)
+
+
+def test_a_harmony_prefix_is_continued_as_raw_text() -> None:
+    def settings(api: str) -> ContinueTeacher:
+        return ContinueTeacher.model_validate(
+            {
+                "kind": "continue_teacher",
+                "model": "t",
+                "rollouts": "r",
+                "max_new_tokens": 8,
+                "thinking": {"format": "harmony"},
+                "engine": {"server": {"urls": ["http://a/v1"], "api": api}},
+            }
+        )
+
+    assert settings("completions").thinking.format == "harmony"
+    with pytest.raises(ValidationError, match="use engine.server.api: completions"):
+        settings("chat")
 
 
 def test_servers_run_one_model() -> None:

@@ -16,6 +16,9 @@ CHARTS: dict[str, Callable[[], Markup]] = {
         {"one": {"train": [[1, 2.0], [2, 1.5]], "heldout": [[2, 1.8]]}}
     ),
     "loss without any": lambda: charts.loss_chart({"one": {"train": [[1, 2.0]], "heldout": []}}),
+    "cut off": lambda: charts.cut_off_chart(
+        [{"from": 10, "to": 20, "cut_off": 0.0}, {"from": 21, "to": 4000, "cut_off": 0.5}]
+    ),
     "time": lambda: charts.time_chart({"sample": 3.5, "train": 20.0}),
 }
 

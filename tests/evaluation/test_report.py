@@ -23,6 +23,7 @@ from megatron_dasd.records import (
     Span,
     TokenLogprobs,
 )
+from megatron_dasd.revision.lengths import length_figures
 
 OUTPUT = "<think>\na\n</think>\n\n<b>"
 SETTINGS = Report(
@@ -33,6 +34,7 @@ SETTINGS = Report(
     filters=["filter"],
     select="select",
     train=["train"],
+    rollouts="rollouts",
     evaluate="evaluate",
     verify="verify",
     export="export",
@@ -149,6 +151,8 @@ def inputs(
     lines = [{"iteration": 1, "loss": 3.0}, {"iteration": 2, "loss": 2.5}]
     metrics = "".join(json.dumps(line) + "\n" for line in lines)
     run.stage("train", "train", files={f"{LOGS}/{METRICS}": metrics})
+    lengths = length_figures([10, 20, 40], [12, 30, 60], [False, True, True])
+    run.stage("rollouts", "roll_out_student", figures=lengths)
     run.stage("evaluate", "evaluate", answers, figures={"models": ACCURACY})
     conversion = {"max_difference": 2e-6, "tolerance": 1e-3}
     run.stage("verify", "verify_conversion", figures=conversion)
@@ -190,6 +194,7 @@ def test_the_report_tells_what_the_stages_gave(
     assert figures["kept_share"] == {"filter": 0.5}
     assert figures["loss_curves"] == {"train": {"train": [[1, 3.0], [2, 2.5]], "heldout": []}}
     assert figures["conversion"] == {"max_difference": 2e-6, "tolerance": 1e-3}
+    assert figures["rollouts"]["cut_off"] == pytest.approx(2 / 3)
     assert figures["export_dir"] == str(tmp_path / "run" / "export" / "model")
     manifests = {name: require_manifest(path) for name, path in inputs.items()}
     assert figures["seconds"] == {name: m.seconds for name, m in manifests.items()}
@@ -211,7 +216,8 @@ def test_the_page_is_whole_and_shows_text_as_text(
     assert "answer of before" in page
     assert "answer of after" in page
     assert "answer of middle" not in page
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 6
+    assert "34 tokens on average, the teacher's 23; 67 % were cut off" in page
     assert "&lt;think&gt;\na</span>" in page  # the student's prefix of the mixed-policy response
     assert "http" not in page.replace("http://www.w3.org/", "")  # the names of SVG's vocabulary
 
@@ -220,11 +226,17 @@ def test_parts_that_a_run_does_not_have_are_left_out(
     inputs: dict[str, Path], run_stage: Callable[..., Any], tmp_path: Path
 ) -> None:
     short = SETTINGS.model_copy(
-        update={"evaluate": None, "verify": None, "train": [], "filters": []}
+        update={"evaluate": None, "verify": None, "train": [], "filters": [], "rollouts": None}
     )
     run_stage(report.run, short, inputs)
     page = (tmp_path / "stage" / "report.html").read_text()
-    for heading in ("Accuracy", "Side by side", "Training", "A mixed-policy response"):
+    for heading in (
+        "Accuracy",
+        "Side by side",
+        "Training",
+        "A mixed-policy response",
+        "The student",
+    ):
         assert f"<h2>{heading}" not in page
 
 

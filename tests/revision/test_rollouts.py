@@ -70,8 +70,13 @@ def test_rollouts_keep_their_ids_and_their_own_caps(
     responses = [make(make_prompt(f"p{i}", "ab" * i + "c"), "a" * (4 + i)) for i in range(20)]
     inputs = {"student": random_model_dir, "select": write_records("select", [responses])}
     manifest = run_stage(rollouts.run, SETTINGS, inputs)
-    assert manifest.figures == {"num_prompts": 20, "num_training_prompts": 20}
+    assert manifest.figures["num_prompts"] == manifest.figures["num_training_prompts"] == 20
     written = list(read_records(tmp_path / "stage", Rollout))
+    by_length = manifest.figures["by_length"]
+    assert (by_length[0]["from"], by_length[-1]["to"]) == (4, 23)
+    assert sum(part["num_rollouts"] for part in by_length) == len(written)
+    shares = [rollout.finish_reason == "length" for rollout in written]
+    assert manifest.figures["cut_off"] == pytest.approx(sum(shares) / len(shares))
     assert len(written) + manifest.counts.get("dropped: empty", 0) == 20
     tokenizer = load_tokenizer(model_folder(random_model_dir))
     for rollout in written:
