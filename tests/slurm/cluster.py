@@ -74,9 +74,21 @@ while :; do sleep 1 & wait $!; done  # what a dead slurmd leaves behind stays a 
 """
 
 
-def missing_programs() -> list[str]:
-    """Programs that are not installed; all are wanted, and root."""
-    return [name for name in PROGRAMS if shutil.which(name, path=SYSTEM) is None]
+def why_not() -> str:
+    """What keeps a cluster from being made here; empty: nothing."""
+    missing = [name for name in PROGRAMS if shutil.which(name, path=SYSTEM) is None]
+    if missing or os.geteuid():
+        return f"{', '.join(missing) or 'not root'} (.ci/install-slurm)"
+    # as a sandbox without these rights would answer
+    for command in (
+        ["unshare", "--uts", "--mount", "--pid", "--net", "--fork", "true"],
+        ["ip", "link", "add", "slurmprobe", "type", "bridge"],
+        ["ip", "link", "del", "slurmprobe"],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            return f"{' '.join(command)}: {done.stderr.strip()}"
+    return ""
 
 
 class SlurmCluster:

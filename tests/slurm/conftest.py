@@ -1,6 +1,5 @@
 """A Slurm for all tests here, and a pipeline in a place of its own."""
 
-import os
 import shutil
 import sys
 import tempfile
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.slurm.cluster import SlurmCluster, missing_programs, wait_for
+from tests.slurm.cluster import SlurmCluster, wait_for, why_not
 
 ROOT = Path(__file__).parents[2]
 MICRO = ROOT / "examples" / "cpu_micro"
@@ -22,9 +21,8 @@ JOB_SECONDS = 300.0
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[SlurmCluster]:
     """Two nodes."""
-    missing = missing_programs()
-    if missing or os.geteuid():
-        pytest.skip(f"no Slurm: {', '.join(missing) or 'not root'} (.ci/install-slurm)")
+    if reason := why_not():
+        pytest.skip(f"no Slurm: {reason}")
     # not among pytest's folders, which are closed to all others: munge wants its socket to be seen
     place = Path(tempfile.mkdtemp(prefix="slurm-"))
     place.chmod(0o755)
