@@ -39,6 +39,9 @@ class Report(Settings):
     title: str
     heldout_scores: dict[str, Input] = Field(min_length=1)
     """score_student stages by what they show: before, stage1, stage2, stage3."""
+    exposure_scores: dict[str, Input] = {}
+    """By some of the same names, score_student stages of held-out continuations by the teacher of
+    the student's own prefixes: exposure bias."""
     sample: Input
     filters: list[Input] = []
     select: Input
@@ -48,3 +51,10 @@ class Report(Settings):
     evaluate: Input | None = None
     verify: Input | None = None
     export: Input
+
+    @model_validator(mode="after")
+    def _exposure_of_students_that_are_scored(self) -> "Report":
+        for name in self.exposure_scores:
+            if name not in self.heldout_scores:
+                raise ValueError(f"exposure_scores.{name}: heldout_scores has no {name}")
+        return self

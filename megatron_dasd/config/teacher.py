@@ -90,6 +90,8 @@ class RollOutStudent(Settings):
     model: Input
     responses: Input
     """The selected responses: their prompts are rolled out, their lengths set the caps."""
+    split: Literal["train", "heldout"] = "train"
+    """Which prompts; held-out ones to measure exposure bias on."""
     cap_ratio: Annotated[float, Field(gt=0)] = 1.5
     temperature: Annotated[float, Field(gt=0)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0

@@ -5,13 +5,14 @@ log-likelihood and the samples are read from the records.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from megatron_dasd.artifacts import StageFolder, write_atomic
 from megatron_dasd.config.evaluation import Report
 from megatron_dasd.evaluation import charts
+from megatron_dasd.evaluation.exposure import exposure_figures
 from megatron_dasd.evaluation.heldout import heldout_figures
 from megatron_dasd.evaluation.samples import mixed_policy_example, side_by_side
 from megatron_dasd.manifests import LOGS, METRICS, Manifest, model_folder, read_manifest
@@ -28,9 +29,10 @@ def run(settings: Report, inputs: Mapping[str, Path], folder: StageFolder) -> di
     figures = collect_figures(settings, inputs, manifests)
     folder.write_json("report.json", figures)
     write_atomic(folder.path / "report.html", render(settings, inputs, manifests, figures).encode())
-    for line in heldout_lines(figures):
+    for line in [*heldout_lines(figures), *exposure_lines(figures)]:
         print(f"    {line}", flush=True)
-    return {name: figures[name] for name in ("heldout_nll", "heldout_nll_change", "accuracy")}
+    told = ("heldout_nll", "heldout_nll_change", "exposure_bias", "accuracy")
+    return {name: figures[name] for name in told}
 
 
 def collect_figures(
@@ -46,6 +48,7 @@ def collect_figures(
     return {
         "title": settings.title,
         **heldout_figures(scores),
+        "exposure_bias": _exposure(settings, inputs),
         "accuracy": _figures(manifests, settings.evaluate).get("models", {}),
         "sentence_classes": select["sentence_classes"],
         "sentence_classes_by_temperature": select["sentence_classes_by_temperature"],
@@ -65,6 +68,26 @@ def collect_figures(
         "seconds_total": round(sum(seconds.values()), 3),
         "export_dir": str(model_folder(inputs[settings.export])),
     }
+
+
+def _exposure(settings: Report, inputs: Mapping[str, Path]) -> dict[str, Any]:
+    def scored(references: Mapping[str, str]) -> dict[str, Iterator[ScoredResponse]]:
+        return {
+            name: read_records(inputs[references[name]], ScoredResponse)
+            for name in settings.exposure_scores
+        }
+
+    return exposure_figures(scored(settings.exposure_scores), scored(settings.heldout_scores))
+
+
+def exposure_lines(figures: Mapping[str, Any]) -> list[str]:
+    """Exposure bias in words, a line for each student."""
+    lines = []
+    for name, bias in figures["exposure_bias"].items():
+        spread = "" if bias["spread"] is None else f" ± {bias['spread']:.4f}"
+        draws = f"{bias['num_draws']} draws, {bias['num_continuations']} continuations"
+        lines.append(f"exposure bias {name}: {bias['mean']:+.4f}{spread} nats/token ({draws})")
+    return lines
 
 
 def loss_curves(train_folder: Path) -> dict[str, list[list[float]]]:

@@ -17,7 +17,7 @@ from megatron_dasd.config.teacher import RollOutStudent
 from megatron_dasd.engines.base import Engine, Generation, GenerationRequest
 from megatron_dasd.engines.parts import Job, generate_parts
 from megatron_dasd.manifests import model_folder
-from megatron_dasd.records import FilteredResponse, Prompt, Rollout
+from megatron_dasd.records import FilteredResponse, Prompt, Rollout, Split
 from megatron_dasd.records_io import SetAside, read_records
 from megatron_dasd.revision.lengths import length_figures
 from megatron_dasd.seeds import derive_seed
@@ -32,7 +32,7 @@ def run(
     aside = SetAside(settings.on_malformed)
     tokenizer = load_tokenizer(model_folder(inputs[settings.model]))
     responses = read_records(inputs[settings.responses], FilteredResponse, aside.malformed)
-    caps = prompt_caps(responses, tokenizer, settings.cap_ratio)
+    caps = prompt_caps(responses, tokenizer, settings.cap_ratio, settings.split)
     chosen = choose_prompts(caps, settings.max_prompts, settings.seed)
     generate_parts(
         _jobs(chosen, tokenizer, settings),
@@ -67,15 +67,18 @@ Caps = dict[str, tuple[Prompt, int]]
 
 
 def prompt_caps(
-    responses: Iterator[FilteredResponse], tokenizer: PreTrainedTokenizerBase, cap_ratio: float
+    responses: Iterator[FilteredResponse],
+    tokenizer: PreTrainedTokenizerBase,
+    cap_ratio: float,
+    split: Split = "train",
 ) -> Caps:
-    """The training prompts and how long their rollouts may be: the ratio's product, rounded down.
+    """The prompts of a split and how long their rollouts may be: the ratio's product, rounded down.
 
     A response's length leaves its end-of-turn token out.
     """
     caps: Caps = {}
     for response in responses:
-        if response.prompt.split == "train":
+        if response.prompt.split == split:
             num_tokens = len(encode(tokenizer, response.output, parse_special=False))
             cap = max(1, math.floor(cap_ratio * num_tokens))
             _, longest = caps.get(response.prompt.prompt_id, (None, 0))
