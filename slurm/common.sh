@@ -152,9 +152,11 @@ prepare() {
     told="" child=""
     trap 'told=TERM; pass_on' TERM
     trap 'told=USR1; pass_on' USR1
-    # where the programs are started is seen on all nodes and in containers
-    DASD_STEPS="$(mktemp -d "$PWD/.dasd-steps-XXXXXX")"
-    export DASD_STEPS
+    # where the programs are started is seen on all nodes and in containers; a start of this job that
+    # was killed may have left it
+    export DASD_STEPS="$PWD/.dasd-steps-$SLURM_JOB_ID"
+    rm -rf "$DASD_STEPS"
+    mkdir "$DASD_STEPS"
     trap 'rm -rf "$DASD_STEPS"' EXIT
 }
 
