@@ -134,7 +134,9 @@ look_at_nodes() {
     if [[ $status -eq 75 && -z "$told" ]]; then
         leave_bad_nodes "$(sed -n 's/\t..*//p' "$report" | paste -sd,)"
     fi
-    [[ $status -eq 0 && -z "$told" ]] || finish "$status"
+    # told before the stage has begun: the job is not done, though nothing has failed
+    [[ $status -ne 0 || -z "$told" ]] || status=75
+    [[ $status -eq 0 ]] || finish "$status"
 }
 
 # leave_bad_nodes NODES: put the job back into the queue, to start on other nodes.

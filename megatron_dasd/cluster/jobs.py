@@ -110,7 +110,7 @@ def plan_jobs(pipeline: Pipeline, stages: Collection[str], more: Sequence[str] =
 
     Args:
         stages: in running order.
-        more: options of the pipeline's command line for each stage's job.
+        more: options of the pipeline's command line for the jobs of stages and servers.
 
     Raises:
         UserError: a stage names a service that the file does not have, or ranks fill no nodes.
@@ -122,7 +122,7 @@ def plan_jobs(pipeline: Pipeline, stages: Collection[str], more: Sequence[str] =
         service = service_of(pipeline.stages[stage])
         if service:
             if service not in servers:
-                started = _server_jobs(pipeline, stage, service, stages)
+                started = _server_jobs(pipeline, stage, service, stages, more)
                 servers[service] = [job.name for job in started]
                 jobs += started
             clients.setdefault(service, []).append(stage)
@@ -191,7 +191,7 @@ def _inputs(pipeline: Pipeline, stage: str) -> list[str]:
 
 
 def _server_jobs(
-    pipeline: Pipeline, stage: str, service: str, stages: Collection[str]
+    pipeline: Pipeline, stage: str, service: str, stages: Collection[str], more: Sequence[str]
 ) -> list[Job]:
     cluster = pipeline.cluster
     if service not in cluster.servers:
@@ -209,7 +209,7 @@ def _server_jobs(
         Job(
             name=f"{SERVE}_{service}_{number}",
             script=SERVE,
-            arguments=(str(pipeline.path), service),
+            arguments=(str(pipeline.path), service, *more),
             nodes=server.nodes or 1,
             gpus_per_node=per_node,
             after_ok=tuple(dict.fromkeys(name for name in waits if name in stages)),

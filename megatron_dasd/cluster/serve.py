@@ -31,9 +31,11 @@ def main() -> int:
     parser.add_argument("pipeline", type=Path)
     parser.add_argument("service")
     parser.add_argument("--run-dir", type=Path)
+    parser.add_argument("--set", action="append", default=[], dest="overrides")
     options = parser.parse_args()
     try:
-        return serve(load_pipeline(options.pipeline, options.run_dir), options.service)
+        pipeline = load_pipeline(options.pipeline, options.run_dir, options.overrides)
+        return serve(pipeline, options.service)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return MISTAKE_STATUS

@@ -178,3 +178,10 @@ def test_what_is_asked_for_a_stage_goes_before_what_is_for_its_kind(load: Load) 
 def test_mistakes(load: Load, cluster: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         jobs_of(load(**cluster))
+
+
+def test_servers_look_where_the_stages_do(load: Load) -> None:
+    more = ["--run-dir=elsewhere"]
+    jobs = {job.name: job for job in plan_jobs(load(), ["sample"], more)}
+    assert jobs["serve_teacher_1"].arguments[1:] == ("teacher", "--run-dir=elsewhere")
+    assert jobs["sample"].arguments[1:] == ("sample", "--run-dir=elsewhere")
