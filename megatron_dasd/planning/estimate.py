@@ -30,22 +30,17 @@ _DATA_BYTES = 4 + 1 + 4 + 1
 class Lengths:
     """Tokens of some documents, as far as cost goes by them."""
 
-    num_documents: float
     num_tokens: float
     squared: float
     """Sum of the squares of the documents' lengths."""
 
     def plus(self, other: "Lengths") -> "Lengths":
         """Of both together."""
-        return Lengths(
-            self.num_documents + other.num_documents,
-            self.num_tokens + other.num_tokens,
-            self.squared + other.squared,
-        )
+        return Lengths(self.num_tokens + other.num_tokens, self.squared + other.squared)
 
     def times(self, factor: float) -> "Lengths":
         """So many times over."""
-        return Lengths(self.num_documents * factor, self.num_tokens * factor, self.squared * factor)
+        return Lengths(self.num_tokens * factor, self.squared * factor)
 
 
 @dataclass(frozen=True)
@@ -82,7 +77,7 @@ def lengths_of(pipeline: Pipeline, reference: str) -> Lengths:
         from megatron.core.datasets.indexed_dataset import IndexedDataset
 
         sizes = IndexedDataset(str(data_folder(path) / TOKENS)).sequence_lengths.astype(np.float64)
-        return Lengths(len(sizes), float(sizes.sum()), float(np.square(sizes).sum()))
+        return Lengths(float(sizes.sum()), float(np.square(sizes).sum()))
     if reference not in pipeline.plan.corpora:
         raise UserError(
             f"{pipeline.path}: {reference} is not there; say in plan.corpora.{reference} how many "
@@ -94,7 +89,7 @@ def lengths_of(pipeline: Pipeline, reference: str) -> Lengths:
 def of_corpus(corpus: Corpus) -> Lengths:
     """Of a log-normal distribution: E[n^2] = E[n]^2 exp(sigma^2)."""
     squared = corpus.num_documents * corpus.mean_tokens**2 * math.exp(corpus.sigma**2)
-    return Lengths(corpus.num_documents, corpus.num_tokens, squared)
+    return Lengths(corpus.num_tokens, squared)
 
 
 def products_of(architecture: Architecture) -> Products:
