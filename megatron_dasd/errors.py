@@ -14,6 +14,10 @@ class UserError(Exception):
     """
 
 
+class NothingLeftError(UserError):
+    """Every record has been dropped on the way: there is nothing to make data of."""
+
+
 class Stopped(KeyboardInterrupt):
     """The run was told to stop (SIGTERM, SIGUSR1, a time limit) and goes on when started again.
 

@@ -3,6 +3,7 @@
 A field of type :data:`Input` names another stage of the pipeline, or a path of the user's.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
@@ -43,6 +44,8 @@ _HOW: Any = {
     "server": _REACHING,
 }
 """Settings that say how the work is done, and leave the result as it is."""
+_HOW_OF_ALL = _HOW | {"on_policy": {"stages": {"__all__": _HOW}}}
+"""The same, of the stages within a stage too."""
 
 
 class Settings(BaseModel):
@@ -65,7 +68,12 @@ class Settings(BaseModel):
         A stage may go on under another layout of processes, with another loader of the same rows
         or with other servers of the same model than it began with.
         """
-        return self.model_dump(mode="json", exclude=_HOW)
+        return self.model_dump(mode="json", exclude=_HOW_OF_ALL)
+
+    @property
+    def inner_stages(self) -> "Mapping[str, Settings]":
+        """Stages that this one runs within itself, by name; they may read what it makes too."""
+        return {}
 
 
 class ThinkingFormat(BaseModel):

@@ -1,6 +1,7 @@
 """A pipeline file: YAML in, checked settings and an ordered graph of stages out."""
 
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from megatron_dasd.config.base import Reference, Settings
 from megatron_dasd.config.cluster import Cluster
+from megatron_dasd.config.on_policy import CHECKPOINT, WEIGHTS
 from megatron_dasd.config.planning import Plan
 from megatron_dasd.config.stages import StageSettings
 from megatron_dasd.errors import UserError
@@ -81,16 +83,45 @@ class Pipeline:
 
 
 def references(settings: Settings) -> list[str]:
-    """All references among a stage's settings, in field order, each once."""
-    found: list[str] = []
+    """All references among a stage's settings, in field order, each once.
+
+    Of those of stages within the stage, what they find outside of it.
+    """
+    found = list(own_references(settings))
+    inside = {WEIGHTS, CHECKPOINT, *settings.inner_stages}
+    for inner in settings.inner_stages.values():
+        found += [ref for ref in own_references(inner) if ref not in inside]
+    return list(dict.fromkeys(found))
+
+
+def own_references(settings: Settings) -> Iterator[str]:
+    """The references of a stage itself."""
+    for name in _reference_fields(settings):
+        value = getattr(settings, name)
+        values = value.values() if isinstance(value, dict) else value
+        yield from [values] if isinstance(values, str) else list(values or [])
+
+
+def resolved(settings: Settings, places: Mapping[str, Path]) -> Settings:
+    """The same settings with other names for what they refer to; what has none keeps its own."""
+
+    def renamed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: renamed(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [renamed(one) for one in value]
+        return str(places.get(value, value)) if isinstance(value, str) else value
+
+    new = {name: renamed(getattr(settings, name)) for name in _reference_fields(settings)}
+    return settings.model_copy(update=new)
+
+
+def _reference_fields(settings: Settings) -> Iterator[str]:
     for name, info in type(settings).model_fields.items():
         if any(isinstance(m, Reference) for m in info.metadata) or _holds_reference(
             info.annotation
         ):
-            value = getattr(settings, name)
-            values = value.values() if isinstance(value, dict) else value
-            found += [values] if isinstance(values, str) else list(values or [])
-    return list(dict.fromkeys(found))
+            yield name
 
 
 def _holds_reference(annotation: Any) -> bool:
@@ -133,7 +164,7 @@ def load_pipeline(
     )
     _check_references(pipeline)
     _check_cluster(pipeline)
-    return replace(pipeline, stages={name: pipeline.stages[name] for name in _order(pipeline)})
+    return in_order(pipeline)
 
 
 class _Loader(yaml.SafeLoader):
@@ -264,8 +295,12 @@ def _check_cluster(pipeline: Pipeline) -> None:
             )
 
 
-def _order(pipeline: Pipeline) -> list[str]:
-    """The stages in the file's order, but each after those whose results it reads."""
+def in_order(pipeline: Pipeline) -> Pipeline:
+    """The stages in the file's order, but each after those whose results it reads.
+
+    Raises:
+        UserError: stages wait for each other.
+    """
     graph = {name: pipeline.upstream(name) for name in pipeline.stages}
     try:
         TopologicalSorter(graph).prepare()
@@ -282,4 +317,4 @@ def _order(pipeline: Pipeline) -> list[str]:
 
     for name in graph:
         place(name)
-    return list(ordered)
+    return replace(pipeline, stages={name: pipeline.stages[name] for name in ordered})

@@ -97,6 +97,10 @@ class RollOutStudent(Settings):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     system_prompt: str | None = None
     max_prompts: Positive | None = None
+    """Prompts, drawn at random; None: all there are."""
+    skip_prompts: Annotated[int, Field(ge=0)] = 0
+    """So many of the random order are passed over, around its end and on: the prompts that others
+    have rolled out."""
     num_rollouts: Positive = 1
     """Rollouts a prompt: more where few reach their cap."""
     engine: Engine = Engine()

@@ -1,10 +1,12 @@
 """Settings of training and of checkpoints, in and out."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from megatron_dasd.config.base import Fraction, Input, Launch, Positive, Settings
+from megatron_dasd.config.on_policy import OnPolicy
 
 Precision = Literal["fp32", "bf16", "fp8-blockwise", "fp8-tensorwise", "fp8-delayed"]
 Loader = Literal["torch", "dali"]
@@ -88,6 +90,8 @@ class Train(Settings):
     """The teacher's likeliest tokens (``score_topk`` of ``data``), for token-level distillation."""
     distillation: Distillation = Distillation()
     """What is made of them."""
+    on_policy: OnPolicy | None = None
+    """Rows made of the student's own answers while it trains, in place of some of the data's."""
     save_interval: Positive | None = None
     """Iterations between checkpoints; None: at the end only."""
     keep_checkpoints: Positive = 2
@@ -115,6 +119,19 @@ class Train(Settings):
         if self.teacher_topk and self.ramp_data:
             raise ValueError("teacher_topk is of data alone; leave ramp_data out")
         return self
+
+    @model_validator(mode="after")
+    def _blends_once(self) -> "Train":
+        if self.on_policy and self.ramp_data:
+            raise ValueError("on_policy and ramp_data both take the place of data; give one")
+        if self.on_policy and bool(self.teacher_topk) != bool(self.on_policy.of_kind("score_topk")):
+            raise ValueError("on_policy: stages has a score_topk where teacher_topk is given alone")
+        return self
+
+    @property
+    def inner_stages(self) -> Mapping[str, Settings]:
+        """The stages of a worker's round."""
+        return self.on_policy.stages if self.on_policy else {}
 
 
 class ImportHf(Settings):

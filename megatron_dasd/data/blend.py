@@ -16,9 +16,9 @@ from typing import Any
 import numpy.typing as npt
 
 from megatron_dasd.config.training import Ramp
+from megatron_dasd.data.alike import require_alike
 from megatron_dasd.data.packed_dataset import PackedDataset
 from megatron_dasd.data.rows import Row
-from megatron_dasd.errors import UserError
 
 
 def num_from_second(ramp: Ramp, num_samples: int, sample: int) -> int:
@@ -52,13 +52,7 @@ class BlendedDataset:
         """
         self.sets = (first, second)
         self.meta = first.meta
-        for name in ("seq_length", "pack_align", "vocab_size", "companions"):
-            mine, other = getattr(first.meta, name), getattr(second.meta, name)
-            if mine != other:
-                raise UserError(
-                    f"{path}: {name} is {other}, that of the data it is blended with {mine}; "
-                    "preprocess both alike"
-                )
+        require_alike(first.meta, second.meta, path)
 
     def __len__(self) -> int:
         return sum(map(len, self.sets))

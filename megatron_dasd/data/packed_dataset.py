@@ -4,7 +4,7 @@ Opening costs the same for any number of documents: what can be told from sizes 
 checked then, what a row rests on when the row is read, and the whole by ``data.integrity``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset
 from megatron_dasd.data.groups import Names, renumbered
 from megatron_dasd.data.indexed import index_head
 from megatron_dasd.data.meta import (
+    COMPANIONS,
     DOCUMENT_GROUPS,
     GROUPS,
     LOSS_MASK,
@@ -37,17 +38,22 @@ _AGAIN = "run the preprocessing stage again"
 class PackedDataset:
     """The rows of a preprocessing stage's folder (see ``data.rows``), read through memory maps."""
 
-    def __init__(self, path: Path, names: Names | None = None) -> None:
+    def __init__(
+        self, path: Path, names: Names | None = None, companions: Sequence[str] | None = None
+    ) -> None:
         """Open the files.
 
         Args:
             path: the stage's folder, or ``data`` in it.
             names: what the groups of documents are numbered by in the rows; this data set's own
                 by default.
+            companions: those that the rows have, unknown where this data set has none; its own by
+                default.
 
         Raises:
             UserError: a file is missing, cut short, or does not fit the others.
         """
+        self.path = path
         self.meta = read_meta(path)
         self._folder = data_folder(path)
         self._refuse(self._misfits_of_files())
@@ -67,7 +73,8 @@ class PackedDataset:
             raise UserError(f"{self._folder}: damaged ({error}); {_AGAIN}") from None
         self.packs = Packs(documents, offsets)
         self._numbers = renumbered(self.meta.groups, self.meta.groups if names is None else names)
-        self._fields = (*self.meta.companions, *self._numbers)
+        self.companions = self.meta.companions if companions is None else list(companions)
+        self._fields = (*self.companions, *self._numbers)
         self._refuse(self._misfits_of_counts())
 
     def __len__(self) -> int:
@@ -111,6 +118,8 @@ class PackedDataset:
         if self._weights is not None:
             values[LOSS_MASK] = values[LOSS_MASK] * self._weights[number]
         size = len(values[TOKENS])
+        for name in self.companions:
+            values.setdefault(name, np.full(size, COMPANIONS[name].unknown, COMPANIONS[name].dtype))
         for kind, numbers in self._numbers.items():
             own = 0 if self._groups is None else self._groups[number, GROUPS.index(kind)]
             values[kind] = np.full(size, numbers[own])

@@ -39,7 +39,7 @@ from megatron_dasd.data.shards import Job, is_done, make_shard, shard_path, skip
 from megatron_dasd.data.tokenizer import read_vocab_size
 from megatron_dasd.data.weights import sequence_weights
 from megatron_dasd.data.workers import run_all
-from megatron_dasd.errors import UserError
+from megatron_dasd.errors import NothingLeftError, UserError
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.progress import progress
 from megatron_dasd.records_io import SetAside, read_records
@@ -59,7 +59,8 @@ def run(
     """Write the packed data, and a record of every document beside it.
 
     Raises:
-        UserError: no response is left to train on, or a record is malformed.
+        NothingLeftError: no response is left to train on.
+        UserError: a record is malformed.
     """
     if not _is_whole(folder):
         _Preprocessing(settings, inputs, folder).run()
@@ -117,7 +118,7 @@ class _Preprocessing:
             shards = self._make_shards()
         if not _num_kept(self._folder):
             counts = dict(self._folder.tally())
-            raise UserError(f"{self._responses}: no response left to train on ({counts})")
+            raise NothingLeftError(f"{self._responses}: no response left to train on ({counts})")
         scratch = self._folder.scratch(DATA)
         if self._settings.reweight_tau is not None:
             np.save(scratch / SEQUENCE_WEIGHTS, self._weights(self._settings.reweight_tau))

@@ -81,18 +81,24 @@ class DistillationDataset(PackedDataset):
     ``PackedDataset`` gives, both ``[seq, k]``.
     """
 
-    def __init__(self, path: Path, top: Path, names: Names | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        top: Path,
+        names: Names | None = None,
+        companions: Sequence[str] | None = None,
+    ) -> None:
         """Open the files.
 
         Args:
             path: packed data.
             top: folder of the stage that scored it.
-            names: see ``PackedDataset``.
+            names: see ``PackedDataset``, as ``companions``.
 
         Raises:
             UserError: a file is missing or damaged, or belongs to other documents.
         """
-        super().__init__(path, names)
+        super().__init__(path, names, companions)
         folder = data_folder(top)
         try:
             self.top = TopMeta(**json.loads((folder / META).read_text()))

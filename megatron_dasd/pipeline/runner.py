@@ -101,7 +101,7 @@ def run_stages(pipeline: Pipeline, stages: Collection[str]) -> list[Outcome]:
         try:
             outcome = _run_stage(pipeline, stage)
         except UserError as error:
-            raise UserError(f"stage {stage}: {error}") from None
+            raise type(error)(f"stage {stage}: {error}") from None
         except ModuleNotFoundError as error:
             if error.name not in EXTRAS:
                 raise

@@ -33,9 +33,9 @@ def run(
     tokenizer = load_tokenizer(model_folder(inputs[settings.model]))
     responses = read_records(inputs[settings.responses], FilteredResponse, aside.malformed)
     caps = prompt_caps(responses, tokenizer, settings.cap_ratio, settings.split)
-    chosen = choose_prompts(caps, settings.max_prompts, settings.seed)
+    chosen = choose_prompts(caps, settings.max_prompts, settings.seed, settings.skip_prompts)
     generate_parts(
-        _jobs(chosen, tokenizer, settings),
+        _jobs(caps, chosen, tokenizer, settings),
         Rollout,
         num_jobs=len(chosen) * settings.num_rollouts,
         folder=folder,
@@ -86,11 +86,22 @@ def prompt_caps(
     return caps
 
 
-def choose_prompts(caps: Caps, max_prompts: int | None, seed: int | None) -> Caps:
-    """A random subset that depends on the seed and the ids alone; all without a bound."""
+def choose_prompts(
+    caps: Caps, max_prompts: int | None, seed: int | None, skip_prompts: int = 0
+) -> dict[str, int]:
+    """The first of a random order that depends on the seed and the ids alone; all without a bound.
+
+    Args:
+        skip_prompts: so many of the order, around its end and on, are passed over.
+
+    Returns:
+        By prompt id how often the order had come around before it, in the order of ``caps``.
+    """
     ranked = sorted(caps, key=lambda prompt_id: derive_seed(seed, "rollout prompts", prompt_id))
-    chosen = set(ranked[:max_prompts])
-    return {prompt_id: cap for prompt_id, cap in caps.items() if prompt_id in chosen}
+    wanted = len(ranked) if max_prompts is None else min(max_prompts, len(ranked))
+    places = (divmod(skip_prompts + i, len(ranked)) for i in range(wanted))
+    around = {ranked[place]: times for times, place in places}
+    return {prompt_id: around[prompt_id] for prompt_id in caps if prompt_id in around}
 
 
 @dataclass(frozen=True)
@@ -115,12 +126,18 @@ class _Rollout:
 
 
 def _jobs(
-    caps: Caps, tokenizer: PreTrainedTokenizerBase, settings: RollOutStudent
+    caps: Caps,
+    chosen: Mapping[str, int],
+    tokenizer: PreTrainedTokenizerBase,
+    settings: RollOutStudent,
 ) -> Iterator[Job[Rollout]]:
-    for prompt_id, (prompt, cap) in caps.items():
+    for prompt_id, times in chosen.items():
+        prompt, cap = caps[prompt_id]
         turns = all_turns(prompt.messages, settings.system_prompt)
         text = render_turns(tokenizer, turns)
-        for number in range(settings.num_rollouts):
+        # a prompt that comes around again gets candidates that it has not had
+        first = times * settings.num_rollouts
+        for number in range(first, first + settings.num_rollouts):
             seed = derive_seed(settings.seed, "rollout", prompt_id, number)
             wanted = _Rollout(prompt, number, cap, seed)
             request = GenerationRequest(

@@ -13,6 +13,7 @@ import numpy as np
 
 from megatron_dasd.config.training import Loader, Ramp
 from megatron_dasd.data.blend import BlendedDataset, num_from_second
+from megatron_dasd.data.growing import GrowingDataset
 from megatron_dasd.data.order import pack_at
 from megatron_dasd.data.packed_dataset import PackedDataset
 from megatron_dasd.data.rows import Row
@@ -28,6 +29,8 @@ class Member(NamedTuple):
 
 
 ALONE = Member(0, 1)
+
+RowSource = PackedDataset | BlendedDataset | GrowingDataset
 
 PackOf = Callable[[int], int | None]
 """The pack behind a global sample index; None: a row of padding."""
@@ -77,7 +80,7 @@ def heldout_packs(num_packs: int, global_batch_size: int) -> PackOf:
 
 
 def batches(
-    data: PackedDataset | BlendedDataset,
+    data: RowSource,
     pack_of: PackOf,
     first_sample: int,
     data_parallel: Member,
@@ -101,6 +104,6 @@ def batches(
     return map(to_batch, rows)
 
 
-def _numbered_row(data: PackedDataset | BlendedDataset, pack: int | None) -> Row:
+def _numbered_row(data: RowSource, pack: int | None) -> Row:
     row, number = (data.padding_row(), -1) if pack is None else (data[pack], pack)
     return row | {ROW_NUMBER: np.array([number])}

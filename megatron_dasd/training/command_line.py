@@ -145,6 +145,7 @@ def payload_of(argv: list[str]) -> dict[str, Any]:
         "shows_progress": True,
         "loader": own.dasd_loader,
         "teacher_topk": own.dasd_teacher_topk,
+        "on_policy": None,
         "loss": {
             "normalise_by": own.dasd_normalise_by,
             "chunked_loss": not own.dasd_whole_logits,

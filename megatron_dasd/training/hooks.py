@@ -8,7 +8,10 @@ signatures are not the known ones.
 import inspect
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch.nn import Module
 
 _KNOWN_PARAMETERS = {
     "post_training_step_callbacks": (
@@ -26,8 +29,12 @@ _KNOWN_PARAMETERS = {
 class Hooks:
     """What to do at these moments: by default nothing.  Every rank calls them, in step."""
 
-    def on_step_end(self, iteration: int) -> None:
-        """The optimizer has made its step ``iteration``, counted from 1."""
+    def on_step_end(self, iteration: int, model: "Sequence[Module]") -> None:
+        """The optimizer has made its step ``iteration``, counted from 1.
+
+        Args:
+            model: the model chunks of this rank.
+        """
 
     def before_checkpoint(self, iteration: int) -> None:
         """A checkpoint of this iteration is about to be written."""
@@ -65,9 +72,9 @@ def _after_step(callbacks: Callable[..., Any], hooks: Sequence[Hooks]) -> Callab
     @wraps(callbacks)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         result = callbacks(*args, **kwargs)
-        iteration = signature.bind(*args, **kwargs).arguments["iteration"]
+        given = signature.bind(*args, **kwargs).arguments
         for hook in hooks:
-            hook.on_step_end(iteration)
+            hook.on_step_end(given["iteration"], given["model"])
         return result
 
     return wrapped

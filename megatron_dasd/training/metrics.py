@@ -8,7 +8,7 @@ import inspect
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,16 @@ _KNOWN_PARAMETERS = {
 }
 
 
-Figures = Callable[[int, float], dict[str, Any]]
+type Figures = Callable[[int, float], dict[str, Any]]
 """Of the steps up to so many consumed samples, which took so many seconds."""
 
 
-def install(path: Path | None, further: Figures, bar: Bar | None = None) -> None:
+def install(path: Path | None, further: Sequence[Figures], bar: Bar | None = None) -> None:
     """Append a line a step to ``path``, and one for each held-out evaluation.
 
     Args:
         path: None: no such file.
-        further: more figures, asked for on the rank that writes, for Megatron's own writers too.
+        further: give more figures, on the rank that writes, for Megatron's own writers too.
         bar: moved a step at a time, on a rank that shows the progress.
 
     Raises:
@@ -58,7 +58,10 @@ def _append(path: Path | None, line: dict[str, Any]) -> None:
 
 
 def _log_step(
-    training_log: Callable[..., Any], path: Path | None, further: Figures, bar: Bar | None
+    training_log: Callable[..., Any],
+    path: Path | None,
+    further: Sequence[Figures],
+    bar: Bar | None,
 ) -> Callable[..., Any]:
     signature = inspect.signature(training_log)
     last = time.monotonic()
@@ -70,7 +73,7 @@ def _log_step(
         writes = _is_last_rank() and bool(given["loss_dict"])
         now = time.monotonic()
         if writes or bar:
-            figures = further(get_args().consumed_train_samples, now - last)
+            figures = _taken(further, get_args().consumed_train_samples, now - last)
         if bar:
             bar.advance(1, _note(given["loss_dict"], figures))
         # The loss lives on the last pipeline stage; the last rank writes, as Megatron's own log.
@@ -92,6 +95,10 @@ def _log_step(
         return training_log(*args, **kwargs)
 
     return logged
+
+
+def _taken(further: Sequence[Figures], samples: int, seconds: float) -> dict[str, Any]:
+    return {name: value for take in further for name, value in take(samples, seconds).items()}
 
 
 def drop_absent(losses: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from megatron_dasd.checkpoint import tracker
 from megatron_dasd.checkpoint.artifact import TRACKER, MegatronCheckpoint, open_checkpoint
-from megatron_dasd.data.groups import Names, all_names
+from megatron_dasd.data.groups import all_names
 from megatron_dasd.data.meta import read_meta
 from megatron_dasd.device.launch import run_program
 from megatron_dasd.errors import STOPPED_STATUS
@@ -55,7 +55,9 @@ def main(payload: dict[str, Any]) -> None:
     from megatron_dasd.precision.emulation import with_precision
     from megatron_dasd.precision.numerics import Numerics
     from megatron_dasd.training import hooks, metrics
+    from megatron_dasd.training.iterators import data_iterators
     from megatron_dasd.training.keeper import Keeper
+    from megatron_dasd.training.on_policy import OnPolicy
     from megatron_dasd.training.step import forward_step
     from megatron_dasd.training.throughput import Throughput
 
@@ -63,18 +65,25 @@ def main(payload: dict[str, Any]) -> None:
     numerics, throughput = Numerics(), Throughput(args)
     provider_of_model = with_precision(args, model_provider, numerics)
     set_startup_timestamps(program_start=start, main_entry=time.time())
-    provider = partial(_data_iterators, payload=payload, throughput=throughput, names=names)
-    provider.is_distributed = True  # type: ignore[attr-defined]  # every rank reads for itself
     acting: list[hooks.Hooks] = []
     if args.save:
         num_weights = start_from.num_weights if start_from else 0
         num_bytes = num_weights * _BYTES_OF_A_WEIGHT[args.bf16]
         acting.append(Keeper(Path(args.save), payload["keep_checkpoints"], num_bytes))
+    figures: list[metrics.Figures] = [throughput.take, lambda *_: numerics.take()]
+    on_policy = OnPolicy.of(payload["on_policy"], payload["loader"], args)
+    if on_policy:
+        acting.append(on_policy)
+        figures.append(on_policy.take)
     hooks.install(acting)
+    provider = partial(
+        data_iterators, payload=payload, throughput=throughput, names=names, on_policy=on_policy
+    )
+    provider.is_distributed = True  # type: ignore[attr-defined]  # every rank reads for itself
     with _progress(args, payload) as bar, _stage_end(acting):
         metrics.install(
             Path(payload["metrics"]) if payload["metrics"] else None,
-            lambda samples, seconds: throughput.take(samples, seconds) | numerics.take(),
+            figures,
             bar,
         )
         pretrain(
@@ -130,65 +139,6 @@ def _look_through_checkpoints(args: Namespace) -> MegatronCheckpoint | None:
         if flag and (args.ckpt_step is not None or (Path(flag) / TRACKER).exists()):
             found = open_checkpoint(Path(flag), args.ckpt_step)
     return found
-
-
-def _data_iterators(
-    _num_samples: Any,
-    payload: dict[str, Any],
-    throughput: Any,
-    names: Names,
-    vp_stage: int | None = None,
-) -> tuple[Iterator[Any], Iterator[Any] | None, None]:
-    """Training and held-out rows of this rank; the training rows go on after the consumed ones."""
-    from megatron.core import mpu
-    from megatron.training import get_args
-
-    from megatron_dasd.config.training import Ramp
-    from megatron_dasd.data.blend import BlendedDataset
-    from megatron_dasd.data.packed_dataset import PackedDataset
-    from megatron_dasd.training.batches import (
-        Member,
-        batches,
-        heldout_packs,
-        ramped_packs,
-        training_packs,
-    )
-
-    args = get_args()
-    places = (
-        Member(mpu.get_data_parallel_rank(), mpu.get_data_parallel_world_size()),
-        Member(mpu.get_context_parallel_rank(), mpu.get_context_parallel_world_size()),
-    )
-    train = _training_data(payload, names)
-    loader = payload["loader"]
-    num_samples = payload["num_samples"] or args.train_iters * args.global_batch_size
-    if isinstance(train, BlendedDataset):
-        first, second = map(len, train.sets)
-        ramp = Ramp.model_validate(payload["ramp"])
-        train_packs = ramped_packs((first, second), num_samples, ramp, args.seed)
-    else:
-        train_packs = training_packs(len(train), num_samples, args.seed)
-    throughput.begin(train, train_packs, args.consumed_train_samples)
-    train_rows = batches(train, train_packs, args.consumed_train_samples, *places, loader)
-    if not payload["heldout"]:
-        return train_rows, None, None
-    heldout = PackedDataset(Path(payload["heldout"]), names)
-    packs = heldout_packs(len(heldout), args.global_batch_size)
-    return train_rows, batches(heldout, packs, 0, *places, loader), None
-
-
-def _training_data(payload: dict[str, Any], names: Names) -> Any:
-    from megatron_dasd.data.blend import BlendedDataset
-    from megatron_dasd.data.packed_dataset import PackedDataset
-    from megatron_dasd.data.teacher_top import DistillationDataset
-
-    path = Path(payload["data"])
-    if payload["teacher_topk"]:
-        return DistillationDataset(path, Path(payload["teacher_topk"]), names)
-    if payload["ramp_data"]:
-        second = Path(payload["ramp_data"])
-        return BlendedDataset(PackedDataset(path, names), PackedDataset(second, names), second)
-    return PackedDataset(path, names)
 
 
 if __name__ == "__main__":

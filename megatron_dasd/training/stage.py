@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.checkpoint import tracker
 from megatron_dasd.checkpoint.artifact import FOLDER, open_checkpoint, remember_source
+from megatron_dasd.config.data import PreprocessData
 from megatron_dasd.config.training import Train
 from megatron_dasd.data.meta import DataMeta, read_meta
 from megatron_dasd.device.launch import launch
@@ -18,8 +20,11 @@ from megatron_dasd.models.architecture import Flags, read_architecture
 from megatron_dasd.models.program import layout_flags
 from megatron_dasd.precision.recipes import RECIPES, precision_flags, weights_dtype, where_fp8_runs
 from megatron_dasd.progress import progress
+from megatron_dasd.training.exchange import Exchange
+from megatron_dasd.training.ledger import read_ledger
 from megatron_dasd.training.metrics_file import forget_after, last_step
 from megatron_dasd.training.program import ROWS_FLAGS
+from megatron_dasd.training.rollout_worker import RolloutWorker
 from megatron_dasd.training.writers import writer_flags
 
 
@@ -36,20 +41,23 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
     iterations = math.ceil(num_samples / settings.global_batch_size)
     saves = folder.path / FOLDER
     metrics = folder.path / LOGS / METRICS
-    payload = _payload(settings, inputs, saves, iterations) | {
-        "num_samples": num_samples,
-        "metrics": str(metrics),
-    }
+    payload = _payload(settings, inputs, saves, num_samples) | {"metrics": str(metrics)}
     fp8 = where_fp8_runs() if settings.precision in RECIPES else None
     if fp8:
         print(f"    {settings.precision}: {fp8}", flush=True)
     done = tracker.repair(saves)
     forget_after(metrics, done)
+    exchange = Exchange(folder.path)
+    if settings.on_policy:
+        exchange.make()
+        tracker.repair(exchange.weights)
     if done < iterations:
-        _Training(settings, payload, folder, metrics, iterations).go_on(done)
+        worker = _worker(settings, inputs, folder)
+        _Training(settings, payload, folder, metrics, iterations, worker).go_on(done)
     else:
         print(f"    iteration {done} was the last and is saved: nothing to train", flush=True)
     tracker.keep_only(saves, iterations)
+    exchange.tidy_up()
     remember_source(model_folder(inputs[settings.model]), saves)
     return {
         "dtype": weights_dtype(settings.precision),
@@ -59,17 +67,19 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
         "num_samples": num_samples,
         "padding_samples": iterations * settings.global_batch_size - num_samples,
         "loss_tokens_per_epoch": data.num_loss_tokens,
+        **({"on_policy": read_ledger(exchange.ledger).figures()} if settings.on_policy else {}),
     }
 
 
 def _payload(
-    settings: Train, inputs: Mapping[str, Path], saves: Path, iterations: int
+    settings: Train, inputs: Mapping[str, Path], saves: Path, num_samples: int
 ) -> dict[str, Any]:
-    """What the training program is to do, but for what :func:`run` adds.
+    """What the training program is to do, but for where its metrics go.
 
     Raises:
         UserError: a checkpoint that must not be opened, or settings that ask for what is not there.
     """
+    iterations = math.ceil(num_samples / settings.global_batch_size)
     data = read_meta(inputs[settings.data])
     heldout = read_meta(inputs[settings.heldout]) if settings.heldout else None
     start = open_checkpoint(inputs[settings.checkpoint])
@@ -100,7 +110,9 @@ def _payload(
         "ramp_data": str(inputs[settings.ramp_data]) if settings.ramp_data else None,
         "ramp": settings.ramp.model_dump(),
         "heldout": str(inputs[settings.heldout]) if settings.heldout else None,
+        "num_samples": num_samples,
         "teacher_topk": str(inputs[settings.teacher_topk]) if settings.teacher_topk else None,
+        "on_policy": _on_policy(settings, data, saves.parent, num_samples),
         "keep_checkpoints": settings.keep_checkpoints,
         "shows_progress": False,
         "loader": settings.loader,
@@ -113,6 +125,30 @@ def _payload(
     }
 
 
+def _on_policy(
+    settings: Train, data: DataMeta, stage: Path, num_samples: int
+) -> dict[str, Any] | None:
+    """What the training program is to know of the worker's rows.
+
+    Raises:
+        UserError: they would not be like the data's.
+    """
+    given = settings.on_policy
+    if given is None:
+        return None
+    (name,) = given.of_kind("preprocess_data")
+    made = given.stages[name]
+    assert isinstance(made, PreprocessData)
+    for field in ("seq_length", "pack_align"):
+        wanted, found = getattr(data, field), getattr(made, field)
+        if found != wanted:
+            raise UserError(f"on_policy.stages.{name}.{field}: {found}, that of data is {wanted}")
+    if "rampup-batch-size" in {flag.replace("_", "-") for flag in settings.megatron}:
+        raise UserError("megatron.rampup-batch-size: with on_policy all steps have as many rows")
+    plan = given.model_dump(include={"share", "max_age", "every"})
+    return {**plan, "stage": str(stage), "num_samples": num_samples}
+
+
 @dataclass(frozen=True)
 class _Training:
     """The ranks of a stage, started and waited for."""
@@ -122,6 +158,7 @@ class _Training:
     folder: StageFolder
     metrics: Path
     iterations: int
+    worker: RolloutWorker | None
 
     def go_on(self, done: int) -> None:
         """Train from an iteration to the last.
@@ -152,19 +189,45 @@ class _Training:
 
             def show() -> None:
                 nonlocal shown
+                if self.worker:
+                    self.worker.poll()
                 line = last_step(self.metrics)
                 if line and line["iteration"] > shown:
-                    rate = f"{line['tokens_per_second']:,.0f} tokens/s"
-                    bar.advance(line["iteration"] - shown, note=f"loss {line['loss']:.4f}, {rate}")
+                    bar.advance(line["iteration"] - shown, note=_note(line))
                     shown = line["iteration"]
 
-            launch(
-                "megatron_dasd.training.program",
-                self.payload,
-                self.settings.launch.num_ranks,
-                path / LOGS,
-                on_poll=show,
-            )
+            with self.worker or nullcontext():
+                launch(
+                    "megatron_dasd.training.program",
+                    self.payload,
+                    self.settings.launch.num_ranks,
+                    path / LOGS,
+                    on_poll=show,
+                )
+
+
+def _note(line: dict[str, Any]) -> str:
+    """What the progress shows of a step."""
+    note = f"loss {line['loss']:.4f}, {line['tokens_per_second']:,.0f} tokens/s"
+    if rows := line.get("on_policy_rows"):
+        note += f", {rows} on-policy rows {line['on_policy_age']:.0f} steps old"
+    return note
+
+
+def _worker(
+    settings: Train, inputs: Mapping[str, Path], folder: StageFolder
+) -> RolloutWorker | None:
+    if settings.on_policy is None:
+        return None
+    payload = {
+        "stage": str(folder.path.absolute()),
+        "model": str(inputs[settings.model].absolute()),
+        "start": str(inputs[settings.checkpoint].absolute()),
+        "settings": settings.on_policy.model_dump(mode="json"),
+        "seed": settings.seed,
+        "places": {name: str(path.absolute()) for name, path in inputs.items()},
+    }
+    return RolloutWorker(payload, folder.path / LOGS)
 
 
 def _optimizer_flags(settings: Train, iterations: int) -> Flags:

@@ -7,10 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from megatron_dasd.data.blend import BlendedDataset
-from megatron_dasd.data.packed_dataset import PackedDataset
 from megatron_dasd.models.flops import PEAK_FLOPS, Products
-from megatron_dasd.training.batches import PackOf
+from megatron_dasd.training.batches import PackOf, RowSource
 
 
 def flops(args: Namespace, lengths: npt.NDArray[Any]) -> float:
@@ -46,9 +44,7 @@ class Throughput:
         self._world_size = args.world_size
         self._peak = peak_flops(torch.cuda.get_device_name() if _on_gpu() else "")
 
-    def begin(
-        self, data: PackedDataset | BlendedDataset, pack_of: PackOf, first_sample: int
-    ) -> None:
+    def begin(self, data: RowSource, pack_of: PackOf, first_sample: int) -> None:
         """Training starts at a sample."""
         self._data, self._pack_of, self._sample = data, pack_of, first_sample
 

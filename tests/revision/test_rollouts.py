@@ -56,7 +56,20 @@ def test_a_subset_depends_on_seed_and_ids_alone(make_prompt: Callable[..., Promp
     backwards = dict(reversed(caps.items()))
     assert set(choose_prompts(backwards, 5, seed=1)) == set(chosen)
     assert set(choose_prompts(caps, 5, seed=2)) != set(chosen)
-    assert choose_prompts(caps, None, seed=1) == caps
+    assert choose_prompts(caps, None, seed=1) == dict.fromkeys(caps, 0)
+
+
+def test_the_order_of_prompts_goes_on_behind_those_passed_over_and_around_its_end(
+    make_prompt: Callable[..., Prompt],
+) -> None:
+    caps = {f"p{i}": (make_prompt(f"p{i}"), i) for i in range(5)}
+    rounds = [choose_prompts(caps, 2, seed=1, skip_prompts=2 * number) for number in range(5)]
+    times = {prompt_id: [] for prompt_id in caps}
+    for chosen in rounds:
+        for prompt_id, around in chosen.items():
+            times[prompt_id].append(around)
+    assert times == {prompt_id: [0, 1] for prompt_id in caps}  # ten places, five prompts
+    assert choose_prompts({}, 2, seed=1, skip_prompts=4) == {}
 
 
 def test_rollouts_keep_their_ids_and_their_own_caps(

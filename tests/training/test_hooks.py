@@ -14,8 +14,8 @@ class Recorder(Hooks):
     def __init__(self, calls: Calls, name: str) -> None:
         self._calls, self._name = calls, name
 
-    def on_step_end(self, iteration: int) -> None:
-        self._calls.append((f"{self._name} step", iteration))
+    def on_step_end(self, iteration: int, model: Any) -> None:
+        self._calls.append((f"{self._name} step of {model}", iteration))
 
     def before_checkpoint(self, iteration: int) -> None:
         self._calls.append((f"{self._name} before", iteration))
@@ -54,12 +54,12 @@ def test_hooks_are_called_around_what_megatron_does(monkeypatch: pytest.MonkeyPa
     for function in (post_training_step_callbacks, save_checkpoint_and_time):
         monkeypatch.setattr(training, function.__name__, function)
     install([Recorder(calls, "a"), Recorder(calls, "b")])
-    assert training.post_training_step_callbacks(None, None, None, 7, None, 1.5, None) == 1.5
+    assert training.post_training_step_callbacks("m", None, None, 7, None, 1.5, None) == 1.5
     training.save_checkpoint_and_time(8, None, None, None, 0.0, None, train_data_iterator=None)
     assert calls == [
         ("megatron step", 7),
-        ("a step", 7),
-        ("b step", 7),
+        ("a step of m", 7),
+        ("b step of m", 7),
         ("a before", 8),
         ("b before", 8),
         ("megatron saves", 8),

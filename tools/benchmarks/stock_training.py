@@ -22,7 +22,7 @@ def main(payload: dict[str, Any]) -> None:
 
     from megatron_dasd.training import metrics
 
-    metrics.install(Path(payload["metrics"]), lambda *_: {})
+    metrics.install(Path(payload["metrics"]), [])
     set_startup_timestamps(program_start=time.time(), main_entry=time.time())
     pretrain(
         pretrain_cfg_container_from_args(args),

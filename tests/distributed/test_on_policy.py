@@ -1,0 +1,227 @@
+"""Training with a worker beside it: what the ledger says is what is trained on, come what may."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from megatron_dasd.data.meta import TOKENS, Document
+from megatron_dasd.data.packed_dataset import PackedDataset
+from megatron_dasd.device.launch import launch
+from megatron_dasd.manifests import LOGS, METRICS, model_folder
+from megatron_dasd.records import FilteredResponse, Rollout
+from megatron_dasd.records_io import read_records
+from megatron_dasd.text.chat import render_prompt
+from megatron_dasd.text.encoding import encode, end_of_turn_id, load_tokenizer
+from megatron_dasd.training.exchange import Exchange
+from megatron_dasd.training.ledger import Place, read_ledger
+from megatron_dasd.training.rollout_worker import PROGRAM
+from tests.distributed.test_layouts import assert_same
+from tests.distributed.test_resume import steps
+
+ON_POLICY = Path(__file__).parents[2] / "examples" / "cpu_micro" / "on_policy.yaml"
+STAGE = "stage3_live"
+EPOCHS = 110
+"""302 steps."""
+NUM_KILLS = 6
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def command(run_dir: Path, *options: str) -> list[str]:
+    program = [sys.executable, "-m", "megatron_dasd.pipeline", str(ON_POLICY)]
+    return [*program, "--run-dir", str(run_dir), "--set", f"{STAGE}.epochs={EPOCHS}", *options]
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run up to the second stage of training."""
+    run_dir = tmp_path_factory.mktemp("on_policy") / "run"
+    done = subprocess.run(command(run_dir, "--until", "stage2"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def finished(before: Path) -> Path:
+    """The same, and the stage with a worker, undisturbed; its folder."""
+    done = subprocess.run(command(before, "--only", STAGE), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return before / STAGE
+
+
+def metrics(stage: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (stage / LOGS / METRICS).read_text().splitlines()]
+
+
+def replay(stage: Path, place: Path, **flags: Any) -> list[dict[str, Any]]:
+    """Train again from the beginning by the ledger of a finished stage, without a worker."""
+    payload = json.loads((stage / LOGS / "payload.json").read_text())
+    place.mkdir()
+    shutil.copytree(Exchange(stage).path, Exchange(place).path)
+    saves = {"load": str(place / "checkpoint"), "save": str(place / "checkpoint")}
+    num_ranks = flags.pop("num_ranks", 2)
+    loader = flags.pop("loader", "torch")
+    payload["flags"] |= saves | flags
+    payload["on_policy"]["stage"] = str(place)
+    (place / LOGS).mkdir()
+    payload |= {"metrics": str(place / LOGS / METRICS), "loader": loader}
+    launch("megatron_dasd.training.program", payload, num_ranks, place / LOGS)
+    return metrics(place)
+
+
+def assert_once(stage: Path) -> None:
+    """Every row of every round has entered once, or was left out for its age."""
+    exchange = Exchange(stage)
+    schedule = read_ledger(exchange.ledger)
+    rounds = list(exchange.finished())
+    assert schedule.num_rounds == len(rounds) or schedule.num_rounds == len(rounds) - 1
+    entered = Counter[Place]()
+    for iteration in range(1, steps(metrics(stage))[-1][0] + 1):
+        for place in schedule.rows(iteration):
+            entered[place] += 1
+            assert 0 <= schedule.age(place, iteration) <= 60
+    assert set(entered.values()) == {1}
+    figures = schedule.figures()
+    known = sum(made.num_rows for made in rounds[: schedule.num_rounds])
+    assert entered.total() == figures["rows"] == known - figures["rows_left_out"]
+
+
+def test_rows_of_fresh_weights_enter_a_running_training(finished: Path) -> None:
+    lines = metrics(finished)
+    with_rows = [line for line in lines if line.get("on_policy_rows")]
+    rounds = list(Exchange(finished).finished())
+    # the first weights are those that training began with, later ones are its own
+    assert rounds[0].iteration == 0 < rounds[1].iteration < rounds[2].iteration
+    assert len(with_rows) >= 3
+    assert all(line["on_policy_rows"] <= 2 for line in with_rows)  # 0.28 of 4
+    assert all(0 <= line["on_policy_age"] <= 60 for line in with_rows)
+    figures = json.loads((finished / "manifest.json").read_text())["figures"]["on_policy"]
+    assert figures["rows"] == sum(line["on_policy_rows"] for line in with_rows)
+    assert_once(finished)
+    # what is of no use any more is gone
+    assert not Exchange(finished).weights.exists()
+    assert not list(Exchange(finished).rounds.glob("*/weights"))
+
+
+def test_every_example_is_prompt_and_exact_prefix_and_continuation(
+    finished: Path, before: Path
+) -> None:
+    tokenizer = load_tokenizer(model_folder(before / "student"))
+    num_examples = 0
+    exchange = Exchange(finished)
+    for number, made in enumerate(exchange.finished()):
+        if not made.num_rows:
+            continue
+        folder = exchange.round_folder(number)
+        rollouts = {
+            (r.prompt.prompt_id, r.candidate): r for r in read_records(folder / "rollouts", Rollout)
+        }
+        responses = list(read_records(folder / "filter", FilteredResponse))
+        data = PackedDataset(folder / made.data)
+        documents = list(read_records(folder / made.data, Document))
+        assert len(documents) == len(responses) == data.meta.num_documents
+        for place, (response, document) in enumerate(zip(responses, documents, strict=True)):
+            own = rollouts[response.prompt.prompt_id, response.candidate].token_ids
+            prefix = response.student_prefix_ids
+            assert len(prefix) > 0
+            assert prefix == own[: len(prefix)]
+            continuation = response.output.removeprefix(response.student_prefix)
+            asked = render_prompt(tokenizer, response.prompt.messages, "help")
+            assert data.document(place)[TOKENS].tolist() == [
+                *encode(tokenizer, asked),
+                *prefix,
+                *encode(tokenizer, continuation, parse_special=False),
+                end_of_turn_id(tokenizer),
+            ]
+            assert document.num_prefix_tokens == len(prefix)
+            num_examples += 1
+    assert num_examples >= 5
+
+
+def test_the_ledger_alone_gives_the_same_curve(finished: Path, tmp_path: Path) -> None:
+    assert steps(replay(finished, tmp_path / "again")) == steps(metrics(finished))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"tensor-model-parallel-size": 2, "sequence-parallel": True},
+        {"pipeline-model-parallel-size": 2},
+        {"num_ranks": 1},
+        {"loader": "dali"},
+    ],
+    ids=["tp2", "pp2", "one rank", "dali"],
+)
+def test_it_is_the_same_under_every_layout(
+    flags: dict[str, Any], finished: Path, tmp_path: Path
+) -> None:
+    lines = [line for line in metrics(finished) if "grad_norm" in line]
+    # until some steps behind the first that had rows of the worker's
+    num_steps = next(i for i, line in enumerate(lines) if line["on_policy_rows"]) + 5
+    flags = {"train-iters": num_steps, "lr-decay-iters": num_steps} | flags
+    found = [line for line in replay(finished, tmp_path / "run", **flags) if "grad_norm" in line]
+    assert_same(found, lines[:num_steps], 2e-3)  # rounding, over some 50 steps
+    assert found[-5]["on_policy_rows"] == lines[num_steps - 5]["on_policy_rows"] > 0
+
+
+def test_killed_at_random_moments_nothing_is_lost_or_trained_on_twice(
+    before: Path, tmp_path: Path
+) -> None:
+    """The launching process, a rank or the worker, which holds the engine, are killed in turn."""
+    run_dir = tmp_path / "run"
+    shutil.copytree(before, run_dir, ignore=shutil.ignore_patterns(STAGE))
+    chance = random.Random(5)
+    told = tmp_path / "log"
+    kills = Counter[str]()
+    while True:
+        with told.open("ab") as log:
+            process = subprocess.Popen(
+                command(run_dir, "--only", STAGE), stdout=log, stderr=subprocess.STDOUT
+            )
+        while process.poll() is None and kills.total() < NUM_KILLS:
+            time.sleep(chance.uniform(2, 9))
+            what = ("worker", "launcher", "rank")[kills.total() % 3]
+            kills[what] += kill(what, process, run_dir)
+        if process.wait() == 0:
+            break
+        assert kills.total() < 4 * NUM_KILLS
+    text = told.read_text()
+    assert min(kills["worker"], kills["launcher"], kills["rank"]) >= 1, kills
+    assert "the rollout worker ended with status -9" in text
+    assert "training goes on, and it is started again in" in text
+    stage = run_dir / STAGE
+    assert_once(stage)
+    assert read_ledger(Exchange(stage).ledger).num_rounds >= 2
+    assert steps(replay(stage, tmp_path / "again")) == steps(metrics(stage))
+
+
+def kill(what: str, launcher: "subprocess.Popen[bytes]", run_dir: Path) -> bool:
+    """Kill one process of a run that is training; gives whether there was one."""
+    if launcher.poll() is not None:
+        return False
+    if what == "launcher":
+        launcher.kill()
+        launcher.wait()
+        return True
+    for process in psutil.Process(launcher.pid).children(recursive=True):
+        try:
+            line = " ".join(process.cmdline())
+            is_worker = PROGRAM in line and str(run_dir) in line
+            is_rank = "forkserver" in line and process.parent().parent().pid == launcher.pid
+            if (is_worker and what == "worker") or (is_rank and what == "rank"):
+                os.kill(process.pid, signal.SIGKILL)
+                return True
+        except (psutil.NoSuchProcess, psutil.ZombieProcess, AttributeError):
+            continue
+    return False
