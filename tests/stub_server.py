@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 from aiohttp import web
@@ -55,6 +56,14 @@ class StubServer:
     answered: Counter[int] = field(default_factory=Counter)
     """Good answers by seed."""
     most_in_flight: int = 0
+    model: str = MODEL
+    """The name that it serves."""
+    weights: str | None = None
+    """Version of the weights that it has; None: it tells none."""
+    loaded: list[str] = field(default_factory=list)
+    """Folders that it was told to load, in order."""
+    stubborn: bool = False
+    """Says that it has loaded weights and has not."""
     _in_flight: int = 0
 
     @property
@@ -82,6 +91,13 @@ class StubServer:
         app = web.Application()
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/version", self._version)
+        for path in ("/weight_info", "/model_info"):
+            app.router.add_get(path, self._weight_info)
+        for path in ("/pause", "/resume", "/reset_prefix_cache"):
+            app.router.add_post(path, self._fine)
+        app.router.add_post("/collective_rpc", self._reload)
+        app.router.add_post("/update_weight_version", self._name_weights)
+        app.router.add_post("/update_weights_from_disk", self._load_from_disk)
         app.router.add_post("/v1/completions", self._answer)
         app.router.add_post("/v1/chat/completions", self._answer)
         self._runner = web.AppRunner(app, shutdown_timeout=0.01)
@@ -98,10 +114,38 @@ class StubServer:
             await asyncio.sleep(60)
         if self.key and request.headers.get("Authorization") != f"Bearer {self.key}":
             return web.json_response({"error": "no"}, status=401)
-        return web.json_response({"data": [{"id": MODEL, "owned_by": "stub"}]})
+        return web.json_response({"data": [{"id": self.model, "owned_by": "stub"}]})
 
     async def _version(self, request: web.Request) -> web.Response:
         return web.json_response({"version": "1.2.3"})
+
+    async def _weight_info(self, request: web.Request) -> web.Response:
+        if self.weights is None:
+            return web.Response(status=404)
+        return web.json_response({"weight_version": self.weights})
+
+    async def _fine(self, request: web.Request) -> web.Response:
+        return web.json_response({})
+
+    async def _reload(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        assert body["method"] == "reload_weights"
+        return self._load(body["kwargs"]["weights_path"], self.weights)
+
+    async def _name_weights(self, request: web.Request) -> web.Response:
+        self.weights = self.weights if self.stubborn else (await request.json())["new_version"]
+        return web.json_response({"success": True})
+
+    async def _load_from_disk(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        return self._load(body["model_path"], body["weight_version"])
+
+    def _load(self, folder: str, version: str | None) -> web.Response:
+        if not Path(folder).is_dir():
+            return web.json_response({"error": f"no {folder}"}, status=500)
+        self.loaded.append(folder)
+        self.weights = self.weights if self.stubborn else version
+        return web.json_response({"success": True})
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         if self.key and request.headers.get("Authorization") != f"Bearer {self.key}":

@@ -33,6 +33,7 @@ _ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "auto",
+    "VLLM_SERVER_DEV_MODE": "1",  # takes other weights
 }
 
 

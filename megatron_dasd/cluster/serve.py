@@ -12,12 +12,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from megatron_dasd.config.cluster import ServerJob
 from megatron_dasd.config.pipeline import Pipeline, load_pipeline
-from megatron_dasd.engines.services import announce
+from megatron_dasd.engines.services import Wanted, announce, wanted_weights
 from megatron_dasd.errors import MISTAKE_STATUS, STOPPED_STATUS, UserError
 from megatron_dasd.manifests import model_folder
 
@@ -44,54 +44,100 @@ def main() -> int:
 def serve(pipeline: Pipeline, service: str) -> int:
     """Run a server until it ends or this process is told to stop; returns its status.
 
+    When a stage wants the service to have other weights, it is started again with these.
+
     Raises:
         UserError: it does not come up.
     """
     if service not in pipeline.cluster.servers:
         raise UserError(f"{pipeline.path}: cluster.servers has no {service}")
-    settings = pipeline.cluster.servers[service]
-    port = _free_port()
-    with subprocess.Popen(_command(pipeline, settings, port)) as server:
-        stopped = _end_on_signals(server)
-        announced = None
-        try:
-            _wait(server, f"http://127.0.0.1:{port}{settings.health}", settings.start_seconds)
-            url = f"http://{os.environ.get('SLURMD_NODENAME', socket.gethostname())}:{port}/v1"
-            announced = announce(service, os.environ.get("SLURM_JOB_ID", str(os.getpid())), url)
-            print(f"{service}: serving at {url}", flush=True)
-            status = server.wait()
-        finally:
-            if announced:
-                announced.unlink(missing_ok=True)
-            _end(server)
-    return STOPPED_STATUS if stopped else status
+    stops = _note_signals()
+    status = None
+    while status is None and not stops:
+        status = _Served(pipeline, service, wanted_weights(service), stops).run()
+    return STOPPED_STATUS if status is None or stops else status
 
 
-def _command(pipeline: Pipeline, settings: ServerJob, port: int) -> list[str]:
-    model = str(model_folder(pipeline.resolve(settings.model))) if settings.model else ""
-    return [w.replace("{port}", str(port)).replace("{model}", model) for w in settings.command]
+@dataclass(frozen=True)
+class _Served:
+    """A server with some weights."""
+
+    pipeline: Pipeline
+    service: str
+    weights: Wanted | None
+    stops: list[int]
+
+    def run(self) -> int | None:
+        """Serve; gives the server's status, None when other weights are wanted."""
+        settings = self.pipeline.cluster.servers[self.service]
+        port = _free_port()
+        with subprocess.Popen(self._command(settings, port)) as server:
+            announced = None
+            try:
+                health = f"http://127.0.0.1:{port}{settings.health}"
+                if not self._wait(server, health, settings.start_seconds):
+                    return None
+                host = os.environ.get("SLURMD_NODENAME", socket.gethostname())
+                url = f"http://{host}:{port}/v1"
+                job = os.environ.get("SLURM_JOB_ID", str(os.getpid()))
+                announced = announce(self.service, job, url)
+                print(f"{self.service}: serving {self._name} at {url}", flush=True)
+                while server.poll() is None and not self.stops:
+                    if self._is_outdated():
+                        return None
+                    time.sleep(_POLL_SECONDS)
+                return server.poll() or 0
+            finally:
+                if announced:
+                    announced.unlink(missing_ok=True)
+                _end(server)
+
+    @property
+    def _name(self) -> str:
+        return self.weights.version if self.weights else self.service
+
+    def _command(self, settings: ServerJob, port: int) -> list[str]:
+        named = self.pipeline.resolve(settings.model) if settings.model else None
+        model = self.weights.folder if self.weights else str(model_folder(named)) if named else ""
+        said = " ".join(settings.command)
+        if self.weights and not ("{model}" in said and "{name}" in said):
+            raise UserError(
+                f"{self.pipeline.path}: cluster.servers.{self.service}.command: to be started with "
+                "other weights it needs {model} and, for the name that it serves them by, {name}"
+            )
+        words = {"{port}": str(port), "{model}": model, "{name}": self._name}
+        return [_replaced(word, words) for word in settings.command]
+
+    def _wait(self, server: "subprocess.Popen[bytes]", url: str, seconds: float) -> bool:
+        """Wait until it answers; gives whether its weights are still wanted then."""
+        until = time.monotonic() + seconds
+        while not _answers(url):
+            if self.stops:
+                return False
+            if server.poll() is not None:
+                raise UserError(f"the server ended with status {server.poll()} before it answered")
+            if time.monotonic() > until:
+                raise UserError(f"the server does not answer at {url} within {seconds} s")
+            if self._is_outdated():
+                return False
+            time.sleep(_POLL_SECONDS)
+        return True
+
+    def _is_outdated(self) -> bool:
+        return wanted_weights(self.service) != self.weights
 
 
-def _end_on_signals(server: "subprocess.Popen[bytes]") -> list[int]:
+def _replaced(word: str, words: dict[str, str]) -> str:
+    for name, value in words.items():
+        word = word.replace(name, value)
+    return word
+
+
+def _note_signals() -> list[int]:
     came: list[int] = []
-
-    def stop(number: int, _: Any) -> None:
-        came.append(number)
-        server.terminate()
-
     for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, stop)
+        signal.signal(number, lambda number, _: came.append(number))
     return came
-
-
-def _wait(server: "subprocess.Popen[bytes]", url: str, seconds: float) -> None:
-    until = time.monotonic() + seconds
-    while not _answers(url):
-        if server.poll() is not None:
-            raise UserError(f"the server ended with status {server.returncode} before it answered")
-        if time.monotonic() > until:
-            raise UserError(f"the server does not answer at {url} within {seconds} s")
-        time.sleep(_POLL_SECONDS)
 
 
 def _answers(url: str) -> bool:

@@ -23,7 +23,7 @@ OnMalformed = Literal["stop", "set_aside"]
 _REACHING = dict.fromkeys(
     (
         *("urls", "service", "api_key_env", "concurrency", "deadline_seconds"),
-        *("max_attempts", "patience_seconds", "probe"),
+        *("max_attempts", "patience_seconds", "probe", "reload"),
     ),
     True,
 )
@@ -123,6 +123,9 @@ class Server(BaseModel):
     extra_body: dict[str, Any] = {}
     """Fields added to every request, e.g. ``{top_k: 40}``.  ``null`` leaves one of the program's
     own out: ``{return_token_ids: null}`` for servers that refuse what they do not know."""
+    reload: Literal["vllm", "sglang", "restart"] | None = None
+    """How the servers are given the weights of the stage's model, if they have others: asked to
+    load them from its folder, or, servers of a ``service``, started again.  None: they run it."""
     send_seed: bool = True
     """Whether each request carries its seed; vLLM draws without seeds faster."""
     rescore_by: Literal["prompt_logprobs", "echo"] = "prompt_logprobs"
@@ -147,6 +150,12 @@ class Server(BaseModel):
         for name in _OWN_FIELDS:
             if self.extra_body.get(name) is not None:
                 raise ValueError(f"extra_body: {name} is set by the program")
+        return self
+
+    @model_validator(mode="after")
+    def _who_starts_servers_again(self) -> "Server":
+        if self.reload == "restart" and (self.urls or not self.service or self.model):
+            raise ValueError("reload: restart is of servers of a service, without urls and model")
         return self
 
     @model_validator(mode="after")

@@ -41,7 +41,8 @@ class ServerJob(Resources):
 
     command: list[str] = Field(min_length=1)
     """What to start, e.g. ``[vllm, serve, /models/gpt-oss-120b, --port, "{port}"]``; ``{port}`` is
-    a free port, ``{model}`` the folder behind ``model``."""
+    a free port, ``{model}`` the folder behind ``model``, ``{name}`` the service's name, or that of
+    the weights that a stage gives it (``engine.server.reload: restart``)."""
     model: str | None = None
     """Stage or folder of its model; a stage has to finish first."""
     count: Positive = 1

@@ -22,7 +22,8 @@ from megatron_dasd.config.base import Server
 from megatron_dasd.engines.base import Failure, Meter
 from megatron_dasd.engines.endpoints import Endpoint, Endpoints
 from megatron_dasd.engines.faults import Attempts, Fault, Refusal, parse_retry_after
-from megatron_dasd.engines.services import announced_urls
+from megatron_dasd.engines.services import Wanted, announced_urls, want_weights
+from megatron_dasd.engines.weights import Weights, bring
 from megatron_dasd.errors import UserError
 
 _CONNECT_SECONDS = 10.0
@@ -42,12 +43,23 @@ not the requests."""
 class Client:
     """Asks the servers of one model; made by :func:`connected`."""
 
-    def __init__(self, settings: Server, session: aiohttp.ClientSession, key: str, meter: Meter):
+    def __init__(
+        self,
+        settings: Server,
+        session: aiohttp.ClientSession,
+        key: str,
+        meter: Meter,
+        weights: Weights | None,
+    ) -> None:
         self.settings = settings
+        self._weights = weights
         self.model = settings.model or ""
         """The model's name at the servers."""
         self.version = ""
         """The servers' program and its version."""
+        if weights and settings.service and settings.reload == "restart":
+            self.model = weights.version  # the name by which they serve it
+            want_weights(settings.service, Wanted(str(weights.folder), weights.version))
         self._session = session
         self._key = key
         self._meter = meter
@@ -234,7 +246,7 @@ class Client:
             models = msgspec.json.decode(raw, type=_Models).data
             if not self.version:
                 self.version = await self._read_version(url, models[0].owned_by if models else "")
-            return self._choose_model(url, [model.id for model in models])
+            return self._choose_model(url, [m.id for m in models]) or await self._bring(url)
         return "its list of models is no JSON"
 
     def _choose_model(self, url: str, names: list[str]) -> str | None:
@@ -244,9 +256,26 @@ class Client:
             return None
         shown = ", ".join(names[:8]) or "none"
         want = f"does not serve {self.model}" if self.model else "which model is not named"
-        if not self._started:
+        if not self._started and self.settings.reload != "restart":
             raise UserError(f"{url}: {want} in the settings (it serves: {shown})")
         return f"serves other models: {shown}"
+
+    async def _bring(self, url: str) -> str | None:
+        """Give a server the weights of the stage, if it has others; gives what is wrong.
+
+        Raises:
+            UserError: at the start of a run, when it does not take them.
+        """
+        by = self.settings.reload
+        if self._weights is None or by is None or by == "restart":
+            return None
+        try:
+            wrong = await bring(self._session, url.removesuffix("/v1"), by, self._weights)
+        except (aiohttp.ClientError, OSError) as error:
+            return _why(error)
+        if wrong and not self._started:
+            raise UserError(f"{url}: {wrong}")
+        return wrong
 
     async def _read_version(self, url: str, program: str) -> str:
         """``vllm 0.32.0``; the program alone where the server tells no version."""
@@ -277,8 +306,13 @@ class _Version(msgspec.Struct):
 
 
 @asynccontextmanager
-async def connected(settings: Server, meter: Meter) -> AsyncIterator[Client]:
+async def connected(
+    settings: Server, meter: Meter, weights: Weights | None = None
+) -> AsyncIterator[Client]:
     """A client whose servers are watched; at least one is up.
+
+    Args:
+        weights: what they are to have, where they take new ones.
 
     Raises:
         UserError: no server answers within the settings' patience, it has no such model, or the
@@ -294,7 +328,7 @@ async def connected(settings: Server, meter: Meter) -> AsyncIterator[Client]:
         headers=headers,
         cookie_jar=aiohttp.DummyCookieJar(),
     ) as session:
-        client = Client(settings, session, key, meter)
+        client = Client(settings, session, key, meter, weights)
         watching = await client.start()
         try:
             yield client

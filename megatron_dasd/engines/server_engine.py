@@ -20,6 +20,7 @@ from megatron_dasd.engines.base import (
 from megatron_dasd.engines.client import Client, connected
 from megatron_dasd.engines.flow import run_batches
 from megatron_dasd.engines.probe import check_untempered, choose_probes
+from megatron_dasd.engines.weights import Weights
 from megatron_dasd.errors import UserError
 from megatron_dasd.text.encoding import encode, load_tokenizer
 from megatron_dasd.text.harmony import text_bytes
@@ -37,7 +38,8 @@ class ServerEngine:
 
         Args:
             tokenizer_folder: Hugging Face folder with the model's tokenizer, which spells its
-                tokens; None: the tokens' bytes come from the server.
+                tokens, and the weights where servers are given them; None: the tokens' bytes come
+                from the server.
 
         Raises:
             UserError: no tokenizer where one is needed.
@@ -51,6 +53,11 @@ class ServerEngine:
         self.version = ""
         self._settings = settings
         self._tokenizer = load_tokenizer(tokenizer_folder) if tokenizer_folder else None
+        self._weights: Weights | None = None
+        if settings.reload and tokenizer_folder is None:
+            raise UserError(f"reload: {settings.reload} needs the folder of the weights, model")
+        if settings.reload and tokenizer_folder:
+            self._weights = Weights.of(tokenizer_folder)
 
     def generate(
         self, batches: Iterable[tuple[int, Sequence[GenerationRequest]]], meter: Meter
@@ -67,7 +74,7 @@ class ServerEngine:
 
         @asynccontextmanager
         async def connect() -> AsyncIterator[Callable[[GenerationRequest], Awaitable[Any]]]:
-            async with connected(self._settings, meter) as client:
+            async with connected(self._settings, meter, self._weights) as client:
                 self.name, self.version = client.model, client.version
                 if self._settings.probe:
                     asked = [self._generation_body(r) for r in choose_probes(first[1])]
@@ -98,7 +105,7 @@ class ServerEngine:
 
         @asynccontextmanager
         async def connect() -> AsyncIterator[Callable[[ScoringRequest], Awaitable[Any]]]:
-            async with connected(self._settings, meter) as client:
+            async with connected(self._settings, meter, self._weights) as client:
                 self.name, self.version = client.model, client.version
                 yield partial(self._score, client, meter)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from megatron_dasd.config.base import Server
 from megatron_dasd.engines.base import Generation, GenerationRequest, Scored, ScoringRequest
@@ -17,6 +17,7 @@ from megatron_dasd.records import Message
 from megatron_dasd.text.chat import render_turns
 from megatron_dasd.text.encoding import encode, load_tokenizer
 from tests.engines.test_server_engine import Seen
+from tests.vllm_server import serving
 
 pytestmark = pytest.mark.slow
 TASKS = ("Name three colours.", "Why is the sky blue?", "Write a line about a 猫 (cat) 😀.")
@@ -175,6 +176,33 @@ def test_in_float32_the_scores_are_the_same(
     score = scorer(smollm2_dir, torch.float32)
     for own, scored in scored_by_both(server, smollm2_dir, tokenizer, score):
         np.testing.assert_allclose(scored, own, rtol=0, atol=1e-4)
+
+
+def test_it_is_given_other_weights_and_the_first_ones_again(
+    tokenizer: PreTrainedTokenizerBase, smollm2_dir: Path, tmp_path: Path
+) -> None:
+    """A model with an output layer of its own; with a shared one see below."""
+    config = AutoConfig.from_pretrained(smollm2_dir, num_hidden_layers=2, tie_word_embeddings=False)
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for seed, folder in enumerate(folders):
+        torch.manual_seed(seed)
+        AutoModelForCausalLM.from_config(config).float().save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    with serving(folders[0], tmp_path / "log", "--dtype=float32") as url:
+        for folder in (folders[1], folders[0]):
+            server = Server(urls=[url], reload="vllm", patience_seconds=60)
+            score = scorer(folder, torch.float32)
+            for own, scored in scored_by_both(server, folder, tokenizer, score):
+                np.testing.assert_allclose(scored, own, rtol=0, atol=1e-4)
+
+
+def test_on_a_cpu_it_is_not_given_weights_whose_output_layer_it_would_keep(
+    vllm_server: Callable[..., str], smollm2_dir: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Measured on vLLM 0.32: log-probs up to 0.17 off, and a version that says all is well."""
+    server = Server(urls=[vllm_server(smollm2_dir)], reload="vllm", patience_seconds=60)
+    with pytest.raises(UserError, match="would keep the old output layer, .* reload: restart"):
+        list(ServerEngine(server, smollm2_dir).generate([(0, requests(tokenizer))], Seen()))
 
 
 def scored_by_both(
