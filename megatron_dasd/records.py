@@ -172,11 +172,13 @@ class SelectedResponse(ScoredResponse):
 
 @dataclass(frozen=True, kw_only=True)
 class Rollout:
-    """What the student wrote.  Producer: roll_out_student.  Consumer: continue_teacher."""
+    """What the student wrote.  Producer: roll_out_student.  Consumer: continue_teacher,
+    keep_rollouts."""
 
     prompt: Prompt
     candidate: int = 0
     """Its number among the prompt's rollouts."""
+    temperature: float = 1.0
     token_ids: list[int]
     """Verbatim as generated, end-of-turn token left out."""
     num_bytes: list[int]

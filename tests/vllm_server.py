@@ -26,7 +26,7 @@ _FLAGS = (
     # with it, seeds of single requests end the engine once many are under way
     "--no-enable-chunked-prefill",
 )
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
@@ -66,7 +66,7 @@ def serving(model: Path, log: Path, *flags: str) -> Iterator[str]:
             command,
             stdout=out,
             stderr=subprocess.STDOUT,
-            env=os.environ | _ENVIRONMENT,
+            env=os.environ | ENVIRONMENT,
             start_new_session=True,
         )
     try:

@@ -18,7 +18,17 @@ from benchmarks.figures import Row
 from megatron_dasd.artifacts import write_atomic
 
 ROOMS = (
-    *("checkpoint", "data", "device", "divergence", "filters", "losses", "teacher", "training"),
+    *(
+        "checkpoint",
+        "data",
+        "device",
+        "divergence",
+        "filters",
+        "losses",
+        "on_policy",
+        "teacher",
+        "training",
+    ),
 )
 """Modules of ``tools/benchmarks``."""
 

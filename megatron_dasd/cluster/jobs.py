@@ -119,23 +119,27 @@ def plan_jobs(pipeline: Pipeline, stages: Collection[str], more: Sequence[str] =
     clients: dict[str, list[str]] = {}
     servers: dict[str, list[str]] = {}
     for stage in stages:
-        service = service_of(pipeline.stages[stage])
-        if service:
+        asked = services_of(pipeline.stages[stage])
+        for service in asked:
             if service not in servers:
                 started = _server_jobs(pipeline, stage, service, stages, more)
                 servers[service] = [job.name for job in started]
                 jobs += started
             clients.setdefault(service, []).append(stage)
-        jobs.append(_stage_job(pipeline, stage, stages, servers.get(service or "", []), more))
+        own = [name for service in asked for name in servers[service]]
+        jobs.append(_stage_job(pipeline, stage, stages, own, more))
     ends = [_end_of_servers(pipeline, s, servers[s], clients[s]) for s in servers]
     return [*jobs, *ends]
 
 
-def service_of(settings: Settings) -> str | None:
-    """The service that a stage asks, if any."""
-    engine = getattr(settings, "engine", None)
-    server = getattr(engine, "server", None) or getattr(settings, "server", None)
-    return getattr(server, "service", None)
+def services_of(settings: Settings) -> list[str]:
+    """The services that a stage asks, or stages within it; each once."""
+    found = []
+    for stage in (settings, *settings.inner_stages.values()):
+        engine = getattr(stage, "engine", None)
+        server = getattr(engine, "server", None) or getattr(stage, "server", None)
+        found.append(getattr(server, "service", None))
+    return [service for service in dict.fromkeys(found) if service]
 
 
 def ranks_of(settings: Settings) -> int | None:

@@ -9,6 +9,7 @@ from megatron_dasd.config.data import PreprocessData
 from megatron_dasd.config.selection import FilterResponses, ScoreStudent
 from megatron_dasd.config.teacher import (
     ContinueTeacher,
+    KeepRollouts,
     RollOutStudent,
     ScoreTeacher,
     ScoreTopk,
@@ -19,6 +20,7 @@ WEIGHTS, CHECKPOINT = "weights", "checkpoint"
 
 RoundStage = Annotated[
     RollOutStudent
+    | KeepRollouts
     | ContinueTeacher
     | FilterResponses
     | ScoreTeacher

@@ -16,6 +16,7 @@ from megatron_dasd.config.sources import (
 )
 from megatron_dasd.config.teacher import (
     ContinueTeacher,
+    KeepRollouts,
     RollOutStudent,
     SampleTeacher,
     ScoreTeacher,
@@ -42,6 +43,7 @@ StageSettings = Annotated[
     | ExportHf
     | VerifyConversion
     | RollOutStudent
+    | KeepRollouts
     | ContinueTeacher
     | Evaluate
     | Report,

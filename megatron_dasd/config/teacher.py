@@ -53,6 +53,9 @@ class ScoreTopk(Settings):
     """Hugging Face folder of the teacher."""
     top_k: Positive = 64
     """Tokens kept a position; 8 bytes each."""
+    only_rollouts: bool = False
+    """Score the documents alone that the student wrote to the end (``keep_rollouts``); the loss of
+    the others is the cross-entropy."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
 
 
@@ -104,6 +107,16 @@ class RollOutStudent(Settings):
     num_rollouts: Positive = 1
     """Rollouts a prompt: more where few reach their cap."""
     engine: Engine = Engine()
+    on_malformed: OnMalformed = "stop"
+
+
+class KeepRollouts(Settings):
+    """Rollouts whole, as responses to be packed: for distillation on the student's own text."""
+
+    kind: Literal["keep_rollouts"]
+    rollouts: Input
+    model: Input
+    """Hugging Face folder of the student's tokenizer."""
     on_malformed: OnMalformed = "stop"
 
 

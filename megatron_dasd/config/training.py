@@ -27,7 +27,8 @@ class Distillation(BaseModel):
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """The teacher's share of the mixture in ``jensen_shannon`` and ``skew_kl``."""
     weight: Fraction = 0.5
-    """Of the divergence; the cross-entropy has what is left of 1."""
+    """Of the divergence, where the teacher's tokens are known; the cross-entropy has what is left
+    of 1, and all of it elsewhere."""
 
 
 class Ramp(BaseModel):
@@ -112,9 +113,9 @@ class Train(Settings):
 
     @model_validator(mode="after")
     def _distils_in_chunks(self) -> "Train":
-        if self.teacher_topk and not self.chunked_loss:
+        if self.distils and not self.chunked_loss:
             raise ValueError("teacher_topk needs chunked_loss: true")
-        if self.loss_gradients == "forward" and (self.teacher_topk or not self.chunked_loss):
+        if self.loss_gradients == "forward" and (self.distils or not self.chunked_loss):
             raise ValueError("loss_gradients: forward needs chunked_loss, and no teacher_topk")
         if self.teacher_topk and self.ramp_data:
             raise ValueError("teacher_topk is of data alone; leave ramp_data out")
@@ -124,9 +125,13 @@ class Train(Settings):
     def _blends_once(self) -> "Train":
         if self.on_policy and self.ramp_data:
             raise ValueError("on_policy and ramp_data both take the place of data; give one")
-        if self.on_policy and bool(self.teacher_topk) != bool(self.on_policy.of_kind("score_topk")):
-            raise ValueError("on_policy: stages has a score_topk where teacher_topk is given alone")
         return self
+
+    @property
+    def distils(self) -> bool:
+        """Whether the teacher's likeliest tokens of any row may be known."""
+        rounds = self.on_policy.of_kind("score_topk") if self.on_policy else []
+        return bool(self.teacher_topk or rounds)
 
     @property
     def inner_stages(self) -> Mapping[str, Settings]:

@@ -25,6 +25,8 @@ class Turns:
     rest: str
     """The response without the student's prefix."""
     prefix_ids: Ints
+    ends: bool
+    """Whether the turn ends there; a rollout that its cap has cut off does not."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Example:
 
     prompt_ids: Ints
     response_ids: Ints
-    """Ends with the end-of-turn token."""
+    """Ends with the end-of-turn token where the turn does."""
     loss_mask: npt.NDArray[np.uint8]
     """[prompt + response] 1 on the response."""
 
@@ -55,7 +57,12 @@ class ExampleMaker:
         self._render = lru_cache(maxsize=16)(self._render_turns)
 
     def turns(
-        self, messages: Sequence[Message], output: str, prefix: str, prefix_ids: Ints
+        self,
+        messages: Sequence[Message],
+        output: str,
+        prefix: str,
+        prefix_ids: Ints,
+        ends: bool = True,
     ) -> Turns:
         """Lay out one response.
 
@@ -64,7 +71,7 @@ class ExampleMaker:
             UserError: the chat template refuses the turns.
         """
         asked = self._render(tuple((message.role, message.content) for message in messages))
-        return Turns(*split_example(asked, output, prefix), prefix_ids)
+        return Turns(*split_example(asked, output, prefix), prefix_ids, ends)
 
     def examples(self, turns: Sequence[Turns]) -> list[Example]:
         """Tokenise; with ``mask_student_prefix`` what the student wrote is no target either."""
@@ -72,7 +79,8 @@ class ExampleMaker:
         rests = self._encoder.encode([turn.rest for turn in turns], parse_special=False)
         made = []
         for turn, prompt, rest in zip(turns, prompts, rests, strict=True):
-            response = np.concatenate([turn.prefix_ids, rest, self._end_of_turn])
+            end = self._end_of_turn[: int(turn.ends)]
+            response = np.concatenate([turn.prefix_ids, rest, end])
             mask = np.ones(prompt.size + response.size, np.uint8)
             mask[: prompt.size] = 0
             if self._settings.mask_student_prefix:

@@ -43,6 +43,7 @@ FIELDS = (
     "tokens",
     "student_prefix",
     "student_prefix_ids",
+    "finish_reason",
     "sentences",
 )
 """All that a training example is made of."""

@@ -152,14 +152,14 @@ class _ShardWork:
 
     def _add(self, batch: Batch, rows: list[int]) -> None:
         outputs, prefixes = batch.texts("output"), batch.texts("student_prefix")
+        reasons = batch.texts("finish_reason")
         prefix_ids = batch.numbers_of("student_prefix_ids")
         turns, good = [], []
         for row in rows:
             messages = batch.prompts[row].messages
             try:
-                turns.append(
-                    self._maker.turns(messages, outputs[row], prefixes[row], prefix_ids[row])
-                )
+                what = outputs[row], prefixes[row], prefix_ids[row], reasons[row] == "stop"
+                turns.append(self._maker.turns(messages, *what))
             except ValueError as error:
                 self._malformed(batch, row, error)
             else:

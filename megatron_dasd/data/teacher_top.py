@@ -74,6 +74,17 @@ def write_top(
     (folder / META).write_text(json.dumps(asdict(replace(meta, file_bytes=sizes)), indent=2))
 
 
+def with_top(row: Row) -> Row:
+    """A row that says of every token that the teacher's are unknown, unless it says more."""
+    if IDS in row:
+        return row
+    shape = (len(row[TOKENS]), 1)
+    return row | {
+        IDS: np.full(shape, UNKNOWN_ID, dtype=np.int64),
+        LOGPROBS: np.full(shape, -np.inf, dtype=np.float32),
+    }
+
+
 class DistillationDataset(PackedDataset):
     """Packed rows with the teacher's likeliest tokens at the places of the labels.
 

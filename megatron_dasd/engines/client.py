@@ -49,7 +49,7 @@ class Client:
         session: aiohttp.ClientSession,
         key: str,
         meter: Meter,
-        weights: Weights | None,
+        weights: Weights | None = None,
     ) -> None:
         self.settings = settings
         self._weights = weights

@@ -1,6 +1,7 @@
 """Token-level distillation from the teacher's likeliest tokens, in place of the output layer.
 
-    loss_t = (1 - w) cross-entropy_t + w divergence_t
+    loss_t = (1 - w) cross-entropy_t + w divergence_t        where the teacher's tokens are known
+    loss_t = cross-entropy_t                                 elsewhere
 
 The student's side costs no more than the cross-entropy: the log-probs of the label, of the
 teacher's tokens and of the rest come out of the same chunked, vocabulary-parallel pass.
@@ -84,15 +85,20 @@ def distillation_loss(
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Cross-entropy and divergence mixed; arguments and result as in ``weighted_loss``.
 
+    What is logged of the divergence is of the tokens of which the teacher's are known.
+
     Args:
         factors: ``[batch, seq]``
         counts: ``[batch, seq]``
-        weight: of the divergence, between 0 and 1.
+        weight: of the divergence where the teacher's tokens are known, between 0 and 1.
         distances: ``[4, batch, seq]``, see :func:`token_distances`.
     """
-    sums = [weighted_loss(factors, counts, values) for values in distances]
-    divisor = sums[0][1]
-    total = (1.0 - weight) * sums[0][0] + weight * sums[1][0]
-    names = ("lm loss", "distillation loss", "teacher mass", "student mass")
-    logged = {name: part[2]["lm loss"] for name, part in zip(names, sums, strict=True)}
+    known = distances[2].detach() > 0
+    of_known = factors * known
+    cross_entropy, divisor, logged = weighted_loss(factors, counts, distances[0])
+    kept, _, _ = weighted_loss(of_known, counts, distances[0])
+    sums = [weighted_loss(of_known, counts * known, values) for values in distances[1:]]
+    total = cross_entropy + weight * (sums[0][0] - kept)
+    names = ("distillation loss", "teacher mass", "student mass")
+    logged |= {name: part[2]["lm loss"] for name, part in zip(names, sums, strict=True)}
     return total, divisor, logged

@@ -17,6 +17,7 @@ STAGE_MODULES = {
     "score_teacher": "megatron_dasd.teacher.scoring",
     "continue_teacher": "megatron_dasd.revision.continuation",
     "roll_out_student": "megatron_dasd.revision.rollouts",
+    "keep_rollouts": "megatron_dasd.revision.whole",
     "filter_responses": "megatron_dasd.filters.runner",
     "select_das": "megatron_dasd.divergence.runner",
     "preprocess_text": "megatron_dasd.data.preprocess_text",

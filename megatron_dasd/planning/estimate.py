@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from megatron_dasd.cluster.jobs import service_of
+from megatron_dasd.cluster.jobs import services_of
 from megatron_dasd.config.base import Launch, Settings
 from megatron_dasd.config.pipeline import Pipeline
 from megatron_dasd.config.planning import Corpus, Plan
@@ -198,8 +198,8 @@ def _cost(pipeline: Pipeline, stage: str) -> Cost | None:
     settings = pipeline.stages[stage]
     if isinstance(settings, Train):
         return training_cost(pipeline, stage)
-    if service_of(settings) is not None:
-        return _asking_cost(pipeline, stage, settings)
+    if services := services_of(settings):
+        return _asking_cost(pipeline, stage, settings, services[0])
     if isinstance(settings, ScoreStudent) and settings.checkpoint is not None:
         lengths = lengths_of(pipeline, settings.responses)
         products = products_of(architecture_of(pipeline, settings.model))
@@ -214,8 +214,7 @@ def _cost(pipeline: Pipeline, stage: str) -> Cost | None:
     return None
 
 
-def _asking_cost(pipeline: Pipeline, stage: str, settings: Settings) -> Cost:
-    service = str(service_of(settings))
+def _asking_cost(pipeline: Pipeline, stage: str, settings: Settings, service: str) -> Cost:
     plan, cluster = pipeline.plan, pipeline.cluster
     if service not in plan.server_tokens_per_second:
         raise UserError(

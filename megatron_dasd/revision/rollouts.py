@@ -110,6 +110,7 @@ class _Rollout:
 
     prompt: Prompt
     candidate: int
+    temperature: float
     max_tokens: int
     seed: int
 
@@ -139,7 +140,7 @@ def _jobs(
         first = times * settings.num_rollouts
         for number in range(first, first + settings.num_rollouts):
             seed = derive_seed(settings.seed, "rollout", prompt_id, number)
-            wanted = _Rollout(prompt, number, cap, seed)
+            wanted = _Rollout(prompt, number, settings.temperature, cap, seed)
             request = GenerationRequest(
                 prompt=text,
                 turns=turns,

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from megatron_dasd.artifacts import StageFolder, write_atomic
 from megatron_dasd.config.teacher import ScoreTopk
-from megatron_dasd.data.meta import DATA, META, TOKENS
+from megatron_dasd.data.meta import DATA, META, TOKENS, Document
 from megatron_dasd.data.packed_dataset import PackedDataset
 from megatron_dasd.data.teacher_top import (
     DTYPES,
@@ -31,6 +31,7 @@ from megatron_dasd.data.teacher_top import (
 from megatron_dasd.errors import UserError
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.progress import progress
+from megatron_dasd.records_io import read_records
 from megatron_dasd.text.encoding import load_tokenizer
 
 _SHARDS = ".shards.tmp"
@@ -90,6 +91,7 @@ def _score(settings: ScoreTopk, teacher: Path, data: PackedDataset, folder: Path
     if all(done):
         return shards
     model = _load(teacher, settings.dtype)
+    left_out = _not_rollouts(data) if settings.only_rollouts else set()
     with progress("scoring", total=int(lengths.sum()), unit="tokens", done=num_done) as bar:
         for shard, documents, is_done in zip(shards, plan, done, strict=True):
             if is_done:
@@ -97,7 +99,11 @@ def _score(settings: ScoreTopk, teacher: Path, data: PackedDataset, folder: Path
             made: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in DTYPES}
             for number in range(documents.start, documents.stop):
                 tokens = data.document(number)[TOKENS]
-                ids, logprobs = top_of_document(model, tokens, settings.top_k, data.meta.vocab_size)
+                if number in left_out:
+                    ids, logprobs = _unknown(len(tokens), settings.top_k)
+                else:
+                    shape = settings.top_k, data.meta.vocab_size
+                    ids, logprobs = top_of_document(model, tokens, *shape)
                 made[IDS].append(ids.astype(DTYPES[IDS]))
                 made[LOGPROBS].append(logprobs)
                 bar.advance(len(tokens))
@@ -105,6 +111,25 @@ def _score(settings: ScoreTopk, teacher: Path, data: PackedDataset, folder: Path
                 values_of_all = np.concatenate(made[name])
                 write_atomic(shard.with_suffix(f".{name}"), values_of_all.tobytes())
     return shards
+
+
+def _not_rollouts(data: PackedDataset) -> set[int]:
+    """Documents that the student did not write to the end.
+
+    Raises:
+        UserError: all of them, so that there would be nothing to distil from.
+    """
+    documents = list(read_records(data.path, Document))
+    found = {
+        number
+        for number, document in enumerate(documents)
+        # behind what the student wrote the turn may end
+        if not document.num_prefix_tokens
+        or document.num_loss_tokens > document.num_prefix_tokens + 1
+    }
+    if len(found) == len(documents):
+        raise UserError(f"{data.path}: only_rollouts: the student wrote none of it to the end")
+    return found
 
 
 def _plan(lengths: npt.NDArray[np.integer]) -> Iterator[slice]:
@@ -136,8 +161,7 @@ def top_of_document(
 
     The first token's are unknown.  Logits beyond the vocabulary are padding and take no part.
     """
-    ids = np.full((len(tokens), top_k), UNKNOWN_ID, dtype=np.int64)
-    logprobs = np.full((len(tokens), top_k), -np.inf, dtype=np.float32)
+    ids, logprobs = _unknown(len(tokens), top_k)
     given = torch.from_numpy(tokens.astype(np.int64)).unsqueeze(0).to(model.device)
     hidden: Tensor = model.base_model(input_ids=given, use_cache=False).last_hidden_state[0]
     head = model.get_output_embeddings()
@@ -148,6 +172,11 @@ def top_of_document(
         ids[start + 1 : end + 1] = best.indices.cpu().numpy()
         logprobs[start + 1 : end + 1] = best.values.cpu().numpy()
     return ids, logprobs
+
+
+def _unknown(num_tokens: int, top_k: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    shape = (num_tokens, top_k)
+    return np.full(shape, UNKNOWN_ID, np.int64), np.full(shape, -np.inf, np.float32)
 
 
 def _mean_mass(shards: list[Path], top_k: int) -> float:

@@ -17,6 +17,7 @@ from megatron_dasd.data.growing import GrowingDataset
 from megatron_dasd.data.order import pack_at
 from megatron_dasd.data.packed_dataset import PackedDataset
 from megatron_dasd.data.rows import Row
+from megatron_dasd.data.teacher_top import with_top
 from megatron_dasd.models.packed import ROW_NUMBER, Batch, for_rank, to_batch
 from megatron_dasd.seeds import derive_seed
 
@@ -86,6 +87,7 @@ def batches(
     data_parallel: Member,
     context_parallel: Member = ALONE,
     loader: Loader = "torch",
+    distils: bool = False,
 ) -> Iterator[Batch]:
     """This rank's rows, one a micro-batch, from a global sample index on, without end.
 
@@ -93,10 +95,13 @@ def batches(
         data_parallel: this rank's place among those that have other rows.
         context_parallel: its place among those that share its rows.
         loader: what makes batches of rows; their values are the same.
+        distils: whether rows have the teacher's likeliest tokens, be they unknown.
     """
     samples = count(first_sample + data_parallel.rank, data_parallel.size)
     packs = map(pack_of, samples)
-    rows = (for_rank(_numbered_row(data, pack), *context_parallel) for pack in packs)
+    numbered = (_numbered_row(data, pack) for pack in packs)
+    made = map(with_top, numbered) if distils else numbered
+    rows = (for_rank(row, *context_parallel) for row in made)
     if loader == "dali":
         from megatron_dasd.training.dali import dali_batches  # an optional package
 

@@ -145,6 +145,7 @@ def payload_of(argv: list[str]) -> dict[str, Any]:
         "shows_progress": True,
         "loader": own.dasd_loader,
         "teacher_topk": own.dasd_teacher_topk,
+        "distils": own.dasd_teacher_topk is not None,
         "on_policy": None,
         "loss": {
             "normalise_by": own.dasd_normalise_by,

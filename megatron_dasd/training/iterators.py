@@ -44,7 +44,8 @@ def data_iterators(
     loader = payload["loader"]
     train, packs = _training_rows(payload, names, on_policy)
     throughput.begin(train, packs, args.consumed_train_samples)
-    train_rows = batches(train, packs, args.consumed_train_samples, *places, loader)
+    first = args.consumed_train_samples
+    train_rows = batches(train, packs, first, *places, loader, payload["distils"])
     if not payload["heldout"]:
         return train_rows, None, None
     heldout = PackedDataset(Path(payload["heldout"]), names)

@@ -112,6 +112,7 @@ def _payload(
         "heldout": str(inputs[settings.heldout]) if settings.heldout else None,
         "num_samples": num_samples,
         "teacher_topk": str(inputs[settings.teacher_topk]) if settings.teacher_topk else None,
+        "distils": settings.distils,
         "on_policy": _on_policy(settings, data, saves.parent, num_samples),
         "keep_checkpoints": settings.keep_checkpoints,
         "shows_progress": False,

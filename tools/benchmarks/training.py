@@ -3,7 +3,7 @@
 import json
 import statistics
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,12 @@ def rows() -> Iterator[Row]:
     """Figures of the training room."""
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
-        _write(place)
+        write_model_and_data(place)
         whole, stock, chunked = [], [], []
         for pair in range(NUM_PAIRS):
-            whole.append(_own(place / f"{pair} whole", place, ["--dasd-whole-logits"]))
+            whole.append(own_step_seconds(place / f"{pair} whole", place, ["--dasd-whole-logits"]))
             stock.append(_stock(place / f"{pair} stock", place))
-            chunked.append(_own(place / f"{pair} chunked", place, []))
+            chunked.append(own_step_seconds(place / f"{pair} chunked", place, []))
     yield at_most(
         1.05,
         name=f"{NAME}chunked loss off, median of 10 alternating pairs",
@@ -63,7 +63,7 @@ def rows() -> Iterator[Row]:
     )
 
 
-def _write(place: Path) -> None:
+def write_model_and_data(place: Path) -> None:
     """A model's config, and documents of a row's length each."""
     config = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", **SHAPE}
     rest = {"rms_norm_eps": 1e-6, "rope_theta": 1e6, "tie_word_embeddings": True}
@@ -96,11 +96,19 @@ def _flags() -> list[str]:
     return [str(x) for name, value in flags.items() for x in (f"--{name}", value)]
 
 
-def _own(logs: Path, place: Path, more: list[str]) -> float:
+def own_step_seconds(
+    logs: Path, place: Path, more: list[str], payload_too: Mapping[str, Any] = {}
+) -> float:
+    """Median seconds of the steps of a short training.
+
+    Args:
+        more: flags.
+        payload_too: laid over the program's payload.
+    """
     metrics = logs.with_suffix(".jsonl")
     argv = ["--dasd-hf-model", str(place / "model"), "--dasd-data", str(place / "data")]
     payload = payload_of([*argv, "--dasd-metrics", str(metrics), *_flags(), *more])
-    payload["shows_progress"] = False
+    payload |= {"shows_progress": False, **payload_too}
     launch("megatron_dasd.training.program", payload, 1, logs)
     return _seconds(metrics)
 

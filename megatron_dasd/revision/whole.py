@@ -1,0 +1,69 @@
+"""Stage keep_rollouts: what the student wrote, whole, as responses that are packed like any other.
+
+For distillation on the student's own text: the teacher's distribution is asked for at every token
+of it (score_topk), and nothing of it is a target by itself.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from megatron_dasd.artifacts import StageFolder
+from megatron_dasd.config.teacher import KeepRollouts
+from megatron_dasd.manifests import model_folder
+from megatron_dasd.progress import progress
+from megatron_dasd.records import FilteredResponse, Rollout, TokenLogprobs
+from megatron_dasd.records_io import SetAside, read_records, record_files
+from megatron_dasd.text.encoding import load_tokenizer
+from megatron_dasd.text.harmony import text_bytes
+
+
+def run(settings: KeepRollouts, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
+    """Write parts of :class:`FilteredResponse`, whose student prefix is all there is."""
+    tokenizer = load_tokenizer(model_folder(inputs[settings.model]))
+    files = record_files(inputs[settings.rollouts])
+    with progress("keeping rollouts", total=len(files), unit="files") as bar:
+        for index, file in enumerate(files):
+            if not folder.has_part(index):
+                aside, kept = SetAside(settings.on_malformed), []
+                for rollout in read_records(file, Rollout, aside.malformed):
+                    pieces = text_bytes(tokenizer, rollout.token_ids)
+                    if response := whole_response(rollout, [len(piece) for piece in pieces]):
+                        kept.append(response)
+                    else:
+                        aside.drop("empty", rollout)
+                aside.counts["kept"] = len(kept)
+                folder.write_part(index, FilteredResponse, kept, aside.counts, aside.rows)
+            bar.advance(1)
+    return {}
+
+
+def whole_response(rollout: Rollout, num_bytes: Sequence[int]) -> FilteredResponse | None:
+    """A rollout as a response; None when there is no text.
+
+    Args:
+        num_bytes: bytes of each of its tokens.  Those that a cap has left inside a character, and
+            the text without, are left out.
+    """
+    size, token_ids = len(rollout.text.encode()), list(rollout.token_ids)
+    covered = sum(num_bytes)
+    while token_ids and covered > size:
+        token_ids.pop()
+        covered -= num_bytes[len(token_ids)]
+    if not token_ids or covered != size:
+        return None
+    return FilteredResponse(
+        prompt=rollout.prompt,
+        temperature=rollout.temperature,
+        candidate=rollout.candidate,
+        seed=rollout.seed,
+        model="student",
+        text=rollout.text,
+        tokens=TokenLogprobs(token_ids=[], num_bytes=[], logprobs=[]),
+        finish_reason=rollout.finish_reason,
+        student_prefix=rollout.text,
+        student_prefix_ids=token_ids,
+        output=rollout.text,
+        output_spans=[],
+        text_spans=[],
+    )
