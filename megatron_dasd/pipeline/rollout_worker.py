@@ -59,7 +59,9 @@ def main(payload: dict[str, Any]) -> None:
 
 def _end_with_training() -> None:
     """Wait for the end of the process at the other end of standard input."""
-    sys.stdin.buffer.read()
+    # past Python's buffer, whose lock would abort an interpreter that ends meanwhile
+    while os.read(sys.stdin.fileno(), 1):
+        pass
     os._exit(0)
 
 

@@ -43,6 +43,28 @@ STAGES = {
         "launch": {"num_ranks": 16, "tensor_parallel": 2},
     },
 }
+ROUND = {
+    "rollouts": {
+        "kind": "roll_out_student",
+        "model": "weights",
+        "responses": "filter",
+        "max_prompts": 2,
+        "engine": {"server": {"service": "student", "reload": "restart"}},
+    },
+    "continuations": {
+        "kind": "continue_teacher",
+        "model": "model",
+        "rollouts": "rollouts",
+        "max_new_tokens": 8,
+        "engine": {"server": {"service": "teacher"}},
+    },
+    "data": {
+        "kind": "preprocess_data",
+        "model": "model",
+        "responses": "continuations",
+        "seq_length": 64,
+    },
+}
 CLUSTER = {
     "partition": "gpu",
     "account": "team",
@@ -104,6 +126,31 @@ def test_stages_wait_for_what_they_read_and_servers_for_their_first_stage(load: 
         *("stage", "export", "stage", "serve", "serve", "sample", "stage", "sample", "score"),
         "end_servers",
     ]
+
+
+def test_a_training_with_a_worker_starts_the_servers_of_its_rounds(
+    load: Load, tmp_path: Path
+) -> None:
+    load()
+    file = tmp_path / "pipeline.yaml"
+    content = yaml.safe_load(file.read_text())
+    content["stages"] |= {
+        "packed": {**ROUND["data"], "responses": "filter"},
+        "live": {
+            "kind": "train",
+            "model": "model",
+            "checkpoint": "ckpt",
+            "data": "packed",
+            "on_policy": {"stages": ROUND},
+        },
+    }
+    content["cluster"]["servers"]["student"] = {"command": ["serve"], "model": "model"}
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    jobs = jobs_of(load_pipeline(file))
+    teachers = ("serve_teacher_1", "serve_teacher_2")
+    assert jobs["live"].after_start == ("serve_student_1", *teachers)
+    assert jobs["end_servers_teacher"].after_any == ("sample", "again", "live")
+    assert jobs["end_servers_student"].after_any == ("live",)
 
 
 def test_only_some_stages(load: Load) -> None:

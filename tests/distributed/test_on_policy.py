@@ -31,6 +31,7 @@ from tests.distributed.test_resume import steps
 
 ON_POLICY = Path(__file__).parents[2] / "examples" / "cpu_micro" / "on_policy.yaml"
 STAGE = "stage3_live"
+DISTIL = "stage3_distil"
 EPOCHS = 110
 """302 steps."""
 NUM_KILLS = 6
@@ -175,6 +176,24 @@ def test_it_is_the_same_under_every_layout(
     assert found[-5]["on_policy_rows"] == lines[num_steps - 5]["on_policy_rows"] > 0
 
 
+def test_the_teacher_is_asked_token_by_token_about_the_students_own_text(before: Path) -> None:
+    settings = ["--only", DISTIL, "--set", f"{DISTIL}.epochs=60"]
+    done = subprocess.run(command(before, *settings), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    stage = before / DISTIL
+    lines = [line for line in metrics(stage) if "grad_norm" in line]
+    with_rows = [line for line in lines if line["on_policy_rows"]]
+    assert len(with_rows) >= 3
+    # the others know nothing of the teacher, and have no such figures
+    assert all(("distillation_loss" in line) == (line["on_policy_rows"] > 0) for line in lines)
+    assert all(0 < line["distillation_loss"] < 5 for line in with_rows)
+    assert all(0.2 < line["teacher_mass"] <= 1 for line in with_rows)
+    assert_once(stage)
+    rounds = list(Exchange(stage).finished())
+    assert all(made.teacher_topk == "top" for made in rounds)
+    assert steps(replay(stage, stage.with_name("distilled again"))) == steps(metrics(stage))
+
+
 def test_killed_at_random_moments_nothing_is_lost_or_trained_on_twice(
     before: Path, tmp_path: Path
 ) -> None:
@@ -200,10 +219,21 @@ def test_killed_at_random_moments_nothing_is_lost_or_trained_on_twice(
     assert min(kills["worker"], kills["launcher"], kills["rank"]) >= 1, kills
     assert "the rollout worker ended with status -9" in text
     assert "training goes on, and it is started again in" in text
+    assert not workers(run_dir)
     stage = run_dir / STAGE
     assert_once(stage)
     assert read_ledger(Exchange(stage).ledger).num_rounds >= 2
     assert steps(replay(stage, tmp_path / "again")) == steps(metrics(stage))
+
+
+def workers(run_dir: Path) -> list[int]:
+    """Processes of workers of a run, whoever started them."""
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if PROGRAM in line and str(run_dir) in line:
+            found.append(process.pid)
+    return found
 
 
 def kill(what: str, launcher: "subprocess.Popen[bytes]", run_dir: Path) -> bool:

@@ -1,0 +1,48 @@
+"""The worker's process: started again when it ends, and ended with the training."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from megatron_dasd.training.rollout_worker import PROGRAM, RolloutWorker
+
+
+def wait_for(what: Callable[[], object]) -> None:
+    until = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def running(logs: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process().children():
+        line = " ".join(process.cmdline()) if process.status() != psutil.STATUS_ZOMBIE else ""
+        if PROGRAM in line and str(logs) in line:
+            found.append(process)
+    return found
+
+
+def test_one_that_ends_is_told_of_and_started_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It cannot do anything with this payload."""
+    with RolloutWorker({"stage": str(tmp_path)}, tmp_path) as worker:
+        (first,) = running(tmp_path)
+        wait_for(lambda: not running(tmp_path))
+        worker.poll()
+        told = capsys.readouterr().out
+        assert told == (
+            f"    the rollout worker ended with status 1: KeyError: 'model' (log: {tmp_path}/"
+            "rollout_worker.log); training goes on, and it is started again in 1 s\n"
+        )
+        worker.poll()
+        assert not running(tmp_path)  # not at once
+        time.sleep(1.1)
+        worker.poll()
+        (second,) = running(tmp_path)
+        assert second.pid != first.pid
+    assert not running(tmp_path)
