@@ -32,8 +32,8 @@ from tests.distributed.test_resume import steps
 ON_POLICY = Path(__file__).parents[2] / "examples" / "cpu_micro" / "on_policy.yaml"
 STAGE = "stage3_live"
 DISTIL = "stage3_distil"
-EPOCHS = 110
-"""302 steps."""
+EPOCHS = 90
+"""248 steps."""
 NUM_KILLS = 6
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -177,7 +177,7 @@ def test_it_is_the_same_under_every_layout(
 
 
 def test_the_teacher_is_asked_token_by_token_about_the_students_own_text(before: Path) -> None:
-    settings = ["--only", DISTIL, "--set", f"{DISTIL}.epochs=60"]
+    settings = ["--only", DISTIL, "--set", f"{DISTIL}.epochs=50"]
     done = subprocess.run(command(before, *settings), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     stage = before / DISTIL

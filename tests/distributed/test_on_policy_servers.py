@@ -29,12 +29,13 @@ ON_POLICY = Path(__file__).parents[2] / "examples" / "cpu_tiny" / "on_policy.yam
 THINKING = ThinkingFormat(open="", close="\nAnswer: ")
 SYSTEM = "You are a helpful assistant."
 SMALLER = [
-    "prompts.tasks=[{generator: chain_sum, size: 24, config: {max_terms: 3, max_digits: 1}}]",
+    "prompts.tasks=[{generator: chain_sum, size: 16, config: {max_terms: 3, max_digits: 1}}]",
     "sample.temperatures=[1.0]",
     "sample.engine={batch_size: 16, server: {service: teacher, patience_seconds: 180}}",
     "heal_data.max_tokens=1500",
     "data_low.temperature=1.0",
     "data_high.temperature=1.0",
+    "stage2.epochs=0.2",
     "rollouts.cap_ratio=0.8",
     "rollouts.num_rollouts=2",
     "data_mixed.mix_ratio=0.5",
