@@ -85,7 +85,8 @@ class StubServer:
         if self._loop.is_running():
             asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
             self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(10)
+            self._thread.join()
+            self._loop.close()
 
     async def _start(self) -> None:
         app = web.Application()

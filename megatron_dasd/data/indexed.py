@@ -75,15 +75,19 @@ class ShardWriter:
 
         Args:
             name: what it is called in errors.
-            document: of each dataset its values, ``[tokens]``, at most a row's length.  The loss
-                mask is 1 for the tokens that are targets; the first never is, since nothing
-                precedes it.
+            document: of each dataset its values, ``[tokens]``, at most a row's length; what is
+                left out of companions is unknown.  The loss mask is 1 for the tokens that are
+                targets; the first never is, since nothing precedes it.
 
         Raises:
             UserError: a token id outside the vocabulary.
             ValueError: mask, companions and tokens do not fit each other or the row.
         """
-        given = {key: np.asarray(document[key]) for key in self._dtypes}
+        given = {key: np.asarray(document[key]) for key in self._dtypes if key in document}
+        size = given[TOKENS].size
+        for key in self._format.companions:
+            if key not in given:
+                given[key] = np.full(size, COMPANIONS[key].unknown, self._dtypes[key])
         tokens, mask = given[TOKENS], given[LOSS_MASK]
         lengths = {values.size for values in given.values()}
         if len(lengths) != 1 or not 0 < tokens.size <= self._format.seq_length or mask[0]:

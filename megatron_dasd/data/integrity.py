@@ -17,6 +17,8 @@ from megatron_dasd.data.meta import (
     SENTENCE_CLASSES,
     TEACHER_LOGPROBS,
     TOKENS,
+    WRITER_NAMES,
+    WRITERS,
     DataMeta,
     Document,
     dtypes,
@@ -163,6 +165,8 @@ def _wrong_values(
         return wrong
     if name == TEACHER_LOGPROBS:
         return (values > 1e-6) | np.isneginf(values)  # NaN: unknown
+    if name == WRITERS:
+        return (values < 1) | (values > len(WRITER_NAMES))
     assert name == SENTENCE_CLASSES
     return values > len(CLASS_NAMES)
 

@@ -29,6 +29,7 @@ TOKENS = "tokens"
 LOSS_MASK = "loss_mask"
 TEACHER_LOGPROBS = "teacher_logprobs"
 SENTENCE_CLASSES = "sentence_classes"
+WRITERS = "writers"
 SEQUENCE_WEIGHTS = "sequence_weights.npy"
 DOCUMENT_GROUPS = "document_groups.npy"
 PACK_DOCUMENTS = "pack_documents.npy"
@@ -49,9 +50,14 @@ COMPANIONS = {
     TEACHER_LOGPROBS: Companion(np.float32, float("nan")),
     # 1 + index into CLASS_NAMES; 0: in no sentence
     SENTENCE_CLASSES: Companion(np.uint8, 0),
+    # 1 + index into WRITER_NAMES
+    WRITERS: Companion(np.uint8, 1),
 }
 CLASS_NAMES = ("teacher", "student", "shared", "boosted")
 """Sentence classes in the order of their numbers, from 1."""
+WRITER_NAMES = ("response", "prefix", "continuation")
+"""Whose a token is, in the order of the numbers, from 1: the teacher's, of a response that it wrote
+from the start; the student's; the teacher's behind those."""
 GROUPS = ("domain", "temperature")
 """Kinds of groups that documents belong to: fields of :class:`Document`, and of a row."""
 

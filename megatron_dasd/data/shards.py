@@ -30,6 +30,7 @@ from megatron_dasd.data.meta import (
     SENTENCE_CLASSES,
     TEACHER_LOGPROBS,
     TOKENS,
+    WRITERS,
     Document,
 )
 from megatron_dasd.data.responses import FIELDS, Batch, Lists, Shard, read_shard
@@ -174,7 +175,9 @@ class _ShardWork:
                 self._drop(batch, row, outputs[row], example.num_tokens)
                 continue
             try:
-                companions = columns.of(row, outputs[row], example, self._table)
+                companions = columns.of(
+                    row, outputs[row], example, self._table, int(prefix_ids[row].size)
+                )
             except ValueError as error:
                 self._malformed(batch, row, error)
                 continue
@@ -261,7 +264,7 @@ class _CompanionColumns:
         return float(logprobs.mean()) if logprobs.size else None
 
     def of(
-        self, row: int, output: str, example: Example, table: TokenBytes
+        self, row: int, output: str, example: Example, table: TokenBytes, num_prefix_tokens: int
     ) -> dict[str, npt.NDArray[Any]]:
         """Companions of a row's document, the prompt's tokens unknown.
 
@@ -274,6 +277,7 @@ class _CompanionColumns:
                 self._text_spans[row], self._ids[row], self._num_bytes[row], self._logprobs[row]
             ),
             SENTENCE_CLASSES: response.sentence_classes(self._sizes[row], self._classes[row]),
+            WRITERS: writers(example.response_ids.size, num_prefix_tokens),
         }
         return {
             name: np.concatenate(
@@ -281,6 +285,16 @@ class _CompanionColumns:
             )
             for name, values in known.items()
         }
+
+
+def writers(num_tokens: int, num_prefix_tokens: int) -> npt.NDArray[np.uint8]:
+    """[tokens] of a response, whose each is: numbers of ``WRITER_NAMES``."""
+    if not num_prefix_tokens:
+        return np.full(num_tokens, 1, np.uint8)
+    values = np.full(num_tokens, 2, np.uint8)
+    if num_tokens > num_prefix_tokens + 1:  # a rollout that was kept whole may end its turn
+        values[num_prefix_tokens:] = 3
+    return values
 
 
 def _spans(batch: Batch, field_name: str) -> Sequence[list[Span]]:

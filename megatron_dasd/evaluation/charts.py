@@ -31,13 +31,15 @@ def loss_chart(curves: Mapping[str, Mapping[str, Sequence[Sequence[float]]]]) ->
     """Training and held-out loss of each training stage, one panel each, on one scale.
 
     Args:
-        curves: by stage, ``train`` and ``heldout`` as lists of (iteration, loss).
+        curves: by stage, ``train`` and ``heldout`` as lists of (iteration, loss); of what the
+            teacher wrote behind the student's prefixes ``continuation``.
     """
     figure = Figure(figsize=(2.6 * max(2, len(curves)), 2.7), layout="constrained")
     panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
     for axes, (name, curve) in zip(panels, curves.items(), strict=True):
         _plot(axes, curve["train"], "training", ACCENT, "-")
         _plot(axes, curve["heldout"], "held out", SECOND, "o-")
+        _plot(axes, curve.get("continuation", []), "after student's prefix", FAINT, ".")
         axes.set_title(name, fontsize=10)
         axes.set_xlabel("step")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))

@@ -5,7 +5,7 @@ log-likelihood and the samples are read from the records.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,9 @@ def collect_figures(
         },
         "loss_curves": {name: loss_curves(inputs[name]) for name in settings.train},
         "rollouts": _figures(manifests, settings.rollouts),
+        "tokens_per_second": tokens_per_second(
+            manifests, (settings.sample, settings.rollouts, settings.continuations)
+        ),
         "conversion": _figures(manifests, settings.verify),
         "seconds": seconds,
         "seconds_total": round(sum(seconds.values()), 3),
@@ -90,8 +93,25 @@ def exposure_lines(figures: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+_CURVES = {"train": "loss", "heldout": "heldout_loss", "continuation": "continuation_loss"}
+
+
+def tokens_per_second(
+    manifests: Mapping[str, Manifest], stages: Iterable[str | None]
+) -> dict[str, float]:
+    """What models wrote in some stages, by stage: wall time, what precedes the first text too."""
+    return {
+        name: manifests[name].counts["generated tokens"] / max(manifests[name].seconds, 1e-3)
+        for name in stages
+        if name and manifests[name].counts.get("generated tokens")
+    }
+
+
 def loss_curves(train_folder: Path) -> dict[str, list[list[float]]]:
-    """``train`` and ``heldout`` as (iteration, loss), in order.
+    """``train``, ``heldout`` and maybe ``continuation`` as (iteration, loss), in order.
+
+    The loss of what the teacher wrote behind the student's own prefixes, beside that of all, tells
+    of exposure bias as training goes on.
 
     After a kill some iterations are run again; what was written last is what the weights come from.
     """
@@ -103,9 +123,9 @@ def loss_curves(train_folder: Path) -> dict[str, list[list[float]]]:
             row = json.loads(line)
         except json.JSONDecodeError:  # a line that a kill cut off
             continue
-        for name, key in (("train", "loss"), ("heldout", "heldout_loss")):
+        for name, key in _CURVES.items():
             if key in row:
-                curves[name][row["iteration"]] = row[key]
+                curves.setdefault(name, {})[row["iteration"]] = row[key]
     return {name: [list(point) for point in sorted(c.items())] for name, c in curves.items()}
 
 

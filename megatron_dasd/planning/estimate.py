@@ -1,7 +1,9 @@
 """Time, money and disk of every stage of a pipeline, from shapes, lengths and stated rates."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +24,8 @@ _FORWARD_SHARE = 1 / 3
 """Of the operations of training, those of its forward pass."""
 _TRAINING_BYTES, _EXPORT_BYTES = 2 + 4 + 4 + 4, 2
 """Of a weight in a checkpoint with Adam's moments, and in an exported model (bfloat16)."""
+_DTYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1}
+"""By Megatron's names."""
 _DATA_BYTES = 4 + 1 + 4 + 1
 """Of a token of packed data: id, mask, teacher's log-prob, class."""
 
@@ -131,6 +135,7 @@ def recipe_of(pipeline: Pipeline, stage: str) -> Recipe:
     flags = {name.replace("_", "-"): value for name, value in settings.megatron.items()}
     launch = settings.launch
     of_a_row = launch.tensor_parallel * launch.pipeline_parallel * launch.context_parallel
+    moment_bytes, gradient_bytes = _optimizer_bytes(flags)
     return Recipe(
         architecture=architecture_of(pipeline, settings.model),
         launch=launch,
@@ -138,8 +143,24 @@ def recipe_of(pipeline: Pipeline, stage: str) -> Recipe:
         bf16=settings.precision != "fp32",
         chunked_loss=settings.chunked_loss,
         recompute="full" if flags.get("recompute-granularity") == "full" else "none",
+        moment_bytes=moment_bytes,
+        gradient_bytes=gradient_bytes,
         num_micro_batches=max(1, settings.global_batch_size * of_a_row // launch.num_ranks),
     )
+
+
+def _optimizer_bytes(flags: Mapping[str, Any]) -> tuple[int, int]:
+    """Of a weight: both of Adam's moments, and the gradient.
+
+    Megatron's precision-aware optimizer keeps them in the types that it is told.  The copy in
+    float32 is counted whole, though Transformer Engine may keep half of it alone.
+    """
+    aware = flags.get("use-precision-aware-optimizer")
+    moments, gradients = (
+        sum(_DTYPE_BYTES[str(flags.get(name, "fp32")) if aware else "fp32"] for name in names)
+        for names in (("exp-avg-dtype", "exp-avg-sq-dtype"), ("main-grads-dtype",))
+    )
+    return moments, gradients
 
 
 def seq_length_of(pipeline: Pipeline, reference: str) -> int:

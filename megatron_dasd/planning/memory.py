@@ -52,6 +52,10 @@ class Recipe:
     chunked_loss: bool = True
     recompute: Recompute = "none"
     layers: Layers = "transformer_engine"
+    moment_bytes: int = 8
+    """Of both of Adam's moments of a weight."""
+    gradient_bytes: int = 4
+    """Of a weight's gradient, as it is added up."""
     num_micro_batches: int = 1
     """Rows of a step on each data-parallel rank."""
 
@@ -101,14 +105,14 @@ def memory(recipe: Recipe, stage: int) -> Memory:
     launch, b = recipe.launch, recipe.element_bytes
     dense, expert = parameters(recipe, stage)
     # the copy in float32 of what is not, and both of Adam's moments
-    of_weight = (4 if recipe.bf16 else 0) + 8
+    of_weight = (4 if recipe.bf16 else 0) + recipe.moment_bytes
     sharing = expert_sharing = 1
     if launch.distributed_optimizer:
         sharing = recipe.data_parallel * launch.context_parallel
         expert_sharing = max(1, sharing // launch.expert_parallel)
     return Memory(
         weights=b * (dense + expert),
-        gradients=4 * (dense + expert),  # added up in float32
+        gradients=recipe.gradient_bytes * (dense + expert),
         optimizer=of_weight * (dense / sharing + expert / expert_sharing),
         activations=_activations(recipe, stage),
         loss=_loss(recipe) if stage == launch.pipeline_parallel - 1 else 0,

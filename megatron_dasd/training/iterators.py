@@ -11,7 +11,7 @@ from megatron.training import get_args
 from megatron_dasd.config.training import Ramp
 from megatron_dasd.data.blend import BlendedDataset
 from megatron_dasd.data.groups import Names
-from megatron_dasd.data.meta import read_meta
+from megatron_dasd.data.meta import WRITERS, read_meta
 from megatron_dasd.data.packed_dataset import PackedDataset
 from megatron_dasd.data.teacher_top import DistillationDataset
 from megatron_dasd.training.batches import (
@@ -62,6 +62,8 @@ def _training_rows(
     paths = [Path(payload[name]) for name in ("data", "ramp_data") if payload[name]]
     # every row has the same fields, whichever set of data it is of
     companions = {name for path in paths for name in read_meta(path).companions}
+    if on_policy is not None:
+        companions.add(WRITERS)
     opened = partial(_open_data, names=names, companions=sorted(companions))
     data = opened(paths[0], payload["teacher_topk"])
     if payload["ramp_data"]:

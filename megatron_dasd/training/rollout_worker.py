@@ -44,10 +44,7 @@ class RolloutWorker:
         self, _type: type[BaseException] | None, _: BaseException | None, __: TracebackType | None
     ) -> None:
         if self._process is not None:
-            assert self._process.stdin is not None
-            self._process.stdin.close()
-            self._process.kill()
-            self._process.wait()
+            self._end(self._process)
 
     def poll(self) -> None:
         """Start it again if it has ended, after a pause that grows; training goes on meanwhile."""
@@ -55,6 +52,7 @@ class RolloutWorker:
             if time.monotonic() >= self._starts_at:
                 self._start()
         elif (status := self._process.poll()) is not None:
+            self._end(self._process)
             self._process = None
             lived = time.monotonic() - self._started
             if lived > _LONGEST_PAUSE_SECONDS:
@@ -81,6 +79,13 @@ class RolloutWorker:
                 start_new_session=True,  # Ctrl-C is this process's to handle
             )
         self._started = time.monotonic()
+
+    @staticmethod
+    def _end(process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.kill()
+        process.wait()
 
     def _last_line(self) -> str:
         lines = self._log.read_text(errors="replace").split("\n")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from megatron_dasd.config.training import LossGradients, Normalisation
 from megatron_dasd.data.groups import Names
-from megatron_dasd.data.meta import CLASS_NAMES, SENTENCE_CLASSES
+from megatron_dasd.data.meta import CLASS_NAMES, SENTENCE_CLASSES, WRITER_NAMES, WRITERS
 from megatron_dasd.data.teacher_top import IDS, LOGPROBS
 from megatron_dasd.errors import UserError
 from megatron_dasd.losses.cross_entropy import (
@@ -117,10 +117,12 @@ def _with_classes(
 
 
 def _classes(batch: Batch, groups: Names) -> list[tuple[Tensor, Sequence[str]]]:
-    """Classes that tokens belong to, and their names: those of sentences, and of documents."""
+    """Classes that tokens belong to, and their names: of documents, sentences and writers."""
     found: list[tuple[Tensor, Sequence[str]]] = [
         (batch[kind], [f"{kind} {name}" for name in names]) for kind, names in groups.items()
     ]
     if SENTENCE_CLASSES in batch:
         found.append((batch[SENTENCE_CLASSES], CLASS_NAMES))
+    if WRITERS in batch:
+        found.append((batch[WRITERS], WRITER_NAMES))
     return found

@@ -61,3 +61,9 @@ def test_companions_that_a_set_has_not_are_unknown(tmp_path: Path) -> None:
     assert rows[1]["sentence_classes"].tolist() == [0, 0, 0, 0]
     assert "sentence_classes" not in PackedDataset(with_classes, companions=[])[0]
     assert np.array_equal(rows[1]["tokens"], PackedDataset(plain)[0]["tokens"])
+
+
+def test_rows_without_a_writer_are_the_teachers_responses(tmp_path: Path) -> None:
+    plain = write(tmp_path / "plain", 13)
+    row = PackedDataset(plain, companions=["writers"])[0]
+    assert row["writers"].tolist() == [1, 1, 1, 1]

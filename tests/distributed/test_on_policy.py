@@ -107,6 +107,14 @@ def test_rows_of_fresh_weights_enter_a_running_training(finished: Path) -> None:
     assert len(with_rows) >= 3
     assert all(line["on_policy_rows"] <= 2 for line in with_rows)  # 0.28 of 4
     assert all(0 <= line["on_policy_age"] <= 60 for line in with_rows)
+    # what the teacher wrote behind the student's prefixes has a loss of its own
+    writers = {"continuation_loss", "prefix_loss"}
+    assert all(
+        (writers <= line.keys()) == (line["on_policy_rows"] > 0)
+        for line in lines
+        if "grad_norm" in line
+    )
+    assert all("response_loss" in line for line in lines if "grad_norm" in line)
     figures = json.loads((finished / "manifest.json").read_text())["figures"]["on_policy"]
     assert figures["rows"] == sum(line["on_policy_rows"] for line in with_rows)
     assert_once(finished)

@@ -32,10 +32,15 @@ def test_one_that_ends_is_told_of_and_started_again(
     """It cannot do anything with this payload."""
     with RolloutWorker({"stage": str(tmp_path)}, tmp_path) as worker:
         (first,) = running(tmp_path)
-        wait_for(lambda: not running(tmp_path))
-        worker.poll()
-        told = capsys.readouterr().out
-        assert told == (
+        told: list[str] = []
+
+        def hears() -> bool:
+            worker.poll()
+            told.append(capsys.readouterr().out)
+            return bool(told[-1])
+
+        wait_for(hears)
+        assert told[-1] == (
             f"    the rollout worker ended with status 1: KeyError: 'model' (log: {tmp_path}/"
             "rollout_worker.log); training goes on, and it is started again in 1 s\n"
         )
