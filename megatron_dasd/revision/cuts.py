@@ -18,7 +18,9 @@ def choose_cut(
     seed: int,
     accept: Callable[[str], bool],
 ) -> int | None:
-    """Draw the number of tokens to keep, uniformly from all positions at which a cut is possible.
+    """Draw the number of tokens to keep, uniformly; a cut in a character moves back to its start.
+
+    A draw that is not accepted, or moves back out of the positions, is followed by another.
 
     Args:
         text: what the tokens spell.
@@ -31,11 +33,11 @@ def choose_cut(
     """
     data = text.encode()
     ends = np.cumsum(num_bytes)
-    positions = np.array(cut_positions(len(num_bytes), cut_from))
-    # the first possible one of a random order has the same chance as any other
-    for kept in np.random.default_rng(seed).permutation(positions).tolist():
-        end = int(ends[kept - 1])
-        if is_border(data, end) and accept(data[:end].decode()):
+    positions = cut_positions(len(num_bytes), cut_from)
+    for kept in np.random.default_rng(seed).permutation(np.array(positions)).tolist():
+        while kept in positions and not is_border(data, ends[kept - 1]):
+            kept -= 1
+        if kept in positions and accept(data[: ends[kept - 1]].decode()):
             return int(kept)
     return None
 

@@ -38,10 +38,19 @@ def test_the_seed_decides() -> None:
     assert len(set(draws)) == 1
 
 
-def test_a_character_is_never_cut() -> None:
+def test_a_cut_inside_a_character_moves_back_to_its_start() -> None:
     # "ab" and "日" a token a byte: of 3 and 4 tokens kept neither ends a character
-    drawn = {choose_cut("ab日c", [1] * 6, 0.0, seed, anywhere) for seed in range(200)}
-    assert drawn == {1, 2, 5}
+    drawn = Counter(choose_cut("ab日c", [1] * 6, 0.0, seed, anywhere) for seed in range(5000))
+    assert set(drawn) == {1, 2, 5}
+    assert 2880 < drawn[2] < 3120  # 2, 3 and 4 of five: 3000 expected, deviation 35
+
+
+def test_a_cut_never_moves_back_beyond_the_share() -> None:
+    # "日" ends with the third of six tokens; beyond 0.2 begins with the second, in the character
+    drawn = {choose_cut("日abc", [1] * 6, 0.2, seed, anywhere) for seed in range(200)}
+    assert drawn == {3, 4, 5}
+    assert choose_cut("日a", [1] * 4, 0.0, 0, anywhere) == 3
+    assert choose_cut("a日", [1] * 4, 0.5, 0, anywhere) is None
 
 
 def test_tokens_that_add_nothing_are_positions_too() -> None:
