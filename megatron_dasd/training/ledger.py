@@ -18,6 +18,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from megatron_dasd.errors import UserError
+
 Line = dict[str, Any]
 _STRIDE = 8
 """Iterations between two lines of how far training has come: each is a wait for the disk."""
@@ -124,7 +126,11 @@ class Ledger:
     """The file, which rank 0 alone writes."""
 
     def __init__(self, path: Path) -> None:
-        """Open it, without a line at its end that a kill has cut off."""
+        """Open it, without a line at its end that a kill has cut off.
+
+        Raises:
+            UserError: another line is damaged.
+        """
         self.lines, size = _whole_lines(path)
         self._file = path.open("ab")
         self._file.truncate(size)
@@ -169,7 +175,11 @@ class Ledger:
 
 
 def read_ledger(path: Path) -> Schedule:
-    """What a training's ledger says."""
+    """What a training's ledger says.
+
+    Raises:
+        UserError: it is damaged.
+    """
     schedule = Schedule()
     schedule.take(_whole_lines(path)[0])
     return schedule
@@ -182,4 +192,10 @@ def _whole_lines(path: Path) -> tuple[list[Line], int]:
     except FileNotFoundError:
         return [], 0
     size = data.rfind(b"\n") + 1
-    return [json.loads(line) for line in data[:size].splitlines()], size
+    lines: list[Line] = []
+    for number, line in enumerate(data[:size].splitlines(), 1):
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            raise UserError(f"{path}: line {number} is damaged; bring the file back") from None
+    return lines, size

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+
+from megatron_dasd.errors import UserError
 from megatron_dasd.training.ledger import Ledger, Place, Schedule, plan_rows, read_ledger
 
 
@@ -97,6 +100,13 @@ def test_a_line_that_a_kill_has_cut_off_is_gone(tmp_path: Path) -> None:
     assert path.read_bytes() == whole
     assert len(ledger.lines) == 1
     assert ledger.enter(1, 0, 50, 1, 100, one) == [{"round": 1, "weights": 0, "iterations": [2]}]
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.jsonl"
+    path.write_bytes(b'{"reached": 8}\n{"rea\n')
+    with pytest.raises(UserError, match=r"ledger\.jsonl: line 2 is damaged"):
+        Ledger(path)
 
 
 def test_no_file_is_an_empty_ledger(tmp_path: Path) -> None:
