@@ -41,7 +41,7 @@ def rows() -> Iterator[Row]:
         own=hooked,
         peer=alone,
         peer_name="training alone, median of a run's steps, 10 alternating pairs",
-        bar="at most 1.03 x the time",
+        bar="at most 1.03 x the time; with the worker running on the other core: printed",
     )
     with tempfile.TemporaryDirectory() as name:
         run_dir = Path(name)
