@@ -105,7 +105,7 @@ def test_servers_are_jobs_that_clients_find(site: Site) -> None:
     site.wait("sample", "COMPLETED")
     site.wait("end_servers_speaker", "COMPLETED")
     wait_for(lambda: site.state("serve_speaker_1") not in ("RUNNING", "COMPLETING"), 60)
-    assert "speaker: serving at http://node" in site.log("serve_speaker_1")
+    assert "speaker: serving speaker at http://node" in site.log("serve_speaker_1")
     assert not list((site.place / "run" / "jobs" / "services" / "speaker").glob("*.url"))
     site.assert_nothing_is_left()
 
