@@ -84,10 +84,8 @@ class ShardWriter:
             ValueError: mask, companions and tokens do not fit each other or the row.
         """
         given = {key: np.asarray(document[key]) for key in self._dtypes if key in document}
-        size = given[TOKENS].size
         for key in self._format.companions:
-            if key not in given:
-                given[key] = np.full(size, COMPANIONS[key].unknown, self._dtypes[key])
+            given.setdefault(key, COMPANIONS[key].unknowns(given[TOKENS].size))
         tokens, mask = given[TOKENS], given[LOSS_MASK]
         lengths = {values.size for values in given.values()}
         if len(lengths) != 1 or not 0 < tokens.size <= self._format.seq_length or mask[0]:

@@ -18,8 +18,10 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from megatron_dasd.errors import UserError
 
@@ -43,6 +45,10 @@ class Companion:
     dtype: type[np.number]
     unknown: float
     """Stands where nothing is known of a token, and on padding."""
+
+    def unknowns(self, size: int) -> npt.NDArray[Any]:
+        """[size] of tokens of which nothing is known."""
+        return np.full(size, self.unknown, self.dtype)
 
 
 COMPANIONS = {

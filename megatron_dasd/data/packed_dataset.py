@@ -119,7 +119,7 @@ class PackedDataset:
             values[LOSS_MASK] = values[LOSS_MASK] * self._weights[number]
         size = len(values[TOKENS])
         for name in self.companions:
-            values.setdefault(name, np.full(size, COMPANIONS[name].unknown, COMPANIONS[name].dtype))
+            values.setdefault(name, COMPANIONS[name].unknowns(size))
         for kind, numbers in self._numbers.items():
             own = 0 if self._groups is None else self._groups[number, GROUPS.index(kind)]
             values[kind] = np.full(size, numbers[own])

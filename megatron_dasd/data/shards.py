@@ -280,9 +280,7 @@ class _CompanionColumns:
             WRITERS: writers(example.response_ids.size, num_prefix_tokens),
         }
         return {
-            name: np.concatenate(
-                [np.full(example.prompt_ids.size, COMPANIONS[name].unknown, values.dtype), values]
-            )
+            name: np.concatenate([COMPANIONS[name].unknowns(example.prompt_ids.size), values])
             for name, values in known.items()
         }
 

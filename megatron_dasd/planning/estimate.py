@@ -155,12 +155,12 @@ def _optimizer_bytes(flags: Mapping[str, Any]) -> tuple[int, int]:
     Megatron's precision-aware optimizer keeps them in the types that it is told.  The copy in
     float32 is counted whole, though Transformer Engine may keep half of it alone.
     """
-    aware = flags.get("use-precision-aware-optimizer")
-    moments, gradients = (
-        sum(_DTYPE_BYTES[str(flags.get(name, "fp32")) if aware else "fp32"] for name in names)
-        for names in (("exp-avg-dtype", "exp-avg-sq-dtype"), ("main-grads-dtype",))
+    told = flags if flags.get("use-precision-aware-optimizer") else {}
+    first, second, gradient = (
+        _DTYPE_BYTES[str(told.get(name, "fp32"))]
+        for name in ("exp-avg-dtype", "exp-avg-sq-dtype", "main-grads-dtype")
     )
-    return moments, gradients
+    return first + second, gradient
 
 
 def seq_length_of(pipeline: Pipeline, reference: str) -> int:
