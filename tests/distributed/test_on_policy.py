@@ -34,9 +34,7 @@ STAGE = "stage3_live"
 DISTIL = "stage3_distil"
 EPOCHS = 90
 """248 steps."""
-MAX_AGE = 1000
-"""Steps; a busy machine's worker may be slow, and its rows are to enter all the same."""
-NUM_ROUNDS, NUM_ROWS = 3, 3
+NUM_ROUNDS, NUM_ROWS = 3, 4
 """Of a worker, before training goes on at its own pace: 248 steps are short for one to come by."""
 NUM_KILLS = 6
 NUM_EARLY_STEPS = 14
@@ -46,9 +44,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 def command(run_dir: Path, *options: str) -> list[str]:
     program = [sys.executable, "-m", "megatron_dasd.pipeline", str(ON_POLICY)]
-    ages = [f"{stage}.on_policy.max_age={MAX_AGE}" for stage in (STAGE, DISTIL)]
-    given = [word for one in (f"{STAGE}.epochs={EPOCHS}", *ages) for word in ("--set", one)]
-    return [*program, "--run-dir", str(run_dir), *given, *options]
+    return [*program, "--run-dir", str(run_dir), "--set", f"{STAGE}.epochs={EPOCHS}", *options]
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +129,7 @@ def replay_early(stage: Path, place: Path, **flags: Any) -> list[dict[str, Any]]
 
 
 def assert_once(stage: Path) -> None:
-    """Every row of every round has entered once, or came too late."""
+    """Every row of every round has entered once, or was left out for its age."""
     exchange = Exchange(stage)
     schedule = read_ledger(exchange.ledger)
     rounds = list(exchange.finished())
@@ -142,7 +138,7 @@ def assert_once(stage: Path) -> None:
     for iteration in range(1, steps(metrics(stage))[-1][0] + 1):
         for place in schedule.rows(iteration):
             entered[place] += 1
-            assert 0 <= schedule.age(place, iteration) <= MAX_AGE
+            assert 0 <= schedule.age(place, iteration) <= 60
     assert set(entered.values()) == {1}
     figures = schedule.figures()
     known = sum(made.num_rows for made in rounds[: schedule.num_rounds])
@@ -155,9 +151,9 @@ def test_rows_of_fresh_weights_enter_a_running_training(finished: Path) -> None:
     rounds = list(Exchange(finished).finished())
     # the first weights are those that training began with, later ones are its own
     assert rounds[0].iteration == 0 < rounds[1].iteration < rounds[2].iteration
-    assert len(with_rows) >= 2  # of three rows
+    assert len(with_rows) >= 3
     assert all(line["on_policy_rows"] <= 2 for line in with_rows)  # 0.28 of 4
-    assert all(0 <= line["on_policy_age"] <= MAX_AGE for line in with_rows)
+    assert all(0 <= line["on_policy_age"] <= 60 for line in with_rows)
     # what the teacher wrote behind the student's prefixes has a loss of its own
     writers = {"continuation_loss", "prefix_loss"}
     assert all(
@@ -263,7 +259,7 @@ def test_killed_at_random_moments_nothing_is_lost_or_trained_on_twice(
                 command(run_dir, "--only", STAGE), stdout=log, stderr=subprocess.STDOUT
             )
         while process.poll() is None and kills.total() < NUM_KILLS:
-            if not any(rounds.finished()):  # whose rows are then not to be lost
+            if len(list(rounds.finished())) < 2:  # whose rows are then not to be lost
                 hold(process)
                 time.sleep(0.1)
                 continue
@@ -279,7 +275,7 @@ def test_killed_at_random_moments_nothing_is_lost_or_trained_on_twice(
     assert "training goes on, and it is started again in" in text
     assert not workers(run_dir)
     assert_once(stage)
-    assert read_ledger(rounds.ledger).figures()["rows"] > 0
+    assert read_ledger(rounds.ledger).num_rounds >= 2
     assert steps(replay(stage, tmp_path / "again")) == steps(metrics(stage))
 
 
