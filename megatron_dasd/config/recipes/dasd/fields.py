@@ -21,30 +21,38 @@ PLACEHOLDER = "?"
 """Stands for an input until the recipe connects it."""
 
 
-def _settings(kind: str, *connected: str, **fixed: object) -> BeforeValidator:
-    """Completes settings of a stage kind with what the recipe sets; a file may not set it too."""
-    own = {"kind": kind} | dict.fromkeys(connected, PLACEHOLDER) | fixed
+def _settings(kind: str, *inputs: str, also: tuple[str, ...] = ()) -> BeforeValidator:
+    """Makes a field of a stage kind's settings: the recipe sets the kind and these inputs.
+
+    A file may set neither them nor ``also``, which the recipe sets in some stages.
+    """
+    own = {"kind": kind} | dict.fromkeys(inputs, PLACEHOLDER)
 
     def complete(given: object) -> object:
         if not isinstance(given, dict):
             return given
-        for name in own:
+        for name in (*own, *also):
             if name in given:
-                raise ValueError(f"{name} is set by the recipe; set it in stages instead")
+                raise ValueError(f"{name} is set by the recipe; change it in stages")
         return own | given
 
     return BeforeValidator(complete)
 
 
+_SHARED = ("split", "system_prompt")
 Gguf = Annotated[ImportGguf, _settings("import_gguf")]
 Random = Annotated[RandomModel, _settings("random_model")]
 Prune = Annotated[PruneLayers, _settings("prune_layers", "model")]
 Prompts = Annotated[MakePrompts, _settings("make_prompts")]
 HealText = Annotated[PreprocessText, _settings("preprocess_text", "model")]
-Scoring = Annotated[ScoreStudent, _settings("score_student", "responses", "model", "checkpoint")]
+Scoring = Annotated[
+    ScoreStudent, _settings("score_student", "responses", "model", "checkpoint", also=_SHARED)
+]
 Selection = Annotated[SelectDas, _settings("select_das", "responses")]
-Training = Annotated[Train, _settings("train", "model", "checkpoint", "data")]
-Rollouts = Annotated[RollOutStudent, _settings("roll_out_student", "model", "responses")]
+Training = Annotated[Train, _settings("train", "model", "checkpoint", "data", also=("heldout",))]
+Rollouts = Annotated[
+    RollOutStudent, _settings("roll_out_student", "model", "responses", also=_SHARED)
+]
 
 
 class Part(BaseModel):
