@@ -11,12 +11,11 @@ from typing import get_args
 import numpy as np
 import numpy.typing as npt
 
+from megatron_dasd.arrays import Floats, Ints
 from megatron_dasd.records import Provenance, Span
 from megatron_dasd.text.alignment import NO_SENTENCE, sentence_of_tokens
 from megatron_dasd.text.sentences import sentence_ends
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 CLASSES: tuple[Provenance, ...] = get_args(Provenance)
 """In the order of their codes."""
 TEACHER, STUDENT, SHARED, BOOSTED = range(len(CLASSES))

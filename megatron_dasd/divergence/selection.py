@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
+from megatron_dasd.arrays import Ints
+
 Scores = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 Strategy = Literal["count", "ratio", "longest", "random", "fewest"]

@@ -1,14 +1,18 @@
 """How long a response is in the student's tokens, prompt and end of turn included."""
 
+from __future__ import annotations
+
 from functools import partial
 from itertools import count
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from megatron_dasd.records import Response
 from megatron_dasd.text.bulk import BulkEncoder, ExactnessError, choose_library
 from megatron_dasd.text.chat import render_prompt
 from megatron_dasd.text.encoding import end_of_turn_id, most_words_in_a_token, split_example
+
+if TYPE_CHECKING:  # transformers takes seconds to import
+    from transformers import PreTrainedTokenizerBase
 
 _CHECK_EVERY = 64
 _CHECK_CHARACTERS = 100_000

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
+from megatron_dasd.arrays import Ints
+
 Hashes = npt.NDArray[np.uint64]
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _WORDS = re.compile(rf"[^\W{_CJK}]+|[{_CJK}]|[^\w\s]+")
