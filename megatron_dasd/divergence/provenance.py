@@ -1,7 +1,7 @@
 """Sentence probabilities and provenance classes: arrays and texts in, arrays out.
 
 METHOD: divergence-aware sampling; arXiv 2601.09088 and the provenance paper arXiv 2512.20908.
-Models are in the order teacher, student, distilled student; the last is there after training only.
+Models are in the order teacher, student, distilled student; the last only after training.
 """
 
 from collections.abc import Sequence
