@@ -4,7 +4,7 @@ STAMP := .venv/.installed
 
 .PHONY: help setup demo test test-long lint bench clean
 help:
-	@echo 'make demo       run the whole pipeline, small and real, without a GPU (runs/demo/report.html)'
+	@echo 'make demo       a student that learns to add, without a GPU (runs/demo/report.html)'
 	@echo 'make test       checks and tests; make test-long: those that are slow by nature'
 	@echo 'make bench      figures of speed against limits and peers (bench/results.json)'
 	@echo 'make lint       style, types and the direction of imports'
@@ -20,7 +20,7 @@ $(STAMP): setup.py constraints.txt examples/cpu_tiny/requirements.txt
 	@touch $@
 
 demo: $(STAMP)
-	$(PYTHON) -m megatron_dasd.pipeline examples/cpu_tiny/pipeline.yaml
+	$(PYTHON) -m megatron_dasd.pipeline examples/demo/pipeline.yaml
 
 lint: $(STAMP)
 	$(PYTHON) -m ruff check .
@@ -40,4 +40,4 @@ bench: $(STAMP)
 	$(PYTHON) tools/bench.py
 
 clean:
-	rm -rf .venv .vllm-venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info build runs/demo runs/micro
+	rm -rf .venv .vllm-venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info build runs/demo runs/micro runs/tiny

@@ -23,7 +23,7 @@ STAGES = {
 LAYERS = [
     {"errors", "records", "config", "seeds", "arrays"},
     {"records_io", "record_batches", "artifacts", "manifests", "progress", "device"},
-    {"text", "pages", "engines", "data", "losses", "models", "checkpoint", "precision"},
+    {"tasks", "text", "pages", "engines", "data", "losses", "models", "checkpoint", "precision"},
     STAGES,
     {"pipeline"},
     {"cluster", "planning"},

@@ -13,7 +13,8 @@ class Evaluate(Settings):
     kind: Literal["evaluate"]
     prompts: Input
     models: dict[str, Input] = Field(min_length=1)
-    """Hugging Face folders by the name that the report shows."""
+    """Hugging Face folders by the name that the report shows; the others' differences are taken to
+    the first one.  Each writes the normalised form."""
     num_samples: Positive = 1
     temperature: Annotated[float, Field(ge=0)] = 1.0
     """0: greedy."""

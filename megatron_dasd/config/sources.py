@@ -2,9 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from megatron_dasd.config.base import Input, OnMalformed, Positive, Settings
+
+Carries = Literal["any", "none"]
+Style = Literal["terse", "explained", "wordy"]
 
 
 class ImportGguf(Settings):
@@ -26,8 +29,9 @@ class RandomModel(Settings):
     num_attention_heads: Positive
     num_key_value_heads: Positive
     intermediate_size: Positive
-    alphabet: str = Field(min_length=1)
-    """The ASCII characters that the tokenizer knows besides its special tokens, one token each."""
+    alphabet: Annotated[str, Field(min_length=1)] | None = None
+    """ASCII characters that the model writes with its random weights, and hardly any others.  None:
+    it favours none, as a model should that is to be trained."""
     max_position_embeddings: Positive = 1024
     initializer_std: float = 0.02
 
@@ -53,13 +57,36 @@ class ReasoningGymTask(BaseModel):
     config: dict[str, Any] = {}
 
 
+class ColumnAddition(BaseModel):
+    """Sums of two numbers of three digits, see ``tasks.column_addition``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    generator: Literal["column_addition"]
+    size: Positive
+    carries: Carries = "any"
+    """``none``: no column's sum exceeds 9."""
+
+
+def _generator_of(task: object) -> str:
+    generator = task.get("generator") if isinstance(task, dict) else getattr(task, "generator", "")
+    return "own" if generator == "column_addition" else "reasoning_gym"
+
+
+Task = Annotated[
+    Annotated[ColumnAddition, Tag("own")] | Annotated[ReasoningGymTask, Tag("reasoning_gym")],
+    Discriminator(_generator_of),
+]
+
+
 class MakePrompts(Settings):
-    """Tasks from reasoning-gym and prompts from files, with a held-out part."""
+    """Tasks from generators and prompts from files, with a held-out part."""
 
     kind: Literal["make_prompts"]
     files: list[Input] = []
     """JSON lines or Parquet of Prompt records."""
-    tasks: list[ReasoningGymTask] = []
+    tasks: list[Task] = []
+    """Generators of the ``reasoning-gym`` package, and ``column_addition``."""
     heldout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
     on_malformed: OnMalformed = "stop"
 
@@ -105,3 +132,17 @@ class ImportResponses(Settings):
         if bool(self.logprobs) != (self.tokenizer is not None):
             raise ValueError("give logprobs and tokenizer, or neither")
         return self
+
+
+class WorkedSums(Settings):
+    """Worked solutions of column addition, as responses: what a small model is trained on first."""
+
+    kind: Literal["worked_sums"]
+    size: Positive
+    """Problems, each worked once, in a style drawn at random."""
+    carries: Carries = "any"
+    """``none``: no column's sum exceeds 9."""
+    styles: list[Style] = Field(["terse", "explained", "wordy"], min_length=1)
+    """See ``tasks.column_addition.STYLES``."""
+    without: Input | None = None
+    """Prompts that are not among the problems."""

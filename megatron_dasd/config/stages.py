@@ -13,6 +13,7 @@ from megatron_dasd.config.sources import (
     MakePrompts,
     PruneLayers,
     RandomModel,
+    WorkedSums,
 )
 from megatron_dasd.config.teacher import (
     ContinueTeacher,
@@ -31,6 +32,7 @@ StageSettings = Annotated[
     | ImportHf
     | MakePrompts
     | ImportResponses
+    | WorkedSums
     | SampleTeacher
     | ScoreTeacher
     | FilterResponses

@@ -1,11 +1,17 @@
 """Accuracy of models on graded answers."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Literal, TypedDict
 
 from megatron_dasd.evaluation.graders import answer_of
-from megatron_dasd.evaluation.statistics import EstimateFigures, ratio_estimate
+from megatron_dasd.evaluation.statistics import (
+    EstimateFigures,
+    IntervalFigures,
+    interval,
+    ratio_estimate,
+)
 from megatron_dasd.records import Graded
 
 
@@ -57,3 +63,65 @@ def accuracies(answers: Iterable[Graded]) -> dict[str, AccuracyFigures]:
             "num_answers": len(given),
         }
     return figures
+
+
+Marks = dict[str, dict[tuple[str, int], bool]]
+"""Whether an answer is right, by model and by prompt and number of the sample."""
+TEACHER, BEFORE = "teacher", "before"
+"""Names of the models between which a student's gain is measured."""
+
+
+class GainFigures(TypedDict):
+    """What training did to the accuracy, with 95 % intervals."""
+
+    gain: IntervalFigures | None
+    """Of the last student over the middle between the teacher and the student before training;
+    above 0, the student has come more than half of the way.  None: one of them was not asked."""
+    stage_gains: dict[str, IntervalFigures]
+    """Of each student over the one before it."""
+
+
+def right_marks(answers: Iterable[Graded]) -> Marks:
+    """Collect which answers are right."""
+    marks: defaultdict[str, dict[tuple[str, int], bool]] = defaultdict(dict)
+    for answer in answers:
+        marks[answer.model][answer.prompt.prompt_id, answer.sample] = verdict(answer) == "right"
+    return dict(marks)
+
+
+def gain_figures(marks: Marks, students: Sequence[str]) -> GainFigures:
+    """Compute what each training stage did, and all of them.
+
+    Args:
+        students: in the order in which they were trained.
+    """
+    asked = [name for name in students if name in marks]
+    gain = None
+    if asked and {TEACHER, BEFORE} <= marks.keys() and asked[-1] != BEFORE:
+        gain = contrast(marks, {asked[-1]: 1.0, TEACHER: -0.5, BEFORE: -0.5})
+    steps = {
+        after: contrast(marks, {after: 1.0, earlier: -1.0}) for earlier, after in pairwise(asked)
+    }
+    return {"gain": gain, "stage_gains": {name: one for name, one in steps.items() if one}}
+
+
+def contrast(marks: Marks, weights: Mapping[str, float]) -> IntervalFigures | None:
+    """Estimate a weighted sum of models' accuracies, paired by answer and clustered by prompt.
+
+    Args:
+        weights: by model; 1 and -1 give the difference of two models.
+
+    Returns:
+        The mean with its 95 % interval, over the answers that all of the models gave; None when
+        there are none.
+    """
+    shared = set.intersection(*(set(marks[model]) for model in weights))
+    sums: defaultdict[str, float] = defaultdict(float)
+    counts: Counter[str] = Counter()
+    for prompt_id, sample in sorted(shared):
+        right = (weight * marks[name][prompt_id, sample] for name, weight in weights.items())
+        sums[prompt_id] += sum(right)
+        counts[prompt_id] += 1
+    if not counts:
+        return None
+    return interval(ratio_estimate(list(sums.values()), list(counts.values())))

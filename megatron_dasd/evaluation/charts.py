@@ -8,7 +8,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from megatron_dasd.evaluation.accuracy import BEFORE, TEACHER, AccuracyFigures
 from megatron_dasd.pages.charts import ACCENT, FAINT, SECOND, STYLE, svg
+
+
+@matplotlib.rc_context(STYLE)
+def accuracy_chart(models: Mapping[str, AccuracyFigures]) -> Markup:
+    """Accuracy by model, with 95 % intervals."""
+    figure = Figure(figsize=(5.6, 2.9), layout="constrained")
+    axes = figure.subplots()
+    found = [model["accuracy"] for model in models.values()]
+    values = [100 * one["mean"] for one in found]
+    errors = [196 * (one["stderr"] or 0.0) for one in found]
+    colours = [{TEACHER: SECOND, BEFORE: FAINT}.get(name, ACCENT) for name in models]
+    bars = axes.bar(list(models), values, yerr=errors, color=colours, width=0.55, capsize=4)
+    axes.bar_label(bars, labels=[f"{value:.0f}" for value in values], padding=3)
+    axes.set_ylabel("% right")
+    axes.set_ylim(0, 115)
+    axes.grid(axis="x", visible=False)
+    return svg(figure)
 
 
 @matplotlib.rc_context(STYLE)

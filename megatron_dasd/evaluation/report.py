@@ -12,7 +12,13 @@ from typing import TypedDict, cast
 from megatron_dasd.artifacts import StageFolder, write_atomic
 from megatron_dasd.config.evaluation import Report
 from megatron_dasd.evaluation import charts
-from megatron_dasd.evaluation.accuracy import AccuracyFigures
+from megatron_dasd.evaluation.accuracy import (
+    TEACHER,
+    AccuracyFigures,
+    GainFigures,
+    gain_figures,
+    right_marks,
+)
 from megatron_dasd.evaluation.exposure import ExposureFigures, exposure_figures
 from megatron_dasd.evaluation.heldout import HeldoutFigures, heldout_figures
 from megatron_dasd.evaluation.samples import mixed_policy_example, side_by_side
@@ -20,7 +26,7 @@ from megatron_dasd.manifests import LOGS, METRICS, Manifest, model_folder, read_
 from megatron_dasd.pages.charts import class_chart, gap_chart
 from megatron_dasd.pages.figures import ClassCounts, SelectionFigures
 from megatron_dasd.pages.render import render as render_page
-from megatron_dasd.records import ScoredResponse
+from megatron_dasd.records import Graded, ScoredResponse
 from megatron_dasd.records_io import read_records
 
 
@@ -40,15 +46,24 @@ class EvaluateFigures(TypedDict, total=False):
     """Figures of ``evaluate``; absent without evaluation."""
 
     models: dict[str, AccuracyFigures]
+    base: str
+    """Model to which the others' differences are taken."""
 
 
-class RunFigures(HeldoutFigures):
+class AnswerFigures(GainFigures):
+    """Figures of graded answers."""
+
+    accuracy: dict[str, AccuracyFigures]
+    """By model: the teacher, then students as they were trained, then others."""
+    accuracy_base: str | None
+    """Model to which the differences are taken."""
+
+
+class RunFigures(HeldoutFigures, AnswerFigures):
     """Content of ``report.json``; losses are in nats per token."""
 
     title: str
     exposure_bias: dict[str, ExposureFigures]
-    accuracy: dict[str, AccuracyFigures]
-    """By model."""
     sentence_classes: ClassCounts
     sentence_classes_by_temperature: dict[str, ClassCounts]
     sentence_classes_kept: ClassCounts
@@ -78,13 +93,14 @@ def run(settings: Report, inputs: Mapping[str, Path], folder: StageFolder) -> di
     figures = collect_figures(settings, inputs, manifests)
     folder.write_json("report.json", figures)
     write_atomic(folder.path / "report.html", render(settings, inputs, manifests, figures).encode())
-    for line in [*heldout_lines(figures), *exposure_lines(figures)]:
+    for line in [*accuracy_lines(figures), *heldout_lines(figures), *exposure_lines(figures)]:
         print(f"    {line}", flush=True)
     return {
         "heldout_nll": figures["heldout_nll"],
         "heldout_nll_change": figures["heldout_nll_change"],
         "exposure_bias": figures["exposure_bias"],
         "accuracy": figures["accuracy"],
+        "gain": figures["gain"],
     }
 
 
@@ -102,7 +118,7 @@ def collect_figures(
         "title": settings.title,
         **heldout_figures(scores),
         "exposure_bias": _exposure(settings, inputs),
-        "accuracy": cast(EvaluateFigures, _figures(manifests, settings.evaluate)).get("models", {}),
+        **_accuracy(settings, inputs, manifests),
         "sentence_classes": select["sentence_classes"],
         "sentence_classes_by_temperature": select["sentence_classes_by_temperature"],
         "sentence_classes_kept": select["sentence_classes_kept"],
@@ -126,6 +142,24 @@ def collect_figures(
     }
 
 
+def _accuracy(
+    settings: Report, inputs: Mapping[str, Path], manifests: Mapping[str, Manifest]
+) -> AnswerFigures:
+    if settings.evaluate is None:
+        return {"accuracy": {}, "accuracy_base": None, "gain": None, "stage_gains": {}}
+    found = cast(EvaluateFigures, _figures(manifests, settings.evaluate))
+    models = found.get("models", {})
+    order = [TEACHER, *settings.heldout_scores, *models]
+    gains = gain_figures(
+        right_marks(read_records(inputs[settings.evaluate], Graded)), list(settings.heldout_scores)
+    )
+    return {
+        "accuracy": {name: models[name] for name in dict.fromkeys(order) if name in models},
+        "accuracy_base": found.get("base"),
+        **gains,
+    }
+
+
 def _exposure(settings: Report, inputs: Mapping[str, Path]) -> dict[str, ExposureFigures]:
     def scored(references: Mapping[str, str]) -> dict[str, Iterator[ScoredResponse]]:
         return {
@@ -134,6 +168,17 @@ def _exposure(settings: Report, inputs: Mapping[str, Path]) -> dict[str, Exposur
         }
 
     return exposure_figures(scored(settings.exposure_scores), scored(settings.heldout_scores))
+
+
+def accuracy_lines(figures: RunFigures) -> list[str]:
+    """Write the accuracy as text, a line for each model."""
+    lines = []
+    for name, model in figures["accuracy"].items():
+        estimate = model["accuracy"]
+        error = "" if estimate["stderr"] is None else f" ± {100 * estimate['stderr']:.1f}"
+        right = f"{100 * estimate['mean']:.1f}{error} % right"
+        lines.append(f"accuracy {name}: {right}, {100 * model['answered']:.1f} % in form")
+    return lines
 
 
 def exposure_lines(figures: RunFigures) -> list[str]:
@@ -215,6 +260,7 @@ def render(
         stages=manifests,
         colours=figures["sentence_classes"],
         selection=chosen,
+        accuracy_chart=charts.accuracy_chart(figures["accuracy"]) if figures["accuracy"] else "",
         heldout_chart=charts.heldout_chart(figures["heldout_nll"], figures["heldout_nll_stderr"]),
         loss_chart=charts.loss_chart(figures["loss_curves"]) if settings.train else "",
         class_chart=class_chart(classes),

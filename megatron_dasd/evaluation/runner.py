@@ -62,7 +62,8 @@ def run(settings: Evaluate, inputs: Mapping[str, Path], folder: StageFolder) -> 
                 graded = _grade_all(name, parts[index], answers, part)
                 part.counts.update(meter.take_faults())
                 folder.write_part(index, Graded, graded, part.counts, part.rows)
-    return {"models": accuracies(read_records(folder.path, Graded))}
+    figures = accuracies(read_records(folder.path, Graded))
+    return {"models": figures, "base": next(iter(settings.models))}
 
 
 def _graded_prompts(path: Path, aside: SetAside) -> Iterable[Prompt]:

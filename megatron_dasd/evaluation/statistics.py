@@ -18,6 +18,14 @@ class EstimateFigures(TypedDict):
     stderr: float | None
 
 
+class IntervalFigures(TypedDict):
+    """A mean with its 95 % interval, as JSON values."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A mean with its standard error, which is None for fewer than two prompts."""
@@ -55,3 +63,18 @@ def ratio_estimate(sums: Sequence[float], counts: Sequence[float]) -> Estimate:
     k = total_counts.size
     variance = k / (k - 1) * np.square(residuals).sum() / total_counts.sum() ** 2
     return Estimate(float(ratio), float(np.sqrt(variance)))
+
+
+_NORMAL_95 = 1.959963984540054
+"""97.5 % quantile of the normal distribution."""
+
+
+def interval(estimate: Estimate) -> IntervalFigures:
+    """Compute the 95 % interval of an estimate over many prompts, by the normal distribution.
+
+    Below 30 prompts it is too narrow.  Without a standard error there are no bounds.
+    """
+    if estimate.stderr is None:
+        return {"mean": estimate.mean, "low": None, "high": None}
+    half = _NORMAL_95 * estimate.stderr
+    return {"mean": estimate.mean, "low": estimate.mean - half, "high": estimate.mean + half}

@@ -13,6 +13,7 @@ STAGE_MODULES = {
     "prune_layers": "megatron_dasd.sources.prune",
     "make_prompts": "megatron_dasd.sources.prompts",
     "import_responses": "megatron_dasd.sources.responses",
+    "worked_sums": "megatron_dasd.sources.worked_sums",
     "sample_teacher": "megatron_dasd.teacher.sampling",
     "score_teacher": "megatron_dasd.teacher.scoring",
     "continue_teacher": "megatron_dasd.revision.continuation",

@@ -1,9 +1,11 @@
-"""Stage make_prompts: tasks from reasoning-gym and prompts from files, with a held-out part."""
+"""Stage make_prompts: tasks from generators and prompts from files, with a held-out part."""
 
 import json
 import math
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,12 @@ import reasoning_gym
 from reasoning_gym.factory import DATASETS
 
 from megatron_dasd.artifacts import StageFolder
-from megatron_dasd.config.sources import MakePrompts, ReasoningGymTask
+from megatron_dasd.config.sources import ColumnAddition, MakePrompts, ReasoningGymTask
 from megatron_dasd.errors import UserError
 from megatron_dasd.records import Message, Prompt
 from megatron_dasd.records_io import SetAside, read_records
 from megatron_dasd.seeds import derive_seed
+from megatron_dasd.tasks.column_addition import Sum, draw_sums
 
 
 def run(settings: MakePrompts, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
@@ -35,7 +38,9 @@ def run(settings: MakePrompts, inputs: Mapping[str, Path], folder: StageFolder) 
     return {"domains": sorted({prompt.domain for prompt in split})}
 
 
-def task_prompts(task: ReasoningGymTask, number: int, seed: int | None) -> Iterator[Prompt]:
+def task_prompts(
+    task: ReasoningGymTask | ColumnAddition, number: int, seed: int | None
+) -> Iterator[Prompt]:
     """Yield the prompts of one generator, the same for the same settings.
 
     Args:
@@ -44,6 +49,11 @@ def task_prompts(task: ReasoningGymTask, number: int, seed: int | None) -> Itera
     Raises:
         UserError: no such generator, or a configuration that it refuses.
     """
+    if isinstance(task, ColumnAddition):
+        rng = random.Random(derive_seed(seed, task.generator, number))
+        for index, problem in enumerate(islice(draw_sums(rng, task.carries), task.size)):
+            yield sum_prompt(problem, f"{task.generator}-{number}-{index:05d}")
+        return
     if task.generator not in DATASETS:
         raise UserError(f"tasks.{number}.generator: reasoning-gym has no {task.generator!r}")
     derived = derive_seed(seed, task.generator, number) % 2**31
@@ -61,6 +71,17 @@ def task_prompts(task: ReasoningGymTask, number: int, seed: int | None) -> Itera
             grader=f"reasoning_gym:{task.generator}",
             grader_metadata=json.dumps(entry["metadata"], sort_keys=True),
         )
+
+
+def sum_prompt(problem: Sum, prompt_id: str) -> Prompt:
+    """Make a prompt of a problem of column addition."""
+    return Prompt(
+        prompt_id=prompt_id,
+        messages=[Message(role="user", content=problem.question)],
+        domain="column_addition",
+        reference_answer=problem.answer,
+        grader="exact",
+    )
 
 
 def without_duplicates(prompts: Sequence[Prompt], aside: SetAside) -> Iterator[Prompt]:

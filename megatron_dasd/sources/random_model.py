@@ -1,8 +1,8 @@
 """Stage random_model: a small Llama-shaped model with random weights, for runs of seconds.
 
-Its tokenizer has one token for each of the 256 bytes, so it encodes any text, but its model
-writes (almost) only the characters of the alphabet and the end of the turn: with a few tens of
-these a fair share of its texts holds a given character and stops within as many tokens.
+Its tokenizer has one token for each of the 256 bytes, so it encodes any text.  With an alphabet its
+model writes (almost) only these characters and the end of the turn: with a few tens of them a fair
+share of its texts holds a given character and stops within as many tokens.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ _SHARE_OF_OTHERS = 0.25
 
 def run(settings: RandomModel, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
     """Write the Hugging Face folder of the model and its tokenizer."""
-    tokenizer = byte_tokenizer(settings.alphabet)
+    tokenizer = byte_tokenizer(settings.alphabet or "")
     model = random_llama(settings, tokenizer)
     scratch = folder.scratch(MODEL)
     transformers_logging.disable_progress_bar()
@@ -99,8 +99,9 @@ def random_llama(settings: RandomModel, tokenizer: PreTrainedTokenizerFast) -> L
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(settings.seed, "random_model"))
         model = LlamaForCausalLM(config).eval()
-    favoured = [end_of_turn_id(tokenizer), *encode(tokenizer, settings.alphabet)]
-    _favour(model, torch.tensor(favoured))
+    if settings.alphabet is not None:
+        favoured = [end_of_turn_id(tokenizer), *encode(tokenizer, settings.alphabet)]
+        _favour(model, torch.tensor(favoured))
     return model
 
 

@@ -216,7 +216,7 @@ def test_the_page_is_whole_and_shows_text_as_text(
     assert "answer of before" in page
     assert "answer of after" in page
     assert "answer of middle" not in page
-    assert page.count("<svg") == 6
+    assert page.count("<svg") == 7
     assert "34 tokens on average, the teacher's 23; 67 % were cut off" in page
     assert "&lt;think&gt;\na</span>" in page  # the student's prefix of the mixed-policy response
     assert "http" not in page.replace("http://www.w3.org/", "")  # the names of SVG's vocabulary

@@ -13,6 +13,8 @@ GRAPHS = Path(__file__).parents[1] / "graphs"
 FILES = sorted(EXAMPLES.glob("*/*.yaml"))
 NAMES = [f"{path.parent.name}-{path.stem}" for path in FILES]
 
+NEVER_SPELT_OUT = {"demo-pipeline"}
+
 
 @pytest.fixture(autouse=True)
 def _scratch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,12 +53,13 @@ def spelt_out(name: str) -> dict[str, Any]:
 
 
 def test_every_graph_has_its_example() -> None:
-    assert sorted(path.stem for path in GRAPHS.iterdir()) == sorted(NAMES)
+    assert {path.stem for path in GRAPHS.iterdir()} == {*NAMES} - NEVER_SPELT_OUT
 
 
-@pytest.mark.parametrize("path", FILES, ids=NAMES)
-def test_the_recipe_expands_to_the_same_graph(path: Path) -> None:
-    expected, found = spelt_out(f"{path.parent.name}-{path.stem}"), graph(load_pipeline(path))
+@pytest.mark.parametrize("name", sorted({*NAMES} - NEVER_SPELT_OUT))
+def test_the_recipe_expands_to_the_same_graph(name: str) -> None:
+    path = FILES[NAMES.index(name)]
+    expected, found = spelt_out(name), graph(load_pipeline(path))
     assert found == expected
     assert list(found["stages"]) == list(expected["stages"])
 

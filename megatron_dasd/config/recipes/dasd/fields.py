@@ -4,7 +4,7 @@ A field that is described as settings of a stage kind takes what that kind takes
 and checks, but for the inputs that the recipe connects itself.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -15,8 +15,8 @@ from megatron_dasd.config.sources import ImportGguf, MakePrompts, PruneLayers, R
 from megatron_dasd.config.teacher import RollOutStudent
 from megatron_dasd.config.training import Train
 
-StudentName = Literal["before", "stage1", "stage2", "stage3"]
-"""A student by the training stage that it comes from; ``before``: not trained yet."""
+ModelName = Literal["before", "stage1", "stage2", "stage3", "teacher"]
+"""The teacher, or a student by the training stage that it comes from; ``before``: untrained."""
 PLACEHOLDER = "?"
 """Stands for an input until the recipe connects it."""
 
@@ -146,9 +146,11 @@ class Figures(Part):
 
     title: str
     """Title of the report."""
-    evaluate: list[StudentName] | None = None
-    """Students whose accuracy on the held-out prompts is measured; None: ``before`` and the last
-    one; empty: none."""
+    evaluate: list[ModelName] | None = None
+    """Models whose accuracy on the held-out prompts is measured; None: ``before`` and the last
+    student; empty: none.  ``teacher``: one that writes the normalised form by itself."""
+    num_samples: Positive | None = None
+    """Answers a prompt and model; None: the default of ``evaluate``."""
     exposure: Rollouts | None = Field({}, validate_default=True)
     """Settings of ``roll_out_student`` on held-out prompts: exposure bias is measured of the
     students before and after stage 3.  Defaults of the recipe: three rollouts a prompt, cut off
@@ -230,11 +232,12 @@ class Dasd(Part):
 
     @property
     def evaluated(self) -> list[str]:
-        """Students whose accuracy is measured."""
+        """Models whose accuracy is measured: ``before`` first, with which others are compared."""
         if not self.figures:
             return []
         chosen = self.figures.evaluate
-        return ["before", self.students[-1]] if chosen is None else list(chosen)
+        names = ["before", self.students[-1]] if chosen is None else chosen
+        return sorted(set(names), key=get_args(ModelName).index)
 
     @property
     def exposed(self) -> list[str]:
@@ -274,6 +277,13 @@ class Dasd(Part):
     def _evaluates_what_is_trained(self) -> "Dasd":
         known = ["before", *self.students]
         for name in self.evaluated:
-            if name not in known:
+            if name not in (*known, "teacher"):
                 raise ValueError(f"figures.evaluate: no {name} is trained ({', '.join(known)})")
+        source = self.teacher
+        writes_otherwise = self.thinking or not source or source.few_shot or source.model is None
+        if "teacher" in self.evaluated and writes_otherwise:
+            raise ValueError(
+                "figures.evaluate: teacher must be a model that writes the normalised form by "
+                "itself: give teacher.model, and neither thinking nor few_shot"
+            )
         return self

@@ -10,6 +10,7 @@ from megatron_dasd.config.recipes.dasd.shared import (
     rollout_stage,
     student,
     system_prompt,
+    teacher,
     with_defaults,
     without_none,
 )
@@ -54,11 +55,12 @@ def results(recipe: Dasd) -> Stages:
 
 def _evaluate(recipe: Dasd) -> Content:
     before = "healed_hf" if recipe.student.heal else student(recipe)
-    models = {name: f"{name}_hf" for name in recipe.evaluated}
+    named = {"before": before, "teacher": teacher(recipe).get("model")}
+    models = {name: named.get(name, f"{name}_hf") for name in recipe.evaluated}
+    num_samples = recipe.figures.num_samples if recipe.figures else None
     return (
-        {"kind": "evaluate", "prompts": "prompts"}
-        | {"models": models | ({"before": before} if "before" in models else {})}
-        | without_none(max_new_tokens=recipe.max_new_tokens)
+        {"kind": "evaluate", "prompts": "prompts", "models": models}
+        | without_none(max_new_tokens=recipe.max_new_tokens, num_samples=num_samples)
         | system_prompt(recipe)
         | engine(recipe.student.engine, recipe.engine)
     )
