@@ -15,12 +15,7 @@ NUM_DIGITS = 3
 _PLACES = ("Units", "Tens", "Hundreds")
 _PROBLEM = re.compile(rf"(\d{{{NUM_DIGITS}}})\+(\d{{{NUM_DIGITS}}})")
 _STEP = re.compile(r"\d+(?:\+\d+)+=\d+")
-_BEFORE_STEP = (
-    "I begin on the right.\n",
-    "That was easy.\n",
-    "I am nearly done.\n",
-)
-_AT_END = "\nNow I can write down the result."
+_FILLER = "That was not hard. I went from right to left. Now I write the result."
 
 
 @dataclass(frozen=True)
@@ -39,9 +34,8 @@ class Column:
 
     @property
     def step(self) -> str:
-        """The column's equation; a carry of 0 is not written."""
-        carry = "+1" if self.carry else ""
-        return f"{self.first}+{self.second}{carry}={self.total}"
+        """The column's equation, of the same width for all: e.g. ``7+5+0=12``, ``3+2+1=06``."""
+        return f"{self.first}+{self.second}+{self.carry}={self.total:02}"
 
 
 @dataclass(frozen=True)
@@ -100,16 +94,15 @@ def _terse(problem: Sum) -> str:
 
 
 def _explained(problem: Sum) -> str:
-    lines = []
+    lines = [_terse(problem)]
     for place, column in zip(_PLACES, problem.columns, strict=True):
-        carried = " Carry 1." if column.total > 9 else ""
-        lines.append(f"{place}: {column.step}. Write {column.total % 10}.{carried}")
+        carried = f"carry {column.total // 10}" if column.total > 9 else "no carry"
+        lines.append(f"{place}: write {column.total % 10}, {carried}.")
     return "\n".join(lines)
 
 
 def _wordy(problem: Sum) -> str:
-    steps = zip(_BEFORE_STEP, problem.columns, strict=True)
-    return "\n".join(said + column.step for said, column in steps) + _AT_END
+    return f"{_terse(problem)}\n{_FILLER}"
 
 
 STYLES: dict[Style, Callable[[Sum], str]] = {
@@ -117,8 +110,8 @@ STYLES: dict[Style, Callable[[Sum], str]] = {
     "explained": _explained,
     "wordy": _wordy,
 }
-"""By name, what writes a problem's chain of thought: the equations alone; with a sentence about
-every digit and carry; with sentences that say little."""
+"""By name, what writes a problem's chain of thought: the equations alone; then a sentence about
+every digit and its carry; or sentences that say nothing of the problem."""
 
 
 @dataclass(frozen=True)
