@@ -83,7 +83,7 @@ def write_model_and_data(place: Path) -> None:
 
 
 def _flags() -> list[str]:
-    flags: dict[str, Any] = {
+    flags: dict[str, int | float | str] = {
         "global-batch-size": BATCH,
         "train-iters": STEPS,
         "lr": 1e-4,
