@@ -244,7 +244,8 @@ def test_every_form_of_an_extra_state_is_looked_through(tmp_path: Path, protocol
 
 def test_views_of_a_harmless_extra_state_are_read(tmp_path: Path) -> None:
     data = pickle.dumps({"scale_fwd": torch.ones(3), "extra_fp8_variables": {"num_gemms": 2}})
-    for number, state in enumerate((numbers(b"x" + data)[1:], torch.empty(0, dtype=torch.uint8), None)):
+    empty = torch.empty(0, dtype=torch.uint8)
+    for number, state in enumerate((numbers(b"x" + data)[1:], empty, None)):
         read_metadata(checkpoint(tmp_path / f"{number}", **{EXTRA: [state]}))
 
 
