@@ -94,6 +94,28 @@ def open_checkpoint(path: Path, iteration: int | None = None) -> MegatronCheckpo
     return MegatronCheckpoint(path, weights, dtype, metadata)
 
 
+def open_loaded(
+    load: str | None, pretrained: str | None, ckpt_step: int | None
+) -> MegatronCheckpoint | None:
+    """Look through all that Megatron may open for these flags, ``--ckpt-step`` among them.
+
+    Returns:
+        Where it goes on from, or else where it begins; None: neither has a checkpoint yet.
+
+    Raises:
+        UserError: as :func:`open_checkpoint`, or there is nothing to take that step of.
+    """
+    start = None
+    if pretrained and (Path(pretrained) / TRACKER).exists():
+        start = open_checkpoint(Path(pretrained))
+    if load and (Path(load) / TRACKER).exists():
+        return open_checkpoint(Path(load), ckpt_step)
+    if ckpt_step is not None:
+        # Megatron would look for it among the pretrained weights
+        raise UserError(f"--ckpt-step {ckpt_step}: no checkpoint in --load {load} to take it from")
+    return start
+
+
 def model_tensors(metadata: Metadata) -> dict[str, TensorStorageMetadata]:
     """The model's tensors in a checkpoint, by name; those of an optimizer are left out."""
     return {

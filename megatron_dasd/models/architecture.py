@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_dasd.errors import UserError
+from megatron_dasd.models.config_fields import unknown_fields
 
 VOCAB_MULTIPLE = 128
 """The vocabulary is padded to a multiple of this under every layout, so that layouts can change."""
@@ -200,6 +201,11 @@ def read_architecture(folder: Path) -> Architecture:
         raise UserError(f"{path}: field architectures: {name} is not supported: {REFUSED[name]}")
     if name not in FAMILIES:
         raise UserError(f"{path}: field architectures: {name} is not one of {', '.join(FAMILIES)}")
+    for field in unknown_fields(config, FAMILIES[name].experts):
+        raise UserError(
+            f"{path}: field {field} is not known here and may change what the model computes; "
+            "take it out if it does not"
+        )
     try:
         return _from_config(config, FAMILIES[name], path)
     except KeyError as error:
@@ -236,10 +242,15 @@ def _from_config(config: dict[str, Any], family: Family, path: Path) -> Architec
 
 def _wanted_values(config: dict[str, Any], family: Family) -> Iterator[tuple[str, Any, Any]]:
     """Fields that Megatron's flags leave no choice in: name, value, the only one supported."""
+    yield "tie_word_embeddings", type(config.get("tie_word_embeddings", False)), bool
     yield "hidden_act", config.get("hidden_act", "silu"), "silu"
     yield "mlp_bias", config.get("mlp_bias", False), False
     yield "attention_bias", config.get("attention_bias", False), False
     yield "attention_dropout", config.get("attention_dropout", 0.0), 0.0
+    yield "rope_interleaved", config.get("rope_interleaved", False), False
+    yield "is_causal", config.get("is_causal", True), True
+    yield "is_decoder", config.get("is_decoder", False), False
+    yield "add_cross_attention", config.get("add_cross_attention", False), False
     yield "use_sliding_window", config.get("use_sliding_window", False), False
     for kind in config.get("layer_types") or []:
         yield "layer_types", kind, "full_attention"

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from megatron_dasd.checkpoint.artifact import TRACKER, open_checkpoint
+from megatron_dasd.checkpoint.artifact import open_loaded
 from megatron_dasd.checkpoint.seal import damage
 from megatron_dasd.config.training import (
     SET_BY_PRECISION,
@@ -273,13 +273,12 @@ def _precision_flags(precision: Precision, typed: list[str]) -> Flags:
 def _look_through_checkpoints(megatron: list[str]) -> None:
     """Every checkpoint that Megatron would open is looked through before."""
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
-    parser.add_argument("--load", type=Path)
-    parser.add_argument("--pretrained-checkpoint", type=Path)
+    parser.add_argument("--load")
+    parser.add_argument("--pretrained-checkpoint")
+    parser.add_argument("--ckpt-step", type=int)
     named, _ = parser.parse_known_args(megatron)
-    for folder in (named.load, named.pretrained_checkpoint):
-        # A run that has not saved yet has nothing there to load.
-        if folder and (folder / TRACKER).exists():
-            weights = open_checkpoint(folder).weights
-            # every file is read, so by one rank alone
-            if os.environ.get("RANK", "0") == "0" and (found := damage(weights)):
-                raise UserError(f"{found}; tools/repair_checkpoints.py {folder} sets it aside")
+    loaded = open_loaded(named.load, named.pretrained_checkpoint, named.ckpt_step)
+    # every file is read, so by one rank alone
+    if loaded and os.environ.get("RANK", "0") == "0" and (found := damage(loaded.weights)):
+        folder = loaded.folder
+        raise UserError(f"{found}; tools/repair_checkpoints.py {folder} sets it aside")

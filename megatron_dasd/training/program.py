@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_dasd.checkpoint import tracker
-from megatron_dasd.checkpoint.artifact import TRACKER, MegatronCheckpoint, open_checkpoint
+from megatron_dasd.checkpoint.artifact import MegatronCheckpoint, open_loaded
 from megatron_dasd.checkpoint.pickles import allow_extra_states
 from megatron_dasd.data.groups import all_names
 from megatron_dasd.data.meta import read_meta
@@ -145,10 +145,7 @@ def _progress(args: Namespace, payload: dict[str, Any]) -> AbstractContextManage
 
 def _look_through_checkpoints(args: Namespace) -> MegatronCheckpoint | None:
     """Before Megatron opens what its flags name: where to go on from, or else where to begin."""
-    found = None
-    for flag in (args.load, args.pretrained_checkpoint):
-        if flag and (args.ckpt_step is not None or (Path(flag) / TRACKER).exists()):
-            found = open_checkpoint(Path(flag), args.ckpt_step)
+    found = open_loaded(args.load, args.pretrained_checkpoint, args.ckpt_step)
     allow_extra_states()
     return found
 
