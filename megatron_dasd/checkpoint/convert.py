@@ -61,8 +61,8 @@ def check_source(
     """Make sure that a folder holds the tensors that its config asks for, and no others.
 
     Raises:
-        UserError: naming a tensor that is missing, left over, of another shape or type, or a head that
-            is not the embedding which the config ties it to.
+        UserError: naming a tensor that is missing, left over, of another shape or type, or a head
+            that is not the embedding which the config ties it to.
     """
     folder, found = weights.folder, weights.tensors
     for name, wanted in expected.items():

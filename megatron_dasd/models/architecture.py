@@ -124,21 +124,42 @@ class Architecture:
         """Rows of Megatron's embedding matrix."""
         return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
 
+    def check_layout(
+        self, tensor_parallel: int, expert_parallel: int, stages: int = 1, expert_tensor: int = 1
+    ) -> None:
+        """Make sure that the model can be divided over the ranks of a layout.
+
+        Args:
+            expert_tensor: ranks that each expert is divided over.
+            stages: of the pipeline, virtual ones counted; 1 where they are given layer by layer.
+
+        Raises:
+            UserError: naming what cannot be divided.
+        """
+        num_experts = self.experts.num_experts if self.experts else 1
+        if self.experts:
+            width, parts_of_width = self.experts.ffn_hidden_size, expert_tensor
+        else:
+            width, parts_of_width = self.ffn_hidden_size, tensor_parallel
+        for layout, parts, what, size in (
+            ("tensor_parallel", tensor_parallel, "attention heads", self.num_attention_heads),
+            ("tensor_parallel", tensor_parallel, "key-value heads", self.num_query_groups),
+            ("tensor_parallel", tensor_parallel, "padded vocabulary", VOCAB_MULTIPLE),
+            ("tensor_parallel", parts_of_width, "feed-forward width", width),
+            ("tensor_parallel", tensor_parallel, "hidden size", self.hidden_size),
+            ("expert_parallel", expert_parallel, "experts", num_experts),
+            ("pipeline_parallel x virtual_pipeline", stages, "layers", self.num_layers),
+        ):
+            if size % parts:
+                raise UserError(f"{layout} {parts} does not divide the model's {what} ({size})")
+
     def flags(self, tensor_parallel: int, expert_parallel: int = 1) -> Flags:
         """Megatron's flags of this architecture.
 
         Raises:
             UserError: the heads, the vocabulary or the experts cannot be split over the ranks.
         """
-        num_experts = self.experts.num_experts if self.experts else 1
-        for layout, parts, what, size in (
-            ("tensor_parallel", tensor_parallel, "attention heads", self.num_attention_heads),
-            ("tensor_parallel", tensor_parallel, "key-value heads", self.num_query_groups),
-            ("tensor_parallel", tensor_parallel, "padded vocabulary", VOCAB_MULTIPLE),
-            ("expert_parallel", expert_parallel, "experts", num_experts),
-        ):
-            if size % parts:
-                raise UserError(f"{layout} {parts} does not divide the model's {what} ({size})")
+        self.check_layout(tensor_parallel, expert_parallel)
         return {
             "num-layers": self.num_layers,
             "hidden-size": self.hidden_size,

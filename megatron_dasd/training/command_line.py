@@ -29,6 +29,7 @@ from megatron_dasd.data.meta import read_meta
 from megatron_dasd.errors import UserError
 from megatron_dasd.models.architecture import Flags
 from megatron_dasd.precision.recipes import precision_flags, weights_dtype
+from megatron_dasd.training.flags import check_typed
 from megatron_dasd.training.program import ROWS_FLAGS
 
 _SET_BY_EPOCHS = {
@@ -107,6 +108,7 @@ def payload_of(argv: list[str]) -> dict[str, Any]:
         )
     if own.dasd_teacher_topk and own.dasd_whole_logits:
         raise UserError("--dasd-teacher-topk does not go with --dasd-whole-logits; leave one out")
+    check_typed(megatron)
     precision = _precision_flags(own.dasd_precision, megatron) if own.dasd_precision else {}
     data = read_meta(Path(own.dasd_data))
     num_packs = data.num_packs

@@ -22,6 +22,7 @@ from megatron_dasd.models.architecture import Flags
 from megatron_dasd.models.program import parse_argv, to_argv
 from megatron_dasd.progress import Bar, progress
 from megatron_dasd.training import writers
+from megatron_dasd.training.flags import of_schedule
 from megatron_dasd.training.slots import require_slots
 
 if TYPE_CHECKING:
@@ -112,9 +113,12 @@ def main_by_hand(payload: dict[str, Any]) -> None:
     Raises:
         SystemExit: with status 75 when training was told to stop, or has reached a limit of its
             flags, and wants to be started again.
+        UserError: the checkpoint to go on from has another schedule.
     """
     try:
         main(payload)
+    except AssertionError as error:
+        raise of_schedule(error) from None
     except SystemExit as ended:
         from megatron.training import get_args
 
