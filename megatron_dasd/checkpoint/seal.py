@@ -19,6 +19,11 @@ def write_seal(checkpoint: Path) -> None:
     write_atomic(checkpoint / SEAL, json.dumps(_facts(checkpoint), indent=2).encode())
 
 
+def unseal(checkpoint: Path) -> None:
+    """Before a checkpoint is written again: the seal was of the files that were there before."""
+    (checkpoint / SEAL).unlink(missing_ok=True)
+
+
 def is_sealed(checkpoint: Path) -> bool:
     """Whether there is a seal; what it says is :func:`damage`'s to compare."""
     return (checkpoint / SEAL).is_file()

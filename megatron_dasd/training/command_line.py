@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from megatron_dasd.checkpoint.artifact import TRACKER, open_checkpoint
+from megatron_dasd.checkpoint.artifact import open_loaded
 from megatron_dasd.checkpoint.seal import damage
 from megatron_dasd.config.training import (
     SET_BY_PRECISION,
@@ -29,6 +29,7 @@ from megatron_dasd.data.meta import read_meta
 from megatron_dasd.errors import UserError
 from megatron_dasd.models.architecture import Flags
 from megatron_dasd.precision.recipes import precision_flags, weights_dtype
+from megatron_dasd.training.flags import check_typed
 from megatron_dasd.training.program import ROWS_FLAGS
 
 _SET_BY_EPOCHS = {
@@ -107,6 +108,7 @@ def payload_of(argv: list[str]) -> dict[str, Any]:
         )
     if own.dasd_teacher_topk and own.dasd_whole_logits:
         raise UserError("--dasd-teacher-topk does not go with --dasd-whole-logits; leave one out")
+    check_typed(megatron)
     precision = _precision_flags(own.dasd_precision, megatron) if own.dasd_precision else {}
     data = read_meta(Path(own.dasd_data))
     num_packs = data.num_packs
@@ -273,13 +275,12 @@ def _precision_flags(precision: Precision, typed: list[str]) -> Flags:
 def _look_through_checkpoints(megatron: list[str]) -> None:
     """Every checkpoint that Megatron would open is looked through before."""
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
-    parser.add_argument("--load", type=Path)
-    parser.add_argument("--pretrained-checkpoint", type=Path)
+    parser.add_argument("--load")
+    parser.add_argument("--pretrained-checkpoint")
+    parser.add_argument("--ckpt-step", type=int)
     named, _ = parser.parse_known_args(megatron)
-    for folder in (named.load, named.pretrained_checkpoint):
-        # A run that has not saved yet has nothing there to load.
-        if folder and (folder / TRACKER).exists():
-            weights = open_checkpoint(folder).weights
-            # every file is read, so by one rank alone
-            if os.environ.get("RANK", "0") == "0" and (found := damage(weights)):
-                raise UserError(f"{found}; tools/repair_checkpoints.py {folder} sets it aside")
+    loaded = open_loaded(named.load, named.pretrained_checkpoint, named.ckpt_step)
+    # every file is read, so by one rank alone
+    if loaded and os.environ.get("RANK", "0") == "0" and (found := damage(loaded.weights)):
+        folder = loaded.folder
+        raise UserError(f"{found}; tools/repair_checkpoints.py {folder} sets it aside")

@@ -14,6 +14,7 @@ from megatron_dasd.data.groups import Names
 from megatron_dasd.data.meta import WRITERS, read_meta
 from megatron_dasd.data.packed_dataset import PackedDataset
 from megatron_dasd.data.teacher_top import DistillationDataset
+from megatron_dasd.training.balance import Balance
 from megatron_dasd.training.batches import (
     Member,
     PackOf,
@@ -33,6 +34,7 @@ def data_iterators(
     throughput: Throughput,
     names: Names,
     on_policy: OnPolicy | None,
+    balance: Balance | None = None,
     vp_stage: int | None = None,
 ) -> tuple[Iterator[Any], Iterator[Any] | None, None]:
     """Training and held-out rows of this rank; the training rows go on after the consumed ones."""
@@ -44,6 +46,8 @@ def data_iterators(
     loader = payload["loader"]
     train, packs = _training_rows(payload, names, on_policy)
     throughput.begin(train, packs, args.consumed_train_samples)
+    if balance:
+        balance.begin(train, packs, args.consumed_train_samples)
     first = args.consumed_train_samples
     train_rows = batches(train, packs, first, *places, loader, payload["distils"])
     if not payload["heldout"]:

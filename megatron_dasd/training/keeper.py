@@ -45,6 +45,7 @@ class Keeper(Hooks):
                 f"{needed / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free; make room, the same "
                 "command goes on from the last checkpoint"
             )
+        tracker.make_way(self._saves, iteration)
 
     def on_checkpoint(self, iteration: int) -> None:
         """Seal what is whole by now, and remove what is more than is kept."""

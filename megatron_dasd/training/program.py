@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_dasd.checkpoint import tracker
-from megatron_dasd.checkpoint.artifact import TRACKER, MegatronCheckpoint, open_checkpoint
+from megatron_dasd.checkpoint.artifact import MegatronCheckpoint, open_loaded
+from megatron_dasd.checkpoint.pickles import allow_extra_states
 from megatron_dasd.data.groups import all_names
 from megatron_dasd.data.meta import read_meta
 from megatron_dasd.device.launch import run_program
@@ -21,6 +22,7 @@ from megatron_dasd.models.architecture import Flags
 from megatron_dasd.models.program import parse_argv, to_argv
 from megatron_dasd.progress import Bar, progress
 from megatron_dasd.training import writers
+from megatron_dasd.training.flags import of_schedule
 from megatron_dasd.training.slots import require_slots
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ def main(payload: dict[str, Any]) -> None:
     from megatron_dasd.precision.emulation import with_precision
     from megatron_dasd.precision.numerics import Numerics
     from megatron_dasd.training import hooks, metrics
+    from megatron_dasd.training.balance import Balance
     from megatron_dasd.training.iterators import data_iterators
     from megatron_dasd.training.keeper import Keeper
     from megatron_dasd.training.on_policy import OnPolicy
@@ -63,6 +66,7 @@ def main(payload: dict[str, Any]) -> None:
 
     adamw.mend()
     numerics, throughput = Numerics(), Throughput(args)
+    balance = Balance.of(args, payload["loss"]["normalise_by"])
     provider_of_model = with_precision(args, model_provider, numerics)
     set_startup_timestamps(program_start=start, main_entry=time.time())
     acting: list[hooks.Hooks] = []
@@ -71,13 +75,21 @@ def main(payload: dict[str, Any]) -> None:
         num_bytes = num_weights * _BYTES_OF_A_WEIGHT[args.bf16]
         acting.append(Keeper(Path(args.save), payload["keep_checkpoints"], num_bytes))
     figures: list[metrics.Figures] = [throughput.take, lambda *_: numerics.take()]
+    if balance:
+        provider_of_model = balance.attached(provider_of_model)
+        figures.append(balance.take)
     on_policy = OnPolicy.of(payload["on_policy"], payload["loader"], args)
     if on_policy:
         acting.append(on_policy)
         figures.append(on_policy.take)
     hooks.install(acting)
     provider = partial(
-        data_iterators, payload=payload, throughput=throughput, names=names, on_policy=on_policy
+        data_iterators,
+        payload=payload,
+        throughput=throughput,
+        names=names,
+        on_policy=on_policy,
+        balance=balance,
     )
     provider.is_distributed = True  # type: ignore[attr-defined]  # every rank reads for itself
     with _progress(args, payload) as bar, _stage_end(acting):
@@ -101,9 +113,12 @@ def main_by_hand(payload: dict[str, Any]) -> None:
     Raises:
         SystemExit: with status 75 when training was told to stop, or has reached a limit of its
             flags, and wants to be started again.
+        UserError: the checkpoint to go on from has another schedule.
     """
     try:
         main(payload)
+    except AssertionError as error:
+        raise of_schedule(error) from None
     except SystemExit as ended:
         from megatron.training import get_args
 
@@ -134,10 +149,8 @@ def _progress(args: Namespace, payload: dict[str, Any]) -> AbstractContextManage
 
 def _look_through_checkpoints(args: Namespace) -> MegatronCheckpoint | None:
     """Before Megatron opens what its flags name: where to go on from, or else where to begin."""
-    found = None
-    for flag in (args.load, args.pretrained_checkpoint):
-        if flag and (args.ckpt_step is not None or (Path(flag) / TRACKER).exists()):
-            found = open_checkpoint(Path(flag), args.ckpt_step)
+    found = open_loaded(args.load, args.pretrained_checkpoint, args.ckpt_step)
+    allow_extra_states()
     return found
 
 
