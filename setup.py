@@ -42,8 +42,8 @@ setup(
         "mpi": ["mpi4py>=4.1", "mpich>=4.3"],
         "wandb": ["tensorboard>=2.21", "wandb>=0.31"],
         "serve": ["vllm>=0.32"],
-        # graders, task generators, the filter of system calls that graders run behind, and the format
-        # of the model that the demo's teacher is in
+        # graders and the filter of system calls that they run behind, task generators, and the
+        # format of the model that the demo's teacher is in
         "eval": ["gguf>=0.19", "math-verify>=0.9", "pyseccomp>=0.1.2", "reasoning-gym>=0.1.25"],
         "dev": [
             "hypothesis>=6.170",

@@ -26,7 +26,7 @@ class Limits(msgspec.Struct, frozen=True):
     folder_bytes: int = 16 << 20
     """Size of the worker's folder, the one place it can write to."""
     open_files: int = 32
-    request_bytes: int = 1 << 20
+    request_bytes: int = 4 << 20
     reply_bytes: int = 1 << 16
     prepare_seconds: float = 120.0
     """Wall time for a worker to start, and for it to import what a key needs."""

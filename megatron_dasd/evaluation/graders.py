@@ -27,6 +27,9 @@ from megatron_dasd.evaluation.grading.base import Check, Grader
 from megatron_dasd.records import Prompt
 from megatron_dasd.text.thinking import NORMALISED, span_text, split_thinking
 
+_LONGEST_ANSWER = 500_000
+"""Characters; whatever they are, the request that carries them is within the worker's limit."""
+
 
 @dataclass(frozen=True)
 class Grade:
@@ -40,7 +43,10 @@ class Grade:
 
 def answer_of(text: str) -> str | None:
     """The answer of a text in the normalised form; None when there is none."""
-    spans = split_thinking(text, NORMALISED)
+    try:
+        spans = split_thinking(text, NORMALISED)
+    except UnicodeEncodeError:  # half a surrogate pair, which has no bytes
+        return None
     return span_text(text, spans[1]) if spans else None
 
 
@@ -73,6 +79,8 @@ def grade_all(texts: Sequence[tuple[Prompt, str]]) -> list[Grade]:
         if question.check is not None:
             score = question.check(answer, question.reference, question.metadata)
             grades[number] = Grade(score)
+        elif len(answer) > _LONGEST_ANSWER:
+            grades[number] = Grade(0.0, "too long")
         else:
             numbers.append(number)
             body = contained.encode(answer, question.reference, question.metadata)

@@ -1,4 +1,4 @@
-"""Code that tries to get out, behind each of the walls: none does, and the next request is served."""
+"""Code that tries to get out does not, behind each of the walls; the next request is served."""
 
 import os
 import signal
