@@ -187,7 +187,7 @@ class Pool:
         self.walls = walls or find_walls()
         self.limits = limits or Limits()
         self._task = task
-        self._size = size or min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
+        self.size = size or min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
         self._workers: list[_Worker] = []
         self._owner = os.getpid()
 
@@ -251,7 +251,7 @@ class Pool:
 
     def _hand_out(self, waiting: deque[int], requests: Sequence[Request], kind: bytes) -> None:
         busy = sum(worker.number is not None for worker in self._workers)
-        while len(self._workers) < min(self._size, busy + len(waiting)):
+        while len(self._workers) < min(self.size, busy + len(waiting)):
             self._workers.append(_Worker(self._task, self.walls, self.limits))
         for worker in self._workers:
             if worker.started and worker.number is None and not worker.is_alive():

@@ -22,8 +22,8 @@ from tests.containment.walls import WALLS, walls_here
 
 UNGRADED = {"composite"}
 """Generators that cannot be graded by themselves."""
-EVALUATING = ["countdown", "spiral_matrix", "n_queens", "puzzle24", "intermediate_integration"]
-"""Generators whose graders hand the answer to eval, or to SymPy's parser."""
+EVALUATING = ["countdown", "spiral_matrix", "intermediate_integration"]
+"""Some whose graders hand the answer to eval, or to SymPy's parser."""
 SHAPES = [
     "{}",
     "[{}]",
@@ -115,15 +115,15 @@ def test_hostile_answers(
     use(walls_here(name))
     monkeypatch.setenv("API_KEY", "key")
     tmp_path.chmod(0o777)  # own user or not, nothing may be written there
-    others = random.Random(0).sample(sorted({*DATASETS} - UNGRADED), 3)
+    others = random.Random(0).sample(sorted({*DATASETS} - UNGRADED), 2)
     prompts = [prompt_of(generator) for generator in [*EVALUATING, *others]]
     prompts += [simple("math", "1/2"), simple("choice", "B")]
-    check_held(hostile_texts(prompts, tmp_path, SHAPES[:3]), tmp_path)
+    check_held(hostile_texts(prompts, tmp_path, SHAPES[:2]), tmp_path)
     check_held([(prompt, in_form(text)) for prompt in prompts for text in TEXTS], tmp_path)
 
 
 @pytest.mark.parametrize("name", WALLS)
-@pytest.mark.parametrize("answer", [*HEAVY, HUGE], ids=[*HEAVY, "100 MB"])
+@pytest.mark.parametrize("answer", [HEAVY[0], HUGE], ids=["a large number", "100 MB"])
 def test_an_answer_without_end(name: str, answer: str, use: Callable[[Walls], None]) -> None:
     use(walls_here(name))
     prompt = prompt_of("countdown")
@@ -135,14 +135,14 @@ def test_an_answer_without_end(name: str, answer: str, use: Callable[[Walls], No
     assert grade(in_form(prompt.reference_answer)) == 1.0
 
 
-def test_an_answers_own_failure_is_named(use: Callable[[Walls], None]) -> None:
+def test_an_answers_own_failure_is_named() -> None:
     prompt = prompt_of("countdown")
     endless, ended, fine = (
         grade_all([(prompt, in_form(answer))])[0]
         for answer in ("9**9**9**9", "__import__('os')._exit(0)", prompt.reference_answer or "")
     )
-    assert endless.failure in {"timeout", None}  # a grader may refuse it before it evaluates
-    assert ended.score == 0.0
+    assert endless == Grade(0.0, "timeout")
+    assert ended == Grade(0.0, "died")
     assert fine == Grade(1.0)
 
 
