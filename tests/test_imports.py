@@ -22,7 +22,7 @@ STAGES = {
 }
 LAYERS = [
     {"errors", "records", "config", "seeds", "arrays"},
-    {"records_io", "record_batches", "artifacts", "manifests", "progress", "device"},
+    {"records_io", "record_batches", "artifacts", "manifests", "progress", "device", "containment"},
     {"text", "pages", "engines", "data", "losses", "models", "checkpoint", "precision"},
     STAGES,
     {"pipeline"},
