@@ -106,7 +106,8 @@ class HfWeights:
         self._found.add(name)
         stacked = _STACKED.fullmatch(name)
         if stacked and len(shape) == 3:
-            parts = list(_unstacked(*stacked.groups(), *shape))
+            number, rows, columns = shape
+            parts = list(_unstacked(stacked[1], stacked[2], number, rows, columns))
         else:
             parts = [(name, (), shape)]
         for part, where, size in parts:
@@ -135,7 +136,7 @@ class HfWeights:
 
 def _unstacked(
     experts: str, kind: str, number: int, rows: int, columns: int
-) -> Iterator[tuple[str, tuple[int | slice, ...], tuple[int, int]]]:
+) -> Iterator[tuple[str, tuple[int | slice, ...], tuple[int, ...]]]:
     """The tensors of each expert in a stacked one: name, where it lies, shape.
 
     Args:
