@@ -17,13 +17,12 @@ from megatron_dasd.data.meta import META, TOKENS, data_folder
 from megatron_dasd.errors import UserError
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.models.architecture import Architecture, read_architecture
-from megatron_dasd.models.flops import PEAK_FLOPS, Products
+from megatron_dasd.models.flops import PEAK_FLOPS, products_of
+from megatron_dasd.models.sizes import checkpoint_bytes
 from megatron_dasd.planning.memory import Recipe, parameters
 
 _FORWARD_SHARE = 1 / 3
 """Of the operations of training, those of its forward pass."""
-_TRAINING_BYTES, _EXPORT_BYTES = 2 + 4 + 4 + 4, 2
-"""Of a weight in a checkpoint with Adam's moments, and in an exported model (bfloat16)."""
 _DTYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1}
 """By Megatron's names."""
 _DATA_BYTES = 4 + 1 + 4 + 1
@@ -94,21 +93,6 @@ def of_corpus(corpus: Corpus) -> Lengths:
     """Of a log-normal distribution: E[n^2] = E[n]^2 exp(sigma^2)."""
     squared = corpus.num_documents * corpus.mean_tokens**2 * math.exp(corpus.sigma**2)
     return Lengths(corpus.num_tokens, squared)
-
-
-def products_of(architecture: Architecture) -> Products:
-    """What the model's operations go by."""
-    a, experts = architecture, architecture.experts
-    return Products(
-        num_layers=a.num_layers,
-        hidden_size=a.hidden_size,
-        query_channels=a.num_attention_heads * a.head_dim,
-        key_channels=a.num_query_groups * a.head_dim,
-        ffn_hidden_size=experts.ffn_hidden_size if experts else a.ffn_hidden_size,
-        vocab_size=a.vocab_size,
-        experts_per_token=experts.experts_per_token if experts else 1,
-        num_experts=experts.num_experts if experts else 0,
-    )
 
 
 def architecture_of(pipeline: Pipeline, reference: str) -> Architecture:
@@ -206,7 +190,7 @@ def training_cost(pipeline: Pipeline, stage: str, recipe: Recipe | None = None) 
     ranks = recipe.launch.num_ranks
     hours = made / (ranks * _rate(pipeline.plan)) / 3600
     checkpoints = settings.keep_checkpoints + 1  # one more while it is being written
-    disk = checkpoints * num_weights(recipe) * _TRAINING_BYTES
+    disk = checkpoints * checkpoint_bytes(num_weights(recipe), recipe.bf16)
     return Cost(stage, "train", ranks, hours, lengths.num_tokens, flops, disk)
 
 
@@ -261,5 +245,8 @@ def total_disk_bytes(pipeline: Pipeline, found: list[Cost]) -> float:
     """Checkpoints, packed data and exported models; not responses, whose size varies."""
     exports = [s for s in pipeline.stages.values() if s.kind == "export_hf"]
     trained = [s for s in pipeline.stages if isinstance(pipeline.stages[s], Train)]
-    of_export = num_weights(recipe_of(pipeline, trained[0])) * _EXPORT_BYTES if trained else 0
+    of_export = 0
+    if trained:
+        recipe = recipe_of(pipeline, trained[0])
+        of_export = num_weights(recipe) * recipe.element_bytes
     return sum(cost.disk_bytes for cost in found) + len(exports) * of_export

@@ -19,6 +19,7 @@ from megatron_dasd.device.launch import run_program
 from megatron_dasd.errors import STOPPED_STATUS
 from megatron_dasd.models.architecture import Flags
 from megatron_dasd.models.program import parse_argv, to_argv
+from megatron_dasd.models.sizes import checkpoint_bytes
 from megatron_dasd.progress import Bar, progress
 from megatron_dasd.training import writers
 from megatron_dasd.training.slots import require_slots
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 
 ROWS_FLAGS: Flags = {"calculate-per-token-loss": True, "dataloader-type": "external"}
 """What packed rows ask of Megatron: losses summed over tokens, batches that it does not split."""
-_BYTES_OF_A_WEIGHT = {False: 4 + 4 + 4, True: 2 + 4 + 4 + 4}
-"""In a checkpoint, by whether it is in bfloat16: the weight, its copy in float32 where it is none,
-and both of Adam's moments."""
 
 
 def main(payload: dict[str, Any]) -> None:
@@ -68,7 +66,7 @@ def main(payload: dict[str, Any]) -> None:
     acting: list[hooks.Hooks] = []
     if args.save:
         num_weights = start_from.num_weights if start_from else 0
-        num_bytes = num_weights * _BYTES_OF_A_WEIGHT[args.bf16]
+        num_bytes = checkpoint_bytes(num_weights, args.bf16)
         acting.append(Keeper(Path(args.save), payload["keep_checkpoints"], num_bytes))
     figures: list[metrics.Figures] = [throughput.take, lambda *_: numerics.take()]
     on_policy = OnPolicy.of(payload["on_policy"], payload["loader"], args)
