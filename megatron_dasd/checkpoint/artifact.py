@@ -22,7 +22,7 @@ from megatron_dasd.checkpoint.pickles import METADATA, read_metadata
 from megatron_dasd.errors import UserError
 from megatron_dasd.manifests import ATTEMPT, require_manifest
 
-FOLDER = "checkpoint"
+CHECKPOINT_FOLDER = "checkpoint"
 TRACKER = "latest_checkpointed_iteration.txt"
 HF = "hf"
 """What came with the weights from Hugging Face, beside the iterations."""
@@ -77,9 +77,9 @@ def open_checkpoint(path: Path, iteration: int | None = None) -> MegatronCheckpo
     """
     if (path / ATTEMPT).exists():
         kind = require_manifest(path).kind
-        if not (path / FOLDER / TRACKER).exists():
+        if not (path / CHECKPOINT_FOLDER / TRACKER).exists():
             raise UserError(f"{path}: a {kind} stage, which leaves no checkpoint")
-        path = path / FOLDER
+        path = path / CHECKPOINT_FOLDER
     weights = path / (_iteration_folder(path) if iteration is None else iteration_name(iteration))
     _require_torch_dist(weights)
     metadata = read_metadata(weights)

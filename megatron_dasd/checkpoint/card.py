@@ -14,7 +14,7 @@ from huggingface_hub import ModelCardData, metadata_load
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from megatron_dasd import __version__
-from megatron_dasd.checkpoint.artifact import FOLDER
+from megatron_dasd.checkpoint.artifact import CHECKPOINT_FOLDER
 from megatron_dasd.checkpoint.hf_folder import README, HfWeights, read_config
 from megatron_dasd.config.training import ModelCard
 from megatron_dasd.manifests import LOGS, METRICS, Manifest, lineage
@@ -139,4 +139,4 @@ def _stage(manifest: Manifest) -> dict[str, Any]:
 
 
 def _has_checkpoint(manifest: Manifest) -> bool:
-    return any(Path(name).parts[0] == FOLDER for name in manifest.files)
+    return any(Path(name).parts[0] == CHECKPOINT_FOLDER for name in manifest.files)

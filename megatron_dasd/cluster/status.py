@@ -103,7 +103,7 @@ def _progress(pipeline: Pipeline, name: str) -> str:
         return ", ".join(f"{what} {count:,}" for what, count in manifest.counts.items())
     step = last_step(folder / LOGS / METRICS)
     if step:
-        return f"iteration {step['iteration']:,}, loss {step['loss']:.4f}"
+        return f"iteration {step.iteration:,}, loss {step.loss:.4f}"
     num_parts = len(list(folder.glob("part-*.parquet"))) if folder.exists() else 0
     return f"{num_parts:,} parts" if num_parts else ""
 

@@ -15,7 +15,8 @@ from megatron_dasd.errors import UserError
 VOCAB_MULTIPLE = 128
 """The vocabulary is padded to a multiple of this under every layout, so that layouts can change."""
 
-Flags = dict[str, Any]
+Flag = bool | int | float | str | Path | list[int | float | str] | None
+Flags = dict[str, Flag]
 """Megatron flags by name, without dashes: True is a bare flag, a list its several values."""
 
 

@@ -63,3 +63,8 @@ def products_of(architecture: Architecture) -> Products:
         experts_per_token=experts.experts_per_token if experts else 1,
         num_experts=experts.num_experts if experts else 0,
     )
+
+
+def peak_flops(gpu: str) -> float | None:
+    """Operations/s of a GPU by its name; None: not known here."""
+    return next((peak for name, peak in PEAK_FLOPS.items() if name in gpu), None)

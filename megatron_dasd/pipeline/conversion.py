@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from megatron_dasd.config.training import ExportHf, ModelCard, VerifyConversion
 from megatron_dasd.errors import UserError
 from megatron_dasd.manifests import model_folder
+
+if TYPE_CHECKING:
+    from megatron_dasd.checkpoint.process import Conversion
 
 _GIGABYTE = 10**9
 
@@ -21,7 +24,7 @@ class ByHand:
     """What a tool offers beside the stages of a pipeline file."""
 
     usage: str
-    add_arguments: Callable[[Any], None]
+    add_arguments: Callable[[argparse._ArgumentGroup], None]
     run: Callable[[argparse.Namespace], None]
 
     def given(self, options: argparse.Namespace) -> str | None:
@@ -30,22 +33,22 @@ class ByHand:
         return next((name for name in places if getattr(options, name, None)), None)
 
 
-def _import_arguments(group: Any) -> None:
+def _import_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--hf", type=Path, metavar="DIR", help="Hugging Face folder to import")
     group.add_argument("--out", type=Path, metavar="CKPT", help="new folder of the checkpoint")
 
 
 def _import(options: argparse.Namespace) -> None:
-    # here and below: a plan is read, and a mistake in it told, without torch
+    # imported here and below: a pipeline file is read, and a mistake in it reported, without torch
     from megatron_dasd.checkpoint.import_stage import import_hf
 
     hf, out = _given(options, "hf"), _given(options, "out")
     with _new_folder(out) as (scratch, logs):
-        figures = import_hf(model_folder(hf), scratch, logs)
-    print(f"{out}: {_told(figures)}")
+        done = import_hf(model_folder(hf), scratch, logs)
+    print(f"{out}: {_summary(done)}")
 
 
-def _export_arguments(group: Any) -> None:
+def _export_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--ckpt", type=Path, metavar="CKPT", help="checkpoint, of any layout")
     group.add_argument("--out", type=Path, metavar="DIR", help="new folder of the model")
     group.add_argument(
@@ -80,7 +83,7 @@ def _export(options: argparse.Namespace) -> None:
 
     ckpt, out = _given(options, "ckpt"), _given(options, "out")
     if options.max_shard_gb <= 0:
-        raise UserError(f"--max-shard-gb {options.max_shard_gb:g}: wanted a number above 0")
+        raise UserError(f"--max-shard-gb {options.max_shard_gb:g}: must be above 0")
     checkpoint = open_checkpoint(ckpt)
     source = model_folder(options.hf) if options.hf else checkpoint.hf
     if source is None:
@@ -93,12 +96,12 @@ def _export(options: argparse.Namespace) -> None:
         language=options.language,
     )
     with _new_folder(out) as (scratch, logs):
-        figures = export_hf(checkpoint, source, scratch, logs, options.max_shard_gb)
+        done = export_hf(checkpoint, source, scratch, logs, options.max_shard_gb)
         write_card(scratch, card, source, ckpt)
-    print(f"{out}: {_told(figures)}")
+    print(f"{out}: {_summary(done)}")
 
 
-def _verify_arguments(group: Any) -> None:
+def _verify_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--hf", type=Path, metavar="DIR", help="Hugging Face folder")
     group.add_argument("--ckpt", type=Path, metavar="CKPT", help="checkpoint of the same model")
     group.add_argument(
@@ -127,14 +130,15 @@ def _verify(options: argparse.Namespace) -> None:
     if not token_ids:
         raise UserError(f"{options.text}: no text to compare the models on")
     with _log_folder() as logs:
-        figures = verify(hf, open_checkpoint(ckpt), token_ids, logs)
-    equal = figures["num_tensors"] - len(figures["different"])
-    print(f"tensors equal bit for bit:       {equal:,} of {figures['num_tensors']:,}")
-    print(f"positions compared:              {figures['num_tokens']:,}")
-    print(f"largest difference of a logit:   {figures['max_difference']:.2e}")
-    print(f"smallest cosine:                 {figures['min_cosine']:.7f}")
-    print(f"agreement of the top token:      {figures['top_token_agreement']:.2%}")
-    check(hf, figures, options.tolerance)
+        verification = verify(hf, open_checkpoint(ckpt), token_ids, logs)
+    tensors, logits = verification.tensors, verification.logits
+    equal = tensors.num_tensors - len(tensors.different)
+    print(f"tensors equal bit for bit:       {equal:,} of {tensors.num_tensors:,}")
+    print(f"positions compared:              {logits.num_tokens:,}")
+    print(f"largest difference of a logit:   {logits.max_difference:.2e}")
+    print(f"smallest cosine:                 {logits.min_cosine:.7f}")
+    print(f"agreement of the top token:      {logits.top_token_agreement:.2%}")
+    check(hf, verification, options.tolerance)
 
 
 BY_HAND = {
@@ -161,9 +165,9 @@ def _read_text(path: Path) -> str:
         raise UserError(f"{path}: not UTF-8 text") from None
 
 
-def _told(figures: dict[str, Any]) -> str:
-    peak = figures["peak_memory_bytes"] / _GIGABYTE
-    return f"{figures['num_tensors']:,} tensors in {figures['dtype']}, peak memory {peak:.1f} GB"
+def _summary(done: "Conversion") -> str:
+    peak = done.converted.peak_memory_bytes / _GIGABYTE
+    return f"{done.converted.num_tensors:,} tensors in {done.dtype}, peak memory {peak:.1f} GB"
 
 
 @contextmanager
@@ -192,12 +196,12 @@ def _new_folder(out: Path) -> Iterator[tuple[Path, Path]]:
 def _log_folder() -> Iterator[Path]:
     """A folder for the logs of other processes; it stays only when a message names it."""
     logs = Path(tempfile.mkdtemp(prefix="megatron-dasd-"))
-    told = ""
+    message = ""
     try:
         yield logs
     except UserError as error:
-        told = str(error)
+        message = str(error)
         raise
     finally:
-        if str(logs) not in told:
+        if str(logs) not in message:
             shutil.rmtree(logs)

@@ -25,6 +25,8 @@ from megatron_dasd.manifests import (
 )
 from megatron_dasd.pipeline.registry import stage_function
 
+ROLLOUT_WORKER = "megatron_dasd.pipeline.rollout_worker"
+"""Module of the program that runs the inner stages of a training, beside it."""
 EXTRAS = {"gguf": "eval", "reasoning_gym": "eval"}
 """Packages that only some stages need, by the extra that installs them."""
 REPORT_FILES = ("report.html", "report.json")
@@ -135,7 +137,9 @@ def _run_stage(pipeline: Pipeline, stage: str) -> Outcome:
         with StageFolder(path, stage, settings.kind, given, digests) as folder:
             run = stage_function(settings.kind)
             gc.freeze()  # what has been imported stays: collecting need not look at it each time
-            figures = run(settings, pipeline.input_paths(stage), folder)
+            # a stage that runs stages within itself is given the program that does so
+            more = {"worker_program": ROLLOUT_WORKER} if settings.inner_stages else {}
+            figures = run(settings, pipeline.input_paths(stage), folder, **more)
             manifest = folder.finish(figures=figures)
         gc.collect()  # models of several hundred megabytes go before the next stage loads its own
     if settings.kind == "report":
