@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Let a folder of Megatron checkpoints name its newest whole one; what is damaged is set aside.
+"""Make a folder of Megatron checkpoints name its newest whole one; damaged ones are set aside.
 
 Usage: tools/repair_checkpoints.py SAVES
 
-For training that is started by hand (a stage of a pipeline does this by itself).  Nothing may be
-training into the folder meanwhile.
+For training that is started by hand (a stage of a pipeline does this by itself).  No training may
+save into the folder meanwhile.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def main() -> int:
         print(f"error: {saves}: no such folder", file=sys.stderr)
         return MISTAKE_STATUS
     iteration = tracker.repair(saves)
-    print(f"{saves}: training goes on with iteration {iteration + 1}")
+    print(f"{saves}: training resumes with iteration {iteration + 1}")
     return 0
 
 

@@ -3,7 +3,7 @@
 ::
 
     CKPT/                                   in a stage's folder: checkpoint/
-      latest_checkpointed_iteration.txt     the iteration that counts
+      latest_checkpointed_iteration.txt     the iteration that Megatron loads
       iter_0000000/                         .metadata, *.distcp, metadata.json
       hf/                                   config, tokenizer, licence: what the weights came with
 """
@@ -34,12 +34,12 @@ _RELEASE = "release"
 
 @dataclass(frozen=True)
 class MegatronCheckpoint:
-    """A whole ``torch_dist`` checkpoint that was looked through and may be opened."""
+    """A whole ``torch_dist`` checkpoint that was inspected and may be opened."""
 
     folder: Path
-    """What Megatron's ``--load`` wants."""
+    """What Megatron's ``--load`` takes."""
     weights: Path
-    """The folder of the iteration that counts."""
+    """Folder of the iteration that the tracker file names."""
     dtype: str
     """Type of the weights: ``bfloat16`` or ``float32``."""
     metadata: Metadata = field(repr=False)
@@ -65,11 +65,11 @@ class MegatronCheckpoint:
 
 
 def open_checkpoint(path: Path, iteration: int | None = None) -> MegatronCheckpoint:
-    """Find a checkpoint and look through its pickles; to be called before anything else opens it.
+    """Find a checkpoint and inspect its pickles; to be called before anything else opens it.
 
     Args:
         path: of a finished stage (import_hf or train), or a folder that Megatron saved into.
-        iteration: in place of the one that the folder says counts.
+        iteration: in place of the one that the tracker file names.
 
     Raises:
         UserError: the stage has not finished, there is no whole ``torch_dist`` checkpoint, or a
@@ -85,7 +85,9 @@ def open_checkpoint(path: Path, iteration: int | None = None) -> MegatronCheckpo
     metadata = read_metadata(weights)
     embedding = metadata.state_dict_metadata.get(_EMBEDDING)
     if not isinstance(embedding, TensorStorageMetadata):
-        raise UserError(f"{weights / METADATA}: holds no {_EMBEDDING}; wanted a GPT model")
+        raise UserError(
+            f"{weights / METADATA}: holds no {_EMBEDDING}; only GPT models are supported"
+        )
     dtype = str(embedding.properties.dtype).removeprefix("torch.")
     if embedding.properties.dtype not in (torch.bfloat16, torch.float32):
         raise UserError(f"{weights / METADATA}: weights of type {dtype}, not bfloat16 or float32")

@@ -67,18 +67,18 @@ def check_source(
         UserError: naming a tensor that is missing, left over, of another shape or type.
     """
     folder, found = weights.folder, weights.tensors
-    for name, wanted in expected.items():
+    for name, info in expected.items():
         if name not in found:
             raise UserError(f"{folder}: tensor {name} is missing")
-        if found[name].shape != wanted.shape:
+        if found[name].shape != info.shape:
             raise UserError(
                 f"{folder}: tensor {name} has shape {list(found[name].shape)}, "
-                f"the config asks for {list(wanted.shape)}"
+                f"the config asks for {list(info.shape)}"
             )
-        if found[name].dtype != wanted.dtype:
+        if found[name].dtype != info.dtype:
             raise UserError(
                 f"{folder}: tensor {name} is {_type(found[name])}, config.json says "
-                f"{_type(wanted)}; set its field dtype to what the weights are, all of one type"
+                f"{_type(info)}; set its field dtype to what the weights are, all of one type"
             )
     for name in sorted(found.keys() - expected.keys()):
         tied = architecture.tied_embeddings and name == _TIED_HF

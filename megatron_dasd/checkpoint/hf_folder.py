@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from megatron_dasd.errors import UserError
+from megatron_dasd.models.architecture import HfConfig
 
 GIGABYTE = 10**9
 INDEX = "model.safetensors.index.json"
@@ -47,7 +47,7 @@ COMPANIONS = (
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What a file says of a tensor in it."""
+    """Shape and type of a tensor, as its file's header has them."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -128,7 +128,7 @@ def _read_index(folder: Path) -> dict[str, str]:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not an index of safetensors files ({error})") from None
     if not isinstance(index, dict) or not all(isinstance(x, str) for x in index.values()):
-        raise UserError(f"{path}: field weight_map: wanted a file's name for every tensor")
+        raise UserError(f"{path}: field weight_map: must give a file's name for every tensor")
     return index
 
 
@@ -155,7 +155,7 @@ def inside(folder: Path, name: str) -> Path:
     """
     path = folder / name
     if not path.is_file():
-        raise UserError(f"{path}: no such file; wanted safetensors weights and their config")
+        raise UserError(f"{path}: no such file; safetensors weights and their config are needed")
     home, real = folder.resolve(), path.resolve()
     roots = [home]
     if home.parent.name == "snapshots":  # the hub's cache links a snapshot's files to its blobs
@@ -173,14 +173,14 @@ def copy_companions(source: Path, folder: Path) -> None:
 
 
 def set_dtype(folder: Path, dtype: str) -> None:
-    """Let a folder's config tell the type of its weights; all its other fields stay as they are."""
+    """Set the type of the weights in a folder's config; all other fields stay as they are."""
     config = read_config(folder)
-    told = {name: dtype for name in ("dtype", "torch_dtype") if name in config} or {"dtype": dtype}
-    if config | told != config:
-        (folder / "config.json").write_text(json.dumps(config | told, indent=2) + "\n")
+    named = {name: dtype for name in ("dtype", "torch_dtype") if name in config} or {"dtype": dtype}
+    if config | named != config:
+        (folder / "config.json").write_text(json.dumps(config | named, indent=2) + "\n")
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> HfConfig:
     """A folder's ``config.json``.
 
     Raises:

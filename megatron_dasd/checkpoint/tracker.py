@@ -48,10 +48,10 @@ def _is_whole(folder: Path) -> bool:
 
 
 def repair(saves: Path) -> int:
-    """Remove half-written checkpoints and let the tracker name the newest whole one.
+    """Remove half-written checkpoints and make the tracker name the newest whole one.
 
-    One whose files are not as they were when it was sealed is told and set aside, under a name
-    that Megatron does not look for.
+    One whose files have changed since it was sealed is reported and set aside, under a name that
+    Megatron does not look for.
 
     Returns:
         The newest whole checkpoint's iteration; 0 when there is none.

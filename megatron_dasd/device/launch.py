@@ -1,7 +1,7 @@
 """Starts the ranks of a distributed program, here or on a job's nodes, and watches over them.
 
 One process a rank, its output in a log file of its own.  A rank that fails ends the others; the
-ranks end with this process however it ends, so that no orphan goes on writing to a checkpoint.
+ranks end with this process however it ends, so that no orphan keeps writing to a checkpoint.
 A signal to stop this process is passed on to the ranks, which are waited for: training saves first.
 """
 
@@ -30,7 +30,7 @@ _MEETING_PORTS = range(20_000, 32_000)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """What schedulers send before a time limit or a preemption.  Ranks get SIGTERM for either."""
 _ENVIRONMENT = {
-    # Megatron asks for it: kernels of one stream start in the order they were launched in.
+    # Megatron requires it: kernels of one stream start in the order they were launched in.
     "CUDA_DEVICE_MAX_CONNECTIONS": "1",
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",

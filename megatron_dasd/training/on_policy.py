@@ -85,7 +85,7 @@ class OnPolicy(Hooks):
         self.schedule = Schedule()
         self._exchange, self._quota, self._every = exchange, quota, every
         self._ahead = _READ_AHEAD[loader]
-        self._group: object = None
+        self._group: dist.ProcessGroup | None = None
         self._ledger: Ledger | None = None
         self._exported = 0
         """Iteration of the newest weights that the worker got from this process."""
@@ -96,7 +96,9 @@ class OnPolicy(Hooks):
             return  # another virtual pipeline stage of this rank has called this
         # A group of its own over gloo: NCCL would copy these few bytes through the GPU, and wait
         # there for the step's kernels.
-        self._group = dist.new_group(backend="gloo")
+        group = dist.new_group(backend="gloo")
+        assert isinstance(group, dist.ProcessGroup), "every rank is a member"
+        self._group = group
         iteration = consumed_samples // self._quota.global_batch_size
         news = _News([])
         if dist.get_rank() == 0:

@@ -274,7 +274,7 @@ def _optimizer_flags(settings: Train, iterations: int) -> Flags:
         "adam-eps": settings.adam_eps,
         "clip-grad": settings.clip_grad,
         "use-distributed-optimizer": settings.launch.distributed_optimizer,
-        # Checkpoints that any other layout can go on from.
+        # Checkpoints that can be resumed under any other layout.
         "dist-ckpt-optim-fully-reshardable": settings.launch.distributed_optimizer,
         "moe-aux-loss-coeff": settings.moe_aux_loss_coeff,
         "log-interval": 1,
