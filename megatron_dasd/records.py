@@ -45,7 +45,7 @@ class Prompt:
     """A held-out prompt never trains."""
     reference_answer: str | None = None
     grader: str | None = None
-    """``exact``, or ``reasoning_gym:<generator>``; None: not graded."""
+    """``exact``, ``math``, ``choice`` or ``reasoning_gym:<generator>``; None: not graded."""
     grader_metadata: str | None = None
     """JSON that the grader wants beside the reference answer."""
 

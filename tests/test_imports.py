@@ -21,8 +21,8 @@ STAGES = {
     "evaluation",
 }
 LAYERS = [
-    {"errors", "records", "config", "seeds"},
-    {"records_io", "record_batches", "artifacts", "manifests", "progress", "device"},
+    {"errors", "records", "config", "seeds", "arrays"},
+    {"records_io", "record_batches", "artifacts", "manifests", "progress", "device", "containment"},
     {"text", "pages", "engines", "data", "losses", "models", "checkpoint", "precision"},
     STAGES,
     {"pipeline"},

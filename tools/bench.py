@@ -23,6 +23,7 @@ ROOMS = (
         "data",
         "device",
         "divergence",
+        "evaluation",
         "filters",
         "losses",
         "on_policy",

@@ -9,6 +9,7 @@
 """
 
 import json
+import re
 import shutil
 from dataclasses import dataclass, field
 from math import prod
@@ -30,6 +31,7 @@ _EMBEDDING = "embedding.word_embeddings.weight"
 _OPTIMIZER = ("optimizer.", "chained_")
 """How the names of an optimizer's tensors begin."""
 _RELEASE = "release"
+_ITERATION = re.compile("[0-9]{1,12}")
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,28 @@ def open_checkpoint(path: Path, iteration: int | None = None) -> MegatronCheckpo
     return MegatronCheckpoint(path, weights, dtype, metadata)
 
 
+def open_loaded(
+    load: str | None, pretrained: str | None, ckpt_step: int | None
+) -> MegatronCheckpoint | None:
+    """Look through all that Megatron may open for these flags, ``--ckpt-step`` among them.
+
+    Returns:
+        Where it goes on from, or else where it begins; None: neither has a checkpoint yet.
+
+    Raises:
+        UserError: as :func:`open_checkpoint`, or there is nothing to take that step of.
+    """
+    start = None
+    if pretrained and (Path(pretrained) / TRACKER).exists():
+        start = open_checkpoint(Path(pretrained))
+    if load and (Path(load) / TRACKER).exists():
+        return open_checkpoint(Path(load), ckpt_step)
+    if ckpt_step is not None:
+        # Megatron would look for it among the pretrained weights
+        raise UserError(f"--ckpt-step {ckpt_step}: no checkpoint in --load {load} to take it from")
+    return start
+
+
 def model_tensors(metadata: Metadata) -> dict[str, TensorStorageMetadata]:
     """The model's tensors in a checkpoint, by name; those of an optimizer are left out."""
     return {
@@ -115,12 +139,12 @@ def remember_source(model: Path, checkpoint: Path) -> None:
 def _iteration_folder(folder: Path) -> str:
     tracker = folder / TRACKER
     try:
-        text = tracker.read_text().strip()
+        text = tracker.read_text(errors="replace").strip()
     except FileNotFoundError:
         raise UserError(f"{folder}: no Megatron checkpoint here (no {TRACKER})") from None
     if text == _RELEASE:
         return _RELEASE
-    if not text.isdecimal():
+    if not _ITERATION.fullmatch(text):
         raise UserError(
             f"{tracker}: {text[:40]!r} is no iteration; tools/repair_checkpoints.py {folder} names "
             "the newest whole one"
@@ -142,7 +166,7 @@ def _require_torch_dist(weights: Path) -> None:
             f"{weights}: no whole torch_dist checkpoint here (no {path.name}); a checkpoint of "
             "another format is a pickle, which is not opened"
         ) from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError, OSError):
         raise UserError(f"{path}: damaged") from None
     if backend != "torch_dist":
         raise UserError(f"{path}: format {backend} is not supported (only torch_dist)")

@@ -15,6 +15,7 @@ from megatron_dasd.models.architecture import Architecture
 
 _IGNORED_HF = ("rotary_emb.inv_freq",)
 """Computed from the config; older files hold it all the same."""
+_EMBEDDING_HF = "model.embed_tokens.weight"
 _TIED_HF = "lm_head.weight"
 """The embedding once more, in some folders whose config ties both."""
 
@@ -64,7 +65,8 @@ def check_source(
     """Make sure that a folder holds the tensors that its config asks for, and no others.
 
     Raises:
-        UserError: naming a tensor that is missing, left over, of another shape or type.
+        UserError: naming a tensor that is missing, left over, of another shape or type, or a head
+            that is not the embedding which the config ties it to.
     """
     folder, found = weights.folder, weights.tensors
     for name, info in expected.items():
@@ -82,6 +84,11 @@ def check_source(
             )
     for name in sorted(found.keys() - expected.keys()):
         tied = architecture.tied_embeddings and name == _TIED_HF
+        if tied and not torch.equal(weights.read(name), weights.read(_EMBEDDING_HF)):
+            raise UserError(
+                f"{folder}: config.json ties {name} to the embedding, and the file holds another "
+                "one; set its field tie_word_embeddings to false, or take the tensor out"
+            )
         if not tied and not name.endswith(_IGNORED_HF):
             raise UserError(f"{folder}: tensor {name} is not part of the architecture")
 

@@ -27,6 +27,11 @@ def write_seal(checkpoint: Path) -> None:
     write_atomic(checkpoint / SEAL, json.dumps(_facts(checkpoint), indent=2).encode())
 
 
+def unseal(checkpoint: Path) -> None:
+    """Before a checkpoint is written again: the seal was of the files that were there before."""
+    (checkpoint / SEAL).unlink(missing_ok=True)
+
+
 def is_sealed(checkpoint: Path) -> bool:
     """Whether there is a seal; :func:`damage` compares it with the files."""
     return (checkpoint / SEAL).is_file()

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from megatron_dasd.checkpoint.artifact import open_checkpoint
 from megatron_dasd.checkpoint.payloads import LogitComparison, LogitsPayload
+from megatron_dasd.checkpoint.pickles import allow_extra_states
 from megatron_dasd.checkpoint.process import write_result
 from megatron_dasd.config.base import Launch
 from megatron_dasd.data.rows import packed_row
@@ -55,6 +57,8 @@ def _transformers_logits(folder: Path, token_ids: list[int]) -> Tensor:
 def _megatron_logits(folder: Path, checkpoint: Path, token_ids: list[int]) -> Tensor:
     num_tokens = len(token_ids)
     flags = common_flags(read_architecture(folder), Launch(), num_tokens, "float32")
+    open_checkpoint(checkpoint)
+    allow_extra_states()  # it was looked through just now
     (model,) = load_model(flags, checkpoint)
     from megatron_dasd.models.packed import forward, to_batch
 

@@ -107,6 +107,9 @@ class ScoreStudent(Settings):
         return self
 
 
+Strategy = Literal["count", "ratio", "longest", "random", "fewest"]
+
+
 class Budget(BaseModel):
     """How much is kept of all prompts together: so many tokens, or so many responses."""
 
@@ -137,7 +140,8 @@ class SelectDas(Settings):
     """Gap between two models' probabilities of a sentence from which on it is the one's."""
     alpha: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Largest gap between any two of three models in a shared sentence; None: beta."""
-    strategy: Literal["count", "ratio", "longest", "random", "fewest"] = "count"
+    strategy: Strategy = "count"
+    """How candidates are ranked: ``divergence/strategies.py``."""
     keep: Positive = 1
     """Candidates kept a prompt and temperature."""
     budget: Budget | None = None

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from megatron_dasd.config.base import Fraction, Input, Launch, Positive, Settings
+from megatron_dasd.config.megatron_flags import canonical, checked_mapping
 from megatron_dasd.config.on_policy import OnPolicy
 
 Precision = Literal["fp32", "bf16", "fp8-blockwise", "fp8-tensorwise", "fp8-delayed"]
@@ -105,11 +106,11 @@ class Train(Settings):
 
     @field_validator("megatron")
     @classmethod
-    def _leaves_precision_alone(cls, flags: dict[str, Any]) -> dict[str, Any]:
+    def _gives_no_flag_of_the_stage(cls, flags: dict[str, Any]) -> dict[str, Any]:
         for name in flags:
-            if name.replace("_", "-") in SET_BY_PRECISION:
+            if canonical(name) in SET_BY_PRECISION:
                 raise ValueError(f"{name} follows from the setting precision; leave it out here")
-        return flags
+        return checked_mapping(flags)
 
     @model_validator(mode="after")
     def _distils_in_chunks(self) -> "Train":

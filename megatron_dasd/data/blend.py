@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from megatron_dasd.config.training import Ramp
 from megatron_dasd.data.alike import require_alike
-from megatron_dasd.data.packed_dataset import PackedDataset
+from megatron_dasd.data.packed_dataset import LossCounts, PackedDataset
 from megatron_dasd.data.rows import Row
 
 
@@ -65,6 +65,11 @@ class BlendedDataset:
         """[documents] tokens of each document in a row."""
         data, own = self._place(index)
         return data.lengths(own)
+
+    def loss_counts(self, index: int) -> LossCounts:
+        """What of a row a loss is taken of."""
+        data, own = self._place(index)
+        return data.loss_counts(own)
 
     def padding_row(self) -> Row:
         """A row without documents, which counts for nothing."""

@@ -6,11 +6,10 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
+from megatron_dasd.arrays import Ints
 from megatron_dasd.records import Span
 from megatron_dasd.text.alignment import NO_SENTENCE, sentence_of_tokens
 from megatron_dasd.text.encoding import token_bytes
-
-Ints = npt.NDArray[np.int64]
 
 
 class TokenBytes:

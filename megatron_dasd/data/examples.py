@@ -8,13 +8,12 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
+from megatron_dasd.arrays import Ints
 from megatron_dasd.config.data import PreprocessData
 from megatron_dasd.records import Message
 from megatron_dasd.text.bulk import BulkEncoder
 from megatron_dasd.text.chat import render_prompt
 from megatron_dasd.text.encoding import end_of_turn_id, split_example
-
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)

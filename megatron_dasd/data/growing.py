@@ -7,7 +7,7 @@ from typing import Any
 import numpy.typing as npt
 
 from megatron_dasd.data.alike import require_alike
-from megatron_dasd.data.packed_dataset import PackedDataset
+from megatron_dasd.data.packed_dataset import LossCounts, PackedDataset
 from megatron_dasd.data.rows import Row
 
 _OPEN = 16
@@ -52,6 +52,11 @@ class GrowingDataset:
         """[documents] tokens of each document in a row."""
         data, own = self._find(index)
         return data.lengths(own)
+
+    def loss_counts(self, index: int) -> LossCounts:
+        """What of a row a loss is taken of."""
+        data, own = self._find(index)
+        return data.loss_counts(own)
 
     def padding_row(self) -> Row:
         """A row without documents, which counts for nothing."""

@@ -6,7 +6,7 @@ checked then, what a row rests on when the row is read, and the whole by ``data.
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,15 @@ from megatron_dasd.data.rows import Row, packed_row
 from megatron_dasd.errors import UserError
 
 _AGAIN = "run the preprocessing stage again"
+
+
+class LossCounts(NamedTuple):
+    """How much of a row counts."""
+
+    tokens: int
+    """Positions with a loss."""
+    sequences: int
+    """Documents with any."""
 
 
 class PackedDataset:
@@ -107,6 +116,17 @@ class PackedDataset:
         """[documents] tokens of each document in a row."""
         lengths: npt.NDArray[Any] = self.datasets[TOKENS].sequence_lengths[self.packs[index]]
         return lengths
+
+    def loss_counts(self, index: int) -> LossCounts:
+        """What of a row a loss is taken of, without reading the rest of it."""
+        tokens = [self._num_loss_tokens(number) for number in self.packs[index].tolist()]
+        return LossCounts(sum(tokens), sum(count > 0 for count in tokens))
+
+    def _num_loss_tokens(self, number: int) -> int:
+        if self._weights is not None and not self._weights[number] > 0:
+            return 0
+        # the first token has no prefix, see ``data.rows``
+        return int(np.count_nonzero(self.datasets[LOSS_MASK][number][1:] > 0))
 
     def document(self, number: int) -> dict[str, npt.NDArray[Any]]:
         """Values of a document in every dataset, ``[tokens]``, and the numbers of its groups.

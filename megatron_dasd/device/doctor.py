@@ -17,6 +17,7 @@ from typing import Literal
 
 import psutil
 
+from megatron_dasd.containment.walls import CANNOT_CONTAIN, INSTALL, find_walls
 from megatron_dasd.device.apex import find_apex, foreign_message
 
 State = Literal["on", "off", "broken"]
@@ -79,6 +80,7 @@ def examine() -> list[Finding]:
         _dali,
         _mpi,
         _slurm,
+        _containment,
     ]
     return [check() for check in checks]
 
@@ -252,6 +254,13 @@ def _slurm() -> Finding:
     job = os.environ.get("SLURM_JOB_ID")
     meaning = f"inside job {job}" if job else "slurm/*.sbatch can be submitted from here"
     return Finding("Slurm", "on", done.stdout.strip(), meaning)
+
+
+def _containment() -> Finding:
+    walls = find_walls()
+    if not walls.contains:
+        return Finding("containment", "off", "", f"{CANNOT_CONTAIN}: {INSTALL}")
+    return Finding("containment", "on", walls.name, "graders that evaluate code run behind it")
 
 
 # -- helpers -----------------------------------------------------------------------------------

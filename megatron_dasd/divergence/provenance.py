@@ -1,7 +1,7 @@
 """Sentence probabilities and provenance classes: arrays and texts in, arrays out.
 
 METHOD: divergence-aware sampling; arXiv 2601.09088 and the provenance paper arXiv 2512.20908.
-Models are in the order teacher, student, distilled student; the last is there after training only.
+Models are in the order teacher, student, distilled student; the last only after training.
 """
 
 from collections.abc import Sequence
@@ -11,12 +11,11 @@ from typing import get_args
 import numpy as np
 import numpy.typing as npt
 
+from megatron_dasd.arrays import Floats, Ints
 from megatron_dasd.records import Provenance, Span
 from megatron_dasd.text.alignment import NO_SENTENCE, sentence_of_tokens
 from megatron_dasd.text.sentences import sentence_ends
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 CLASSES: tuple[Provenance, ...] = get_args(Provenance)
 """In the order of their codes."""
 TEACHER, STUDENT, SHARED, BOOSTED = range(len(CLASSES))

@@ -2,11 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TypedDict
 
 from megatron_dasd.errors import UserError
-from megatron_dasd.evaluation.statistics import ratio_estimate
+from megatron_dasd.evaluation.statistics import EstimateFigures, ratio_estimate
 from megatron_dasd.records import ScoredResponse
 
 _Key = tuple[str, float, int]
@@ -21,28 +21,36 @@ class _Scores:
     tokens_by_prompt: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
 
 
-def heldout_figures(scores: Mapping[str, Iterable[ScoredResponse]]) -> dict[str, Any]:
-    """Nats per token over all tokens of the held-out responses, end of turn included.
+class HeldoutFigures(TypedDict):
+    """Held-out negative log-likelihood, in nats per token, by the name of the scoring."""
 
-    Changes are paired, response by response, which takes out that some responses are harder than
-    others; their standard error is therefore far below that of the values themselves.
+    heldout_nll: dict[str, float]
+    heldout_nll_stderr: dict[str, float | None]
+    heldout_nll_change: dict[str, EstimateFigures]
+    """Against the first scoring."""
+    heldout_prompts: int
+    heldout_responses: int
+    heldout_tokens: int
+
+
+def heldout_figures(scores: Mapping[str, Iterable[ScoredResponse]]) -> HeldoutFigures:
+    """Compute nats per token over all tokens of the held-out responses, end of turn included.
+
+    Changes are paired response by response, which removes the differences in difficulty between
+    responses; their standard error is therefore far below that of the values themselves.
 
     Args:
-        scores: scored responses by what the student had learnt; the first is compared with.
-            Responses of the training split are passed over.
-
-    Returns:
-        ``heldout_nll`` and ``heldout_nll_stderr`` by name, ``heldout_nll_change`` (``mean`` and
-        ``stderr`` against the first), and the numbers of prompts, responses and tokens.
+        scores: scored responses by the student's stage of training; the others are compared with
+            the first.  Responses of the training split are skipped.
 
     Raises:
-        UserError: nothing is held out, or two scorings are of other responses or tokens.
+        UserError: no response is held out, or two scorings differ in responses or tokens.
     """
     collected = {name: _collect(records) for name, records in scores.items()}
     first_name, first = next(iter(collected.items()))
     if not first.tokens:
         raise UserError(f"heldout_scores.{first_name}: holds no held-out response")
-    figures: dict[str, Any] = {
+    figures: HeldoutFigures = {
         "heldout_nll": {},
         "heldout_nll_stderr": {},
         "heldout_nll_change": {},
@@ -64,7 +72,7 @@ def heldout_figures(scores: Mapping[str, Iterable[ScoredResponse]]) -> dict[str,
         figures["heldout_nll"][name] = nll.mean
         figures["heldout_nll_stderr"][name] = nll.stderr
         if name != first_name:
-            figures["heldout_nll_change"][name] = asdict(ratio_estimate(change, counts))
+            figures["heldout_nll_change"][name] = ratio_estimate(change, counts).figures
     return figures
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_dasd.errors import UserError
+from megatron_dasd.models.config_fields import unknown_fields
 
 HfConfig = dict[str, Any]  # a config.json as parsed: its fields are checked one by one
 VOCAB_MULTIPLE = 128
@@ -125,21 +126,42 @@ class Architecture:
         """Rows of Megatron's embedding matrix."""
         return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
 
+    def check_layout(
+        self, tensor_parallel: int, expert_parallel: int, stages: int = 1, expert_tensor: int = 1
+    ) -> None:
+        """Make sure that the model can be divided over the ranks of a layout.
+
+        Args:
+            expert_tensor: ranks that each expert is divided over.
+            stages: of the pipeline, virtual ones counted; 1 where they are given layer by layer.
+
+        Raises:
+            UserError: naming what cannot be divided.
+        """
+        num_experts = self.experts.num_experts if self.experts else 1
+        if self.experts:
+            width, parts_of_width = self.experts.ffn_hidden_size, expert_tensor
+        else:
+            width, parts_of_width = self.ffn_hidden_size, tensor_parallel
+        for layout, parts, what, size in (
+            ("tensor_parallel", tensor_parallel, "attention heads", self.num_attention_heads),
+            ("tensor_parallel", tensor_parallel, "key-value heads", self.num_query_groups),
+            ("tensor_parallel", tensor_parallel, "padded vocabulary", VOCAB_MULTIPLE),
+            ("tensor_parallel", parts_of_width, "feed-forward width", width),
+            ("tensor_parallel", tensor_parallel, "hidden size", self.hidden_size),
+            ("expert_parallel", expert_parallel, "experts", num_experts),
+            ("pipeline_parallel x virtual_pipeline", stages, "layers", self.num_layers),
+        ):
+            if size % parts:
+                raise UserError(f"{layout} {parts} does not divide the model's {what} ({size})")
+
     def flags(self, tensor_parallel: int, expert_parallel: int = 1) -> Flags:
         """Megatron's flags of this architecture.
 
         Raises:
             UserError: the heads, the vocabulary or the experts cannot be split over the ranks.
         """
-        num_experts = self.experts.num_experts if self.experts else 1
-        for layout, parts, what, size in (
-            ("tensor_parallel", tensor_parallel, "attention heads", self.num_attention_heads),
-            ("tensor_parallel", tensor_parallel, "key-value heads", self.num_query_groups),
-            ("tensor_parallel", tensor_parallel, "padded vocabulary", VOCAB_MULTIPLE),
-            ("expert_parallel", expert_parallel, "experts", num_experts),
-        ):
-            if size % parts:
-                raise UserError(f"{layout} {parts} does not divide the model's {what} ({size})")
+        self.check_layout(tensor_parallel, expert_parallel)
         return {
             "num-layers": self.num_layers,
             "hidden-size": self.hidden_size,
@@ -202,6 +224,11 @@ def read_architecture(folder: Path) -> Architecture:
         raise UserError(f"{path}: field architectures: {name} is not supported: {REFUSED[name]}")
     if name not in FAMILIES:
         raise UserError(f"{path}: field architectures: {name} is not one of {', '.join(FAMILIES)}")
+    for field in unknown_fields(config, FAMILIES[name].experts):
+        raise UserError(
+            f"{path}: field {field} is not known here and may change what the model computes; "
+            "take it out if it does not"
+        )
     try:
         return _from_config(config, FAMILIES[name], path)
     except KeyError as error:
@@ -238,10 +265,15 @@ def _from_config(config: HfConfig, family: Family, path: Path) -> Architecture:
 
 def _supported_values(config: HfConfig, family: Family) -> Iterator[tuple[str, object, object]]:
     """Fields that Megatron's flags leave no choice in: name, value, the only one supported."""
+    yield "tie_word_embeddings", type(config.get("tie_word_embeddings", False)), bool
     yield "hidden_act", config.get("hidden_act", "silu"), "silu"
     yield "mlp_bias", config.get("mlp_bias", False), False
     yield "attention_bias", config.get("attention_bias", False), False
     yield "attention_dropout", config.get("attention_dropout", 0.0), 0.0
+    yield "rope_interleaved", config.get("rope_interleaved", False), False
+    yield "is_causal", config.get("is_causal", True), True
+    yield "is_decoder", config.get("is_decoder", False), False
+    yield "add_cross_attention", config.get("add_cross_attention", False), False
     yield "use_sliding_window", config.get("use_sliding_window", False), False
     for kind in config.get("layer_types") or []:
         yield "layer_types", kind, "full_attention"

@@ -14,7 +14,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from megatron_dasd.config.pipeline import Pipeline, load_pipeline
+from megatron_dasd.config.pipeline import Pipeline, graph_text, load_pipeline
 from megatron_dasd.device.launch import STOP_SIGNALS
 from megatron_dasd.errors import (
     INTERRUPTED_STATUS,
@@ -38,9 +38,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--only", action="append", default=[], metavar="STAGE", help="run this stage (repeatable)"
     )
+    parser.add_argument(
+        "--show-graph",
+        action="store_true",
+        help="print the pipeline with its recipe expanded, a pipeline file itself; run nothing",
+    )
     options = parser.parse_args(arguments)
 
     def run() -> None:
+        if options.show_graph:
+            print(graph_text(options.pipeline, options.run_dir, options.overrides), end="")
+            return
         pipeline = load(options)
         stages = choose_stages(pipeline, options.first, options.last, options.only)
         outcomes = run_stages(pipeline, stages)
@@ -89,7 +97,7 @@ def pipeline_parser(description: str, by_hand: ByHand | None = None) -> argparse
         default=[],
         dest="overrides",
         metavar="STAGE.SETTING=VALUE",
-        help="change a setting (repeatable)",
+        help="change a setting, or with recipe.FIELD=VALUE a field of the recipe (repeatable)",
     )
     return parser
 

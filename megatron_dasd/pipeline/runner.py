@@ -27,7 +27,7 @@ from megatron_dasd.pipeline.registry import stage_function
 
 ROLLOUT_WORKER = "megatron_dasd.pipeline.rollout_worker"
 """Module of the program that runs the inner stages of a training, beside it."""
-EXTRAS = {"gguf": "eval", "reasoning_gym": "eval"}
+EXTRAS = {"gguf": "eval", "math_verify": "eval", "reasoning_gym": "eval"}
 """Packages that only some stages need, by the extra that installs them."""
 REPORT_FILES = ("report.html", "report.json")
 """What a report stage leaves is also placed beside the stage folders."""

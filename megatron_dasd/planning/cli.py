@@ -12,8 +12,8 @@ from megatron_dasd.planning.report import collect, show, write_page
 def main(arguments: Sequence[str] | None = None) -> int:
     """Plan a pipeline; returns the exit status."""
     parser = pipeline_parser("Memory, time, cost and disk of a pipeline, before it is run.")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="a page with the picture, too")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="all figures, too")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write a page with a chart")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures")
     options = parser.parse_args(arguments)
 
     def run() -> None:

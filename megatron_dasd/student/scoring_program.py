@@ -11,6 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from megatron_dasd.artifacts import write_part
+from megatron_dasd.checkpoint.artifact import open_checkpoint
+from megatron_dasd.checkpoint.pickles import allow_extra_states
 from megatron_dasd.config.base import Launch
 from megatron_dasd.config.selection import ScoreStudent
 from megatron_dasd.data.packing import aligned, best_fit_decreasing
@@ -43,7 +45,9 @@ def main(payload: ScoringPayload) -> None:
     flags = common_flags(
         read_architecture(payload.model), settings.launch, capacity, settings.dtype
     )
-    model = load_model(flags, payload.checkpoint)
+    checkpoint = open_checkpoint(payload.checkpoint).folder
+    allow_extra_states()  # it was looked through just now
+    model = load_model(flags, checkpoint)
     from megatron.core import mpu
 
     # Ranks that share experts go in step, so they score the same parts; some of them may share

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from megatron_dasd.checkpoint.artifact import TRACKER, open_checkpoint
+from megatron_dasd.checkpoint.artifact import open_loaded
 from megatron_dasd.checkpoint.seal import damage
 from megatron_dasd.config.training import SET_BY_PRECISION, Distillation, Precision, Ramp
 from megatron_dasd.data.meta import DataMeta, read_meta
@@ -20,6 +20,7 @@ from megatron_dasd.errors import UserError
 from megatron_dasd.models.architecture import Flags
 from megatron_dasd.precision.recipes import precision_flags, weights_dtype
 from megatron_dasd.training.arguments import argument_parser
+from megatron_dasd.training.flags import check_typed
 from megatron_dasd.training.job import LossSettings, TrainingJob
 from megatron_dasd.training.program import ROWS_FLAGS
 
@@ -42,6 +43,7 @@ def job_from_argv(argv: list[str]) -> TrainingJob:
     """
     own, megatron = argument_parser().parse_known_args(argv)
     _refuse_contradictions(own)
+    check_typed(megatron)
     data = read_meta(Path(own.dasd_data))
     num_packs = data.num_packs
     if own.dasd_ramp_data:
@@ -201,13 +203,12 @@ def _inspect_checkpoints(megatron: list[str]) -> None:
         UserError: one must not be opened, or is damaged.
     """
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
-    parser.add_argument("--load", type=Path)
-    parser.add_argument("--pretrained-checkpoint", type=Path)
+    parser.add_argument("--load")
+    parser.add_argument("--pretrained-checkpoint")
+    parser.add_argument("--ckpt-step", type=int)
     named, _ = parser.parse_known_args(megatron)
-    for folder in (named.load, named.pretrained_checkpoint):
-        # A run that has not saved yet has nothing there to load.
-        if folder and (folder / TRACKER).exists():
-            weights = open_checkpoint(folder).weights
-            # every file is read, so by one rank alone
-            if os.environ.get("RANK", "0") == "0" and (found := damage(weights)):
-                raise UserError(f"{found}; tools/repair_checkpoints.py {folder} sets it aside")
+    loaded = open_loaded(named.load, named.pretrained_checkpoint, named.ckpt_step)
+    # every file is read, so by one rank alone
+    if loaded and os.environ.get("RANK", "0") == "0" and (found := damage(loaded.weights)):
+        folder = loaded.folder
+        raise UserError(f"{found}; tools/repair_checkpoints.py {folder} sets it aside")

@@ -13,6 +13,7 @@ from megatron_dasd.data.meta import WRITERS, read_meta
 from megatron_dasd.data.packed_dataset import PackedDataset
 from megatron_dasd.data.teacher_top import DistillationDataset
 from megatron_dasd.models.packed import Batch
+from megatron_dasd.training.balance import Balance
 from megatron_dasd.training.batches import (
     Member,
     PackOf,
@@ -33,6 +34,7 @@ def data_iterators(
     recorder: StepRecorder,
     names: Names,
     on_policy: OnPolicy | None,
+    balance: Balance | None = None,
     vp_stage: int | None = None,
 ) -> tuple[Iterator[Batch], Iterator[Batch] | None, None]:
     """Training and held-out rows of this rank; the training rows follow the consumed ones."""
@@ -44,6 +46,8 @@ def data_iterators(
     first = args.consumed_train_samples
     train, packs = _training_rows(job, names, on_policy)
     recorder.begin(train, packs, first)
+    if balance:
+        balance.begin(train, packs)
     train_rows = batches(train, packs, first, *places, job.loader, job.distils)
     if not job.heldout:
         return train_rows, None, None

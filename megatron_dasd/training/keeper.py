@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from threading import Thread
 
+from megatron_dasd.checkpoint import tracker
 from megatron_dasd.checkpoint.retention import require_room, seal_and_prune
 from megatron_dasd.training.hooks import Hooks
 
@@ -34,6 +35,7 @@ class Keeper(Hooks):
         if self._works:
             self._wait()
             require_room(self._saves, iteration, self._num_bytes)
+            tracker.make_way(self._saves, iteration)
 
     def on_checkpoint(self, iteration: int) -> None:
         """Seal what is whole by now, and remove what is more than is kept."""

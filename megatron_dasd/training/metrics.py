@@ -113,6 +113,15 @@ def padding_share(step: Step) -> float:
     return 1 - step.num_tokens / step.num_positions
 
 
+@metric("positions", "with experts: positions of padding times experts per token, of one layer")
+def padding_dispatched(step: Step) -> int | None:
+    """Padding that is dispatched to experts: no loss sees it, its products are made."""
+    experts = step.architecture.experts
+    if experts is None:
+        return None
+    return (step.num_positions - step.num_tokens) * experts.experts_per_token
+
+
 @metric("1e12 operations/s", "the model's operations by the documents' real lengths, per rank")
 def tflops_per_rank(step: Step) -> float:
     """Model operations of a rank."""

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megatron_dasd.checkpoint import tracker
-from megatron_dasd.checkpoint.artifact import TRACKER, MegatronCheckpoint, open_checkpoint
+from megatron_dasd.checkpoint.artifact import MegatronCheckpoint, open_loaded
+from megatron_dasd.checkpoint.pickles import allow_extra_states
 from megatron_dasd.data.groups import all_names
 from megatron_dasd.data.meta import read_meta
 from megatron_dasd.device.launch import run_program
@@ -23,6 +24,7 @@ from megatron_dasd.models.program import parse_argv, to_argv
 from megatron_dasd.models.sizes import checkpoint_bytes
 from megatron_dasd.progress import Bar, progress
 from megatron_dasd.training import dashboards
+from megatron_dasd.training.flags import of_schedule
 from megatron_dasd.training.job import TrainingJob
 from megatron_dasd.training.slots import require_slots
 
@@ -54,6 +56,7 @@ def main(job: TrainingJob) -> None:
     from megatron_dasd.precision.emulation import with_precision
     from megatron_dasd.precision.numerics import Numerics
     from megatron_dasd.training import hooks, megatron_log
+    from megatron_dasd.training.balance import Balance
     from megatron_dasd.training.iterators import data_iterators
     from megatron_dasd.training.on_policy import on_policy_of_job
     from megatron_dasd.training.step import forward_step
@@ -61,8 +64,11 @@ def main(job: TrainingJob) -> None:
 
     adamw.mend()
     numerics = Numerics()
+    balance = Balance.of(args, job.loss.normalise_by)
     provider_of_model = with_precision(args, model_provider, numerics)
     set_startup_timestamps(program_start=start, main_entry=time.time())
+    if balance:
+        provider_of_model = balance.attached(provider_of_model)
     on_policy = on_policy_of_job(job.on_policy, job.loader, args.global_batch_size)
     recorder = StepRecorder(
         read_architecture(model_folder(Path(args.dasd_hf_model))),
@@ -72,7 +78,14 @@ def main(job: TrainingJob) -> None:
     )
     acting = [*_keepers(job, args, checkpoint), *([on_policy] if on_policy else [])]
     hooks.install(acting)
-    provider = partial(data_iterators, job=job, recorder=recorder, names=names, on_policy=on_policy)
+    provider = partial(
+        data_iterators,
+        job=job,
+        recorder=recorder,
+        names=names,
+        on_policy=on_policy,
+        balance=balance,
+    )
     provider.is_distributed = True  # type: ignore[attr-defined]  # every rank reads for itself
     with _progress(args, job) as bar, _stage_end(acting):
         megatron_log.install(job.metrics, recorder, bar)
@@ -103,9 +116,12 @@ def main_by_hand(job: TrainingJob) -> None:
     Raises:
         SystemExit: with status 75 when training was stopped by a signal or a limit of its flags,
             and resumes when it is started again.
+        UserError: the checkpoint to resume from has another schedule.
     """
     try:
         main(job)
+    except AssertionError as error:
+        raise of_schedule(error) from None
     except SystemExit as ended:
         from megatron.training import get_args
 
@@ -138,12 +154,10 @@ def _inspect_checkpoints(args: Namespace) -> MegatronCheckpoint | None:
     """Check what Megatron's flags name before it opens any of it.
 
     Returns:
-        The last of them; None: training begins with random weights.
+        Where training resumes, or else where it begins; None: it begins with random weights.
     """
-    found = None
-    for flag in (args.load, args.pretrained_checkpoint):
-        if flag and (args.ckpt_step is not None or (Path(flag) / TRACKER).exists()):
-            found = open_checkpoint(Path(flag), args.ckpt_step)
+    found = open_loaded(args.load, args.pretrained_checkpoint, args.ckpt_step)
+    allow_extra_states()
     return found
 
 

@@ -21,6 +21,7 @@ from megatron_dasd.precision.recipes import RECIPES, precision_flags, weights_dt
 from megatron_dasd.progress import progress
 from megatron_dasd.training.dashboards import dashboard_flags
 from megatron_dasd.training.exchange import Exchange, WorkerPayload
+from megatron_dasd.training.flags import check_divides
 from megatron_dasd.training.job import LossSettings, OnPolicyRows, TrainingJob
 from megatron_dasd.training.ledger import read_ledger
 from megatron_dasd.training.metrics_file import StepLine, forget_after, last_step
@@ -124,7 +125,9 @@ def _flags(settings: Train, inputs: Mapping[str, Path], stage: Path, iterations:
     heldout = read_meta(inputs[settings.heldout]) if settings.heldout else None
     start = open_checkpoint(inputs[settings.checkpoint])
     model = model_folder(inputs[settings.model])
-    if settings.moe_aux_loss_coeff and not read_architecture(model).experts:
+    architecture = read_architecture(model)
+    check_divides(architecture, settings.launch, settings.megatron)
+    if settings.moe_aux_loss_coeff and not architecture.experts:
         raise UserError(f"moe_aux_loss_coeff: the model in {model} has no experts to balance")
     saves = stage / CHECKPOINT_FOLDER
     dtype = weights_dtype(settings.precision)

@@ -135,3 +135,11 @@ def test_what_older_folders_hold_besides(tmp_path: Path) -> None:
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
     tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(1)
     check(tmp_path, tensors)
+
+
+def test_a_head_that_is_not_the_embedding_it_is_tied_to(tmp_path: Path) -> None:
+    tensors = hf_tensors()
+    embedding = tensors["model.embed_tokens.weight"]
+    check(tmp_path, tensors | {"lm_head.weight": embedding.clone()})
+    with pytest.raises(UserError, match=r"config\.json ties lm_head\.weight to the embedding, and"):
+        check(tmp_path, tensors | {"lm_head.weight": embedding + 1})

@@ -124,7 +124,7 @@ def test_a_poisoned_checkpoint_is_opened_by_nobody(workshop: Any, tmp_path: Path
         with pytest.raises(UserError, match=r"\.metadata: names posix\.system, which no checkp"):
             workshop.run(f"poisoned {settings.kind}", run, settings, **common, **data)
     flag = {"pretrained-checkpoint": str(poisoned / "checkpoint")}
-    with pytest.raises(UserError, match=r"\.metadata: names posix\.system, which no checkpoint"):
+    with pytest.raises(ValueError, match="pretrained-checkpoint follows from the setting checkp"):
         workshop.train("poisoned flag", megatron=flag)
     assert not owned.exists()
 

@@ -6,7 +6,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, Qwen3Config
@@ -164,5 +163,5 @@ def _num_equal(before: Path, after: Path) -> int:
     return sum(_equal_bits(old.read(name), new.read(name)) for name in old.tensors)
 
 
-def _equal_bits(a: Any, b: Any) -> bool:
+def _equal_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     return torch.equal(a.view(torch.int16), b.view(torch.int16))

@@ -7,7 +7,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from benchmarks.figures import Row, at_most
 from benchmarks.training import BATCH, STEPS, own_step_seconds, write_model_and_data
@@ -69,7 +68,7 @@ def _step_seconds(run_dir: Path, settings: list[str]) -> list[float]:
     given = [f"{STAGE}.epochs={EPOCHS}", f"{STAGE}.launch={{num_ranks: 1}}", *settings]
     _run(run_dir, "--only", STAGE, *(word for one in given for word in ("--set", one)))
     lines = (run_dir / STAGE / LOGS / METRICS).read_text().splitlines()
-    steps: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    steps: list[dict[str, float]] = [json.loads(line) for line in lines]
     return [step["seconds"] for step in steps[1:] if "seconds" in step]
 
 

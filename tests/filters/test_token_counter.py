@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from megatron_dasd.filters import lengths
-from megatron_dasd.filters.lengths import Lengths
+from megatron_dasd.filters import token_counter
+from megatron_dasd.filters.token_counter import StudentTokenCounter
 from megatron_dasd.records import Response
 from megatron_dasd.text.bulk import BulkEncoder, ExactnessError, Library
 from megatron_dasd.text.chat import render_prompt
@@ -27,7 +27,9 @@ def test_prompt_response_and_end_of_turn(
         response = make_response(OUTPUT, student_prefix=prefix, student_prefix_ids=prefix_ids)
         prompt = render_prompt(tokenizer, response.prompt.messages, "Be brief.")
         ids = encode_example(tokenizer, prompt, OUTPUT, prefix, prefix_ids)
-        assert Lengths(tokenizer, "Be brief.").of(response, OUTPUT) == sum(map(len, ids))
+        assert StudentTokenCounter(tokenizer, "Be brief.").count(response, OUTPUT) == sum(
+            map(len, ids)
+        )
 
 
 def test_a_fast_tokenizer_that_is_not_exact_is_left(
@@ -51,8 +53,8 @@ def test_a_fast_tokenizer_that_is_not_exact_is_left(
             used.append(self.library)
             return super().encode(texts, parse_special=parse_special)
 
-    monkeypatch.setattr(lengths, "BulkEncoder", Inexact)
-    Lengths(tokenizer, None).of(make_response(OUTPUT), OUTPUT)
+    monkeypatch.setattr(token_counter, "BulkEncoder", Inexact)
+    StudentTokenCounter(tokenizer, None).count(make_response(OUTPUT), OUTPUT)
     assert set(used) == {"tokenizers"}
     told = capsys.readouterr().out
     assert told == "tokenising with tokenizers, not gigatoken: ids differ for a text\n"

@@ -9,7 +9,7 @@ import pytest
 
 from megatron_dasd.config.selection import Decontamination
 from megatron_dasd.errors import UserError
-from megatron_dasd.filters.contamination import Benchmarks
+from megatron_dasd.filters.benchmarks import Benchmarks
 
 QUESTION = (
     "Every morning Aya goes for a 9-kilometer-long walk and stops at a coffee shop afterwards."
@@ -55,7 +55,7 @@ def test_a_shorter_text_is_looked_for_whole(questions: Path) -> None:
 
 
 def test_chosen_fields_parquet_and_plain_text(questions: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="aime.jsonl: record 1: field question: wanted a text"):
+    with pytest.raises(UserError, match="aime.jsonl: record 1: field question: expected a string"):
         benchmarks(questions, fields=["question"])
     assert benchmarks(questions, fields=["problem"], ngram_words=8).found_in(QUESTION)
     pq.write_table(pa.Table.from_pylist([{"q": QUESTION}]), tmp_path / "b.parquet")

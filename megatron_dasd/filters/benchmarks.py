@@ -1,21 +1,21 @@
-"""Texts of benchmarks in prompts and responses, told by runs of words.
+"""An index of benchmarks' texts, to find runs of their words in prompts and responses.
 
 The 13-gram overlap of Brown et al. (arXiv 2005.14165, appendix C): words are compared in lower case
-and without marks.  Memory is some 24 bytes for each word of the benchmarks.
+and without punctuation.  The index takes some 24 bytes of memory for each word.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 
+from megatron_dasd.arrays import Ints
 from megatron_dasd.config.selection import Decontamination
 from megatron_dasd.errors import UserError
-from megatron_dasd.filters.ngrams import Hashes, Ints, run_hashes, words_of
+from megatron_dasd.filters.ngrams import Hashes, run_hashes, words_of
 from megatron_dasd.records_io import numbered_rows, parse_line, record_files
 
 TEXT_SUFFIX = ".txt"
@@ -28,20 +28,20 @@ class Benchmarks:
 
     vocabulary: dict[str, int]
     words: Ints
-    """Numbers of the words of all texts, one text after the other."""
+    """The words of all texts as numbers of ``vocabulary``, one text after the other."""
     places: dict[int, tuple[Hashes, Ints]]
-    """By length of the run: ascending hashes, and where in ``words`` each run begins."""
+    """By length of the runs: their hashes, ascending, and the index in ``words`` of each start."""
     text_starts: Ints
-    """[texts] where in ``words`` each text begins."""
+    """[texts] index in ``words`` of the first word of each text."""
     names: list[str]
-    """[texts] file and record."""
+    """[texts] file and record that each text comes from."""
 
     @classmethod
     def read(cls, paths: Sequence[Path], settings: Decontamination) -> Self:
         """Read the benchmarks' texts.
 
         Raises:
-            UserError: a file cannot be read, or holds no text that could be looked for.
+            UserError: a file cannot be read, or none of its texts is long enough.
         """
         vocabulary: dict[str, int] = {}
         texts: list[Ints] = []
@@ -60,7 +60,7 @@ class Benchmarks:
         return cls(vocabulary, *_index(texts, settings.ngram_words), names)
 
     def found_in(self, text: str) -> str | None:
-        """A run of a benchmark's words that stands in a text, in words; None without any."""
+        """Describe a run of a benchmark's words that a text contains; None when there is none."""
         plain = list(_plain_words(text))
         words = np.array([self.vocabulary.get(word, 0) for word in plain], dtype=np.int64)
         for size, (hashes, places) in self.places.items():
@@ -84,7 +84,7 @@ def _index(
 ) -> tuple[Ints, dict[int, tuple[Hashes, Ints]], Ints]:
     """``words``, ``places`` and ``text_starts`` of :class:`Benchmarks`."""
     starts = np.cumsum([0, *(text.size for text in texts)])[:-1]
-    found: dict[int, list[tuple[Hashes, npt.NDArray[Any]]]] = {}
+    found: dict[int, list[tuple[Hashes, Ints]]] = {}
     for text, start in zip(texts, starts.tolist(), strict=True):
         size = min(ngram_words, text.size)
         hashes = run_hashes(text, size)
@@ -98,7 +98,7 @@ def _index(
 
 
 def _texts(path: Path, fields: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield every text of a benchmark with the name of its place."""
+    """Yield every text of a benchmark with the name of the record that it comes from."""
     for file in [path] if path.suffix == TEXT_SUFFIX else record_files(path):
         for number, row in numbered_rows(file):
             name = f"{file.name}, record {number}"
@@ -112,10 +112,13 @@ def _texts(path: Path, fields: Sequence[str]) -> Iterator[tuple[str, str]]:
                 raise UserError(f"{file}: record {number}: {error}") from None
 
 
-def _chosen(record: dict[str, Any], fields: Sequence[str]) -> list[str]:
+def _chosen(record: Mapping[str, object], fields: Sequence[str]) -> list[str]:
     if not fields:
         return [value for value in record.values() if isinstance(value, str)]
+    chosen = []
     for field in fields:
-        if not isinstance(record.get(field), str):
-            raise ValueError(f"field {field}: wanted a text")
-    return [record[field] for field in fields]
+        value = record.get(field)
+        if not isinstance(value, str):
+            raise ValueError(f"field {field}: expected a string")
+        chosen.append(value)
+    return chosen
