@@ -1,17 +1,27 @@
-"""What the settings of all stage kinds share.
+"""What the settings of all stage kinds share, and how a stage kind is declared.
 
-A field of type :data:`Input` names another stage of the pipeline, or a path of the user's.
+A stage kind is a subclass of :class:`Settings` with a ``kind`` and a :class:`Stage`.  Declaring it
+registers it; ``config.stages`` finds it by its kind.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, cast, get_args
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.main import IncEx
 
 
 class Reference:
     """Marks a field as an input: a stage's name or a path."""
+
+
+class Execution:
+    """Marks a setting that says how the work is done and leaves the result as it is.
+
+    It is no part of a stage's identity, at any depth of nested settings.
+    """
 
 
 Input = Annotated[str, Reference()]
@@ -20,32 +30,23 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 OnMalformed = Literal["stop", "set_aside"]
 
 
-_REACHING = dict.fromkeys(
-    (
-        *("urls", "service", "api_key_env", "concurrency", "deadline_seconds"),
-        *("max_attempts", "patience_seconds", "probe", "reload"),
-    ),
-    True,
-)
-"""Settings of a server that say how it is reached, not what it is asked."""
-_OWN_FIELDS = (
-    *("model", "prompt", "messages", "temperature", "top_p", "stop", "seed", "n", "stream"),
-    *("max_tokens", "logprobs", "prompt_logprobs", "echo"),
-)
-"""Fields of a request that follow from other settings, or that the answers are read by."""
-_HOW: Any = {
-    "launch": True,
-    "loader": True,
-    "chunked_loss": True,
-    "loss_gradients": True,
-    "keep_checkpoints": True,
-    "num_workers": True,
-    "engine": {"server": _REACHING},
-    "server": _REACHING,
-}
-"""Settings that say how the work is done, and leave the result as it is."""
-_HOW_OF_ALL = _HOW | {"on_policy": {"stages": {"__all__": _HOW}}}
-"""The same, of the stages within a stage too."""
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What a stage kind declares beside its settings."""
+
+    module: str
+    """Module whose ``run(settings, inputs, folder)`` does the work and returns the figures.  It is
+    imported when the stage runs, so a pipeline file is checked without torch."""
+    warning_seconds: int = 60
+    """Seconds before the time limit of its Slurm job at which it is asked to stop: enough to keep
+    its work."""
+    over_mpi: bool = False
+    """Whether several tasks of its Slurm job share the work, as one MPI job."""
+    in_rounds: bool = False
+    """Whether it may be a stage of an on-policy round."""
+    describes_run: bool = False
+    """Whether the manifests of all stages that it depends on, wall times included, are its inputs
+    too."""
 
 
 class Settings(BaseModel):
@@ -53,27 +54,97 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    tells_of_run: ClassVar[bool] = False
-    """Whether the manifests of all stages that this one rests on, wall times included, are its
-    inputs too."""
+    stage: ClassVar[Stage]
 
     kind: str
     """Which stage this is; each subclass has one name for itself."""
     seed: int | None = None
     """Default: the pipeline's."""
 
-    def identity(self) -> dict[str, Any]:
-        """What determines the result, as JSON values: every setting but those of how it is made.
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        """Register the kind.  A subclass without a kind of its own is a base of other kinds."""
+        super().__pydantic_init_subclass__(**options)
+        for kind in get_args(cls.model_fields["kind"].annotation):
+            if "stage" not in cls.__dict__:
+                raise TypeError(f"{cls.__name__}: stage kind {kind} declares no Stage")
+            if other := _KINDS.get(kind):
+                raise TypeError(
+                    f"{cls.__name__}: stage kind {kind} is registered already, by "
+                    f"{other.__module__}.{other.__name__}"
+                )
+            _KINDS[kind] = cls
 
-        A stage may go on under another layout of processes, with another loader of the same rows
-        or with other servers of the same model than it began with.
+    def identity(self) -> dict[str, Any]:
+        """What determines the result, as JSON values: every setting not marked as execution.
+
+        A stage may resume with another layout of processes, with another loader of the same rows
+        or with other servers of the same model.
         """
-        return self.model_dump(mode="json", exclude=_HOW_OF_ALL)
+        return self.model_dump(mode="json", exclude=_execution_settings(self))
 
     @property
     def inner_stages(self) -> "Mapping[str, Settings]":
         """Stages that this one runs within itself, by name; they may read what it makes too."""
         return {}
+
+    @property
+    def needs_gpus(self) -> bool:
+        """Whether the stage computes with a model itself; one that asks servers does not."""
+        return False
+
+    @property
+    def num_ranks(self) -> int | None:
+        """Ranks of a distributed stage; None: it is not distributed."""
+        return None
+
+    @property
+    def services(self) -> list[str]:
+        """The services that the stage asks, or stages within it; each once."""
+        servers = (model for model in _models(self) if isinstance(model, Server))
+        return list(dict.fromkeys(server.service for server in servers if server.service))
+
+
+_KINDS: dict[str, type[Settings]] = {}
+
+
+def registered_kinds() -> dict[str, type[Settings]]:
+    """Settings classes by kind, of the modules imported so far; see ``config.stages``."""
+    return dict(_KINDS)
+
+
+def _execution_settings(value: object) -> IncEx:
+    """The settings marked as execution in a model and in all that it holds, as pydantic excludes
+    them: by field, key or index, True or what is excluded below."""
+    found: dict[str | int, IncEx | bool] = {}
+    for name, inner in _entries(value):
+        if isinstance(value, BaseModel) and _is_execution(type(value), str(name)):
+            found[name] = True
+        elif below := _execution_settings(inner):
+            found[name] = below
+    return cast(IncEx, found)
+
+
+def _is_execution(model: type[BaseModel], name: str) -> bool:
+    return any(isinstance(mark, Execution) for mark in model.model_fields[name].metadata)
+
+
+def _models(value: object) -> Iterator[BaseModel]:
+    """A model and all models within it."""
+    if isinstance(value, BaseModel):
+        yield value
+    for _, inner in _entries(value):
+        yield from _models(inner)
+
+
+def _entries(value: object) -> Iterator[tuple[str | int, object]]:
+    """What a model, mapping or list holds, by field, key or index."""
+    if isinstance(value, BaseModel):
+        yield from ((name, getattr(value, name)) for name in type(value).model_fields)
+    elif isinstance(value, dict):
+        yield from value.items()
+    elif isinstance(value, list):
+        yield from enumerate(value)
 
 
 class ThinkingFormat(BaseModel):
@@ -103,6 +174,24 @@ class ThinkingFormat(BaseModel):
         return given | own
 
 
+_OWN_FIELDS = [
+    "model",
+    "prompt",
+    "messages",
+    "temperature",
+    "top_p",
+    "stop",
+    "seed",
+    "n",
+    "stream",
+    "max_tokens",
+    "logprobs",
+    "prompt_logprobs",
+    "echo",
+]
+"""Fields of a request that follow from other settings, or that the answers are parsed by."""
+
+
 class Server(BaseModel):
     """OpenAI-compatible servers (vLLM, SGLang, a hosted one) that run one model; docs/sampling.md.
 
@@ -111,9 +200,9 @@ class Server(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    urls: list[str] = []
+    urls: Annotated[list[str], Execution()] = []
     """Base URLs, e.g. ``http://node7:8000/v1``; requests go to the one with the fewest."""
-    service: str | None = None
+    service: Annotated[str | None, Execution()] = None
     """Of a submitted pipeline, the name of one of ``cluster.servers``: its servers are found when
     they have started."""
     api: Literal["completions", "chat"] = "completions"
@@ -123,25 +212,25 @@ class Server(BaseModel):
     extra_body: dict[str, Any] = {}
     """Fields added to every request, e.g. ``{top_k: 40}``.  ``null`` leaves one of the program's
     own out: ``{return_token_ids: null}`` for servers that refuse what they do not know."""
-    reload: Literal["vllm", "sglang", "restart"] | None = None
+    reload: Annotated[Literal["vllm", "sglang", "restart"] | None, Execution()] = None
     """How the servers are given the weights of the stage's model, if they have others: asked to
     load them from its folder, or, servers of a ``service``, started again.  None: they run it."""
     send_seed: bool = True
     """Whether each request carries its seed; vLLM draws without seeds faster."""
     rescore_by: Literal["prompt_logprobs", "echo"] = "prompt_logprobs"
     """How log-probs of a given text are asked for: vLLM's field, or the older ``echo``."""
-    api_key_env: str | None = None
+    api_key_env: Annotated[str | None, Execution()] = None
     """Environment variable that holds the API key; None: no key is sent."""
-    concurrency: Positive = 256
+    concurrency: Annotated[Positive, Execution()] = 256
     """Requests in flight, over all servers."""
-    deadline_seconds: Annotated[float, Field(gt=0)] = 3600.0
+    deadline_seconds: Annotated[float, Field(gt=0), Execution()] = 3600.0
     """Of one attempt at a request."""
-    max_attempts: Positive = 6
+    max_attempts: Annotated[Positive, Execution()] = 6
     """Attempts at a request until it is set aside.  Those that reached no server or were told to
     come later (429) do not count."""
-    patience_seconds: Annotated[float, Field(ge=0)] = 600.0
+    patience_seconds: Annotated[float, Field(ge=0), Execution()] = 600.0
     """How long to wait while no server answers, and for one request that is told to come later."""
-    probe: bool = True
+    probe: Annotated[bool, Execution()] = True
     """Whether sampling begins with a check that the log-probs are of the untempered
     distribution."""
 

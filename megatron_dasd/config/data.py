@@ -1,10 +1,10 @@
 """Settings of preprocessing: texts and responses to packed indexed data."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from megatron_dasd.config.base import Input, OnMalformed, Positive, Settings
+from megatron_dasd.config.base import Execution, Input, OnMalformed, Positive, Settings, Stage
 
 
 class Packed(Settings):
@@ -30,6 +30,7 @@ class PreprocessText(Packed):
     """Plain text to packed indexed data, loss on every token."""
 
     kind: Literal["preprocess_text"]
+    stage: ClassVar[Stage] = Stage(module="megatron_dasd.data.preprocess_text")
     model: Input
     """Hugging Face folder of the tokenizer."""
     packages: dict[str, str] = {}
@@ -44,6 +45,9 @@ class PreprocessData(Packed):
     """Responses to packed indexed data: tokens, loss mask and companions, aligned."""
 
     kind: Literal["preprocess_data"]
+    stage: ClassVar[Stage] = Stage(
+        module="megatron_dasd.data.preprocess_data", over_mpi=True, in_rounds=True
+    )
     model: Input
     responses: Input
     temperature: float | None = None
@@ -60,6 +64,6 @@ class PreprocessData(Packed):
     """Weigh a prompt's responses by the teacher's own probability of them, softmax(mean teacher
     log-prob / tau) times their number, so that they weigh 1 on average.  In nats a token; None:
     all weigh the same."""
-    num_workers: Positive | None = None
+    num_workers: Annotated[Positive | None, Execution()] = None
     """Processes that tokenise; None: one a core.  Under MPI its ranks do, whatever this says."""
     on_malformed: OnMalformed = "stop"

@@ -5,30 +5,11 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from megatron_dasd.config.base import Positive
-from megatron_dasd.config.data import PreprocessData
-from megatron_dasd.config.selection import FilterResponses, ScoreStudent
-from megatron_dasd.config.teacher import (
-    ContinueTeacher,
-    KeepRollouts,
-    RollOutStudent,
-    ScoreTeacher,
-    ScoreTopk,
-)
+from megatron_dasd.config.stages import RoundStage
+from megatron_dasd.config.teacher import RollOutStudent
 
 WEIGHTS, CHECKPOINT = "weights", "checkpoint"
 """What the stages of a round call the training's weights: a Hugging Face folder, and Megatron's."""
-
-RoundStage = Annotated[
-    RollOutStudent
-    | KeepRollouts
-    | ContinueTeacher
-    | FilterResponses
-    | ScoreTeacher
-    | ScoreStudent
-    | PreprocessData
-    | ScoreTopk,
-    Field(discriminator="kind"),
-]
 
 
 class OnPolicy(BaseModel):

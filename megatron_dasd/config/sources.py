@@ -1,16 +1,17 @@
 """Settings of the sources: models and prompts."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from megatron_dasd.config.base import Input, OnMalformed, Positive, Settings
+from megatron_dasd.config.base import Input, OnMalformed, Positive, Settings, Stage
 
 
 class ImportGguf(Settings):
     """A GGUF file that a Python package carries, dequantised to a Hugging Face folder."""
 
     kind: Literal["import_gguf"]
+    stage: ClassVar[Stage] = Stage(module="megatron_dasd.sources.gguf")
     package: str
     file: str
     """The GGUF file's name inside the package."""
@@ -21,6 +22,7 @@ class RandomModel(Settings):
     """A small Llama-shaped Hugging Face model with random weights and a byte-level tokenizer."""
 
     kind: Literal["random_model"]
+    stage: ClassVar[Stage] = Stage(module="megatron_dasd.sources.random_model")
     num_layers: Positive
     hidden_size: Positive
     num_attention_heads: Positive
@@ -36,6 +38,7 @@ class PruneLayers(Settings):
     """A student made from a model by removing layers, the rest evenly spaced."""
 
     kind: Literal["prune_layers"]
+    stage: ClassVar[Stage] = Stage(module="megatron_dasd.sources.prune")
     model: Input
     num_layers_removed: Positive
     num_key_value_heads: Positive | None = None
@@ -57,6 +60,7 @@ class MakePrompts(Settings):
     """Tasks from reasoning-gym and prompts from files, with a held-out part."""
 
     kind: Literal["make_prompts"]
+    stage: ClassVar[Stage] = Stage(module="megatron_dasd.sources.prompts")
     files: list[Input] = []
     """JSON lines or Parquet of Prompt records."""
     tasks: list[ReasoningGymTask] = []
@@ -74,6 +78,7 @@ class ImportResponses(Settings):
     """Responses that a teacher wrote elsewhere, with or without its log-probs."""
 
     kind: Literal["import_responses"]
+    stage: ClassVar[Stage] = Stage(module="megatron_dasd.sources.responses")
     format: Literal["superior-reasoning", "messages", "prompt-response"]
     """``superior-reasoning``: the fields ``uuid``, ``input``, ``output``, ``domain`` of the
     released Superior-Reasoning-SFT data.  ``messages``: a list of turns (``role``, ``content``) of

@@ -1,6 +1,6 @@
 """Settings of sampling and of mixed-policy revision: what the teacher and the student write."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,6 +12,7 @@ from megatron_dasd.config.base import (
     Positive,
     Server,
     Settings,
+    Stage,
     ThinkingFormat,
 )
 
@@ -20,6 +21,7 @@ class SampleTeacher(Settings):
     """Several responses a prompt from the teacher, at every temperature."""
 
     kind: Literal["sample_teacher"]
+    stage: ClassVar[Stage] = Stage(module="megatron_dasd.teacher.sampling", warning_seconds=120)
     model: Input | None = None
     """Hugging Face folder: the model, or with ``engine.server`` its tokenizer and chat template.
     None: a server with ``api: chat`` has its own."""
@@ -37,6 +39,11 @@ class SampleTeacher(Settings):
     engine: Engine = Engine()
     on_malformed: OnMalformed = "stop"
 
+    @property
+    def needs_gpus(self) -> bool:
+        """Whether the engine runs in this process."""
+        return self.engine.server is None
+
 
 class ScoreTopk(Settings):
     """The teacher's likeliest tokens at every position of packed data, for distillation.
@@ -45,6 +52,9 @@ class ScoreTopk(Settings):
     """
 
     kind: Literal["score_topk"]
+    stage: ClassVar[Stage] = Stage(
+        module="megatron_dasd.teacher.top_tokens", warning_seconds=120, in_rounds=True
+    )
     data: Input
     """Packed data."""
     model: Input
@@ -58,11 +68,19 @@ class ScoreTopk(Settings):
     the others is the cross-entropy."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
 
+    @property
+    def needs_gpus(self) -> bool:
+        """It loads the teacher."""
+        return True
+
 
 class ScoreTeacher(Settings):
     """The teacher's log-probs of texts that came without them, or that the student wrote."""
 
     kind: Literal["score_teacher"]
+    stage: ClassVar[Stage] = Stage(
+        module="megatron_dasd.teacher.scoring", warning_seconds=120, in_rounds=True
+    )
     model: Input
     """Hugging Face folder: the teacher's tokenizer and chat template."""
     server: Server
@@ -90,6 +108,9 @@ class RollOutStudent(Settings):
     """The student answers training prompts, capped at a multiple of the teacher's length."""
 
     kind: Literal["roll_out_student"]
+    stage: ClassVar[Stage] = Stage(
+        module="megatron_dasd.revision.rollouts", warning_seconds=120, in_rounds=True
+    )
     model: Input
     responses: Input
     """The selected responses: their prompts are rolled out, their lengths set the caps."""
@@ -109,11 +130,17 @@ class RollOutStudent(Settings):
     engine: Engine = Engine()
     on_malformed: OnMalformed = "stop"
 
+    @property
+    def needs_gpus(self) -> bool:
+        """Whether the engine runs in this process."""
+        return self.engine.server is None
+
 
 class KeepRollouts(Settings):
     """Rollouts whole, as responses to be packed: for distillation on the student's own text."""
 
     kind: Literal["keep_rollouts"]
+    stage: ClassVar[Stage] = Stage(module="megatron_dasd.revision.whole", in_rounds=True)
     rollouts: Input
     model: Input
     """Hugging Face folder of the student's tokenizer."""
@@ -124,6 +151,9 @@ class ContinueTeacher(Settings):
     """Rollouts cut beyond half, continued by the teacher."""
 
     kind: Literal["continue_teacher"]
+    stage: ClassVar[Stage] = Stage(
+        module="megatron_dasd.revision.continuation", warning_seconds=120, in_rounds=True
+    )
     model: Input | None = None
     """As for sampling."""
     rollouts: Input
@@ -148,3 +178,8 @@ class ContinueTeacher(Settings):
                 "one that the prefix ends in; use engine.server.api: completions, with model"
             )
         return self
+
+    @property
+    def needs_gpus(self) -> bool:
+        """Whether the engine runs in this process."""
+        return self.engine.server is None

@@ -1,11 +1,11 @@
 """Settings of training and of checkpoints, in and out."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from megatron_dasd.config.base import Fraction, Input, Launch, Positive, Settings
+from megatron_dasd.config.base import Execution, Fraction, Input, Launch, Positive, Settings, Stage
 from megatron_dasd.config.on_policy import OnPolicy
 
 Precision = Literal["fp32", "bf16", "fp8-blockwise", "fp8-tensorwise", "fp8-delayed"]
@@ -48,6 +48,7 @@ class Train(Settings):
     """One training stage through Megatron's ``pretrain()``."""
 
     kind: Literal["train"]
+    stage: ClassVar[Stage] = Stage(module="megatron_dasd.training.stage", warning_seconds=300)
     model: Input
     """Hugging Face folder: architecture and tokenizer."""
     checkpoint: Input
@@ -76,14 +77,14 @@ class Train(Settings):
     precision: Precision = "bf16"
     """Of the linear layers' products; weights, optimizer and all else as in bf16.  On a machine
     without a GPU FP8 is emulated, slowly, by its recipe's own rounding."""
-    loader: Loader = "torch"
+    loader: Annotated[Loader, Execution()] = "torch"
     """What makes batches of rows; ``dali`` (NVIDIA DALI) copies them to the GPU ahead."""
     normalise_by: Normalisation = "token"
     """What weighs the same in the loss: every token with a loss, or every sequence."""
-    chunked_loss: bool = True
+    chunked_loss: Annotated[bool, Execution()] = True
     """Output layer and loss together, without the logits ever being whole: a few percent of the
     memory for a third more time of that part.  The result is the same."""
-    loss_gradients: LossGradients = "backward"
+    loss_gradients: Annotated[LossGradients, Execution()] = "backward"
     """Where a chunked loss makes its gradients: ``backward``, from logits computed once more; or
     ``forward``, which saves that quarter of the work, and takes room for a float32 copy of the
     output layer's weight.  The result is the same."""
@@ -95,11 +96,11 @@ class Train(Settings):
     """Rows made of the student's own answers while it trains, in place of some of the data's."""
     save_interval: Positive | None = None
     """Iterations between checkpoints; None: at the end only."""
-    keep_checkpoints: Positive = 2
+    keep_checkpoints: Annotated[Positive, Execution()] = 2
     """Of a run on its way so many are kept, the newest; of one that has ended, the last."""
     eval_interval: Positive | None = None
     """Iterations between held-out evaluations; None: at the end only."""
-    launch: Launch = Launch()
+    launch: Annotated[Launch, Execution()] = Launch()
     megatron: dict[str, Any] = {}
     """Further Megatron flags by name, e.g. ``{recompute-activations: true}``."""
 
@@ -138,11 +139,22 @@ class Train(Settings):
         """The stages of a worker's round."""
         return self.on_policy.stages if self.on_policy else {}
 
+    @property
+    def needs_gpus(self) -> bool:
+        """It trains here."""
+        return True
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks of the training."""
+        return self.launch.num_ranks
+
 
 class ImportHf(Settings):
     """Hugging Face folder to Megatron ``torch_dist`` checkpoint."""
 
     kind: Literal["import_hf"]
+    stage: ClassVar[Stage] = Stage(module="megatron_dasd.checkpoint.import_stage")
     model: Input
 
 
@@ -170,6 +182,7 @@ class ExportHf(Settings):
     """Megatron checkpoint to a Hugging Face folder."""
 
     kind: Literal["export_hf"]
+    stage: ClassVar[Stage] = Stage(module="megatron_dasd.checkpoint.export_stage")
     model: Input
     """Hugging Face folder that the student came from: config, tokenizer, chat template."""
     checkpoint: Input
@@ -182,6 +195,7 @@ class VerifyConversion(Settings):
     """Logits of the Megatron checkpoint against ``transformers``, fp32, on real text."""
 
     kind: Literal["verify_conversion"]
+    stage: ClassVar[Stage] = Stage(module="megatron_dasd.checkpoint.verify_stage")
     model: Input
     """The exported Hugging Face folder."""
     checkpoint: Input

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from megatron_dasd.cluster.jobs import services_of
 from megatron_dasd.config.base import Launch, Settings
 from megatron_dasd.config.pipeline import Pipeline
 from megatron_dasd.config.planning import Corpus, Plan
@@ -219,7 +218,7 @@ def _cost(pipeline: Pipeline, stage: str) -> Cost | None:
     settings = pipeline.stages[stage]
     if isinstance(settings, Train):
         return training_cost(pipeline, stage)
-    if services := services_of(settings):
+    if services := settings.services:
         return _asking_cost(pipeline, stage, settings, services[0])
     if isinstance(settings, ScoreStudent) and settings.checkpoint is not None:
         lengths = lengths_of(pipeline, settings.responses)
