@@ -4,24 +4,18 @@ A stage kind is a subclass of :class:`Settings` with a ``kind`` and a :class:`St
 registers it; ``config.stages`` finds it by its kind.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, cast, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic.main import IncEx
+
+from megatron_dasd.config.execution import Execution, execution_settings, models_within
 
 
 class Reference:
     """Marks a field as an input: a stage's name or a path."""
-
-
-class Execution:
-    """Marks a setting that says how the work is done and leaves the result as it is.
-
-    It is no part of a stage's identity, at any depth of nested settings.
-    """
 
 
 Input = Annotated[str, Reference()]
@@ -81,7 +75,7 @@ class Settings(BaseModel):
         A stage may resume with another layout of processes, with another loader of the same rows
         or with other servers of the same model.
         """
-        return self.model_dump(mode="json", exclude=_execution_settings(self))
+        return self.model_dump(mode="json", exclude=execution_settings(self))
 
     @property
     def inner_stages(self) -> "Mapping[str, Settings]":
@@ -101,7 +95,7 @@ class Settings(BaseModel):
     @property
     def services(self) -> list[str]:
         """The services that the stage asks, or stages within it; each once."""
-        servers = (model for model in _models(self) if isinstance(model, Server))
+        servers = (model for model in models_within(self) if isinstance(model, Server))
         return list(dict.fromkeys(server.service for server in servers if server.service))
 
 
@@ -113,52 +107,18 @@ def registered_kinds() -> dict[str, type[Settings]]:
     return dict(_KINDS)
 
 
-def _execution_settings(value: object) -> IncEx:
-    """The settings marked as execution in a model and in all that it holds, as pydantic excludes
-    them: by field, key or index, True or what is excluded below."""
-    found: dict[str | int, IncEx | bool] = {}
-    for name, inner in _entries(value):
-        if isinstance(value, BaseModel) and _is_execution(type(value), str(name)):
-            found[name] = True
-        elif below := _execution_settings(inner):
-            found[name] = below
-    return cast(IncEx, found)
-
-
-def _is_execution(model: type[BaseModel], name: str) -> bool:
-    return any(isinstance(mark, Execution) for mark in model.model_fields[name].metadata)
-
-
-def _models(value: object) -> Iterator[BaseModel]:
-    """A model and all models within it."""
-    if isinstance(value, BaseModel):
-        yield value
-    for _, inner in _entries(value):
-        yield from _models(inner)
-
-
-def _entries(value: object) -> Iterator[tuple[str | int, object]]:
-    """What a model, mapping or list holds, by field, key or index."""
-    if isinstance(value, BaseModel):
-        yield from ((name, getattr(value, name)) for name in type(value).model_fields)
-    elif isinstance(value, dict):
-        yield from value.items()
-    elif isinstance(value, list):
-        yield from enumerate(value)
-
-
 class ThinkingFormat(BaseModel):
-    """Where a model's thinking part begins and ends in its text."""
+    """Delimiters of the thinking part in a model's text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal["delimiters", "harmony"] = "delimiters"
-    """``harmony``: the channels of gpt-oss; ``open`` and ``close`` are then its own."""
+    """``harmony``: the channels of gpt-oss, which have their own ``open`` and ``close``."""
     open: str = "<think>\n"
-    """What precedes the thinking part; empty: the text begins with it."""
+    """Text before the thinking part; empty: the response begins with the thinking part."""
     close: str = Field(default="\n</think>\n\n", min_length=1)
-    """What stands between the thinking part and the answer.  Whitespace at the ends of both does
-    not matter when a text is read; it is written when the teacher is to continue one."""
+    """Text between the thinking part and the answer.  Whitespace at the ends of both delimiters is
+    ignored in reading, and is written where the teacher continues a text."""
 
     @model_validator(mode="before")
     @classmethod
@@ -195,43 +155,45 @@ _OWN_FIELDS = [
 class Server(BaseModel):
     """OpenAI-compatible servers (vLLM, SGLang, a hosted one) that run one model; docs/sampling.md.
 
-    Another set of servers, or another way to reach them, leaves a stage's result as it is.
+    Other servers of the same model, or another way to reach them, do not change a stage's result.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     urls: Annotated[list[str], Execution()] = []
-    """Base URLs, e.g. ``http://node7:8000/v1``; requests go to the one with the fewest."""
+    """Base URLs, e.g. ``http://node7:8000/v1``; each request goes to the server with the fewest."""
     service: Annotated[str | None, Execution()] = None
-    """Of a submitted pipeline, the name of one of ``cluster.servers``: its servers are found when
-    they have started."""
+    """Name of one of ``cluster.servers``, in a submitted pipeline: its servers are found once they
+    have started."""
     api: Literal["completions", "chat"] = "completions"
-    """``completions``: the chat template of ``model`` is applied here; ``chat``: the server's."""
+    """``completions``: this program applies the chat template of ``model``; ``chat``: the server
+    applies its own."""
     model: str | None = None
-    """The model's name at the servers; None: the only one there."""
+    """The model's name at the servers; None: they serve only one."""
     extra_body: dict[str, Any] = {}
-    """Fields added to every request, e.g. ``{top_k: 40}``.  ``null`` leaves one of the program's
-    own out: ``{return_token_ids: null}`` for servers that refuse what they do not know."""
+    """Fields added to every request, e.g. ``{top_k: 40}``.  ``null`` removes one of the program's
+    fields: ``{return_token_ids: null}`` for servers that refuse unknown fields."""
     reload: Annotated[Literal["vllm", "sglang", "restart"] | None, Execution()] = None
-    """How the servers are given the weights of the stage's model, if they have others: asked to
-    load them from its folder, or, servers of a ``service``, started again.  None: they run it."""
+    """How the servers get the weights of the stage's model, if they run others: ``vllm`` and
+    ``sglang`` are asked to load its folder; ``restart`` restarts the servers of a ``service``.
+    None: they run it already."""
     send_seed: bool = True
-    """Whether each request carries its seed; vLLM draws without seeds faster."""
+    """Whether each request carries its seed; vLLM samples faster without seeds."""
     rescore_by: Literal["prompt_logprobs", "echo"] = "prompt_logprobs"
-    """How log-probs of a given text are asked for: vLLM's field, or the older ``echo``."""
+    """Field that requests the log-probs of a given text: vLLM's, or the older ``echo``."""
     api_key_env: Annotated[str | None, Execution()] = None
     """Environment variable that holds the API key; None: no key is sent."""
     concurrency: Annotated[Positive, Execution()] = 256
-    """Requests in flight, over all servers."""
+    """Most requests in flight, over all servers."""
     deadline_seconds: Annotated[float, Field(gt=0), Execution()] = 3600.0
-    """Of one attempt at a request."""
+    """Timeout of one attempt at a request, in seconds."""
     max_attempts: Annotated[Positive, Execution()] = 6
-    """Attempts at a request until it is set aside.  Those that reached no server or were told to
-    come later (429) do not count."""
+    """Attempts at a request before it is set aside.  Attempts that reach no server or get status
+    429 do not count."""
     patience_seconds: Annotated[float, Field(ge=0), Execution()] = 600.0
-    """How long to wait while no server answers, and for one request that is told to come later."""
+    """Seconds to wait while no server answers, and for a request that keeps getting status 429."""
     probe: Annotated[bool, Execution()] = True
-    """Whether sampling begins with a check that the log-probs are of the untempered
+    """Whether sampling begins with a check that the log-probs are those of the untempered
     distribution."""
 
     @model_validator(mode="after")
@@ -244,7 +206,7 @@ class Server(BaseModel):
     @model_validator(mode="after")
     def _who_starts_servers_again(self) -> "Server":
         if self.reload == "restart" and (self.urls or not self.service or self.model):
-            raise ValueError("reload: restart is of servers of a service, without urls and model")
+            raise ValueError("reload: restart needs servers of a service, without urls and model")
         return self
 
     @model_validator(mode="after")
@@ -269,20 +231,20 @@ class Engine(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     batch_size: Positive = 32
-    """Requests of one part of the result; in this process, sequences generated together."""
+    """Requests of one part file; in this process, also the sequences generated together."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Of the model in this process."""
+    """Precision of the model in this process."""
     server: Server | None = None
-    """None: in this process."""
+    """None: the engine runs in this process."""
 
     @property
     def own_template(self) -> bool:
-        """Whether servers apply their own chat template, and none is applied here."""
+        """Whether servers apply their own chat template, in place of this program."""
         return self.server is not None and self.server.api == "chat"
 
 
 class Launch(BaseModel):
-    """Processes of a Megatron program on this machine, and its parallel layout."""
+    """Number of ranks of a Megatron program, and its parallel layout."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -294,7 +256,7 @@ class Launch(BaseModel):
     context_parallel: Positive = 1
     """Ranks that divide the positions of every document among themselves."""
     expert_parallel: Positive = 1
-    """Ranks that share a layer's experts; taken from among the data- and context-parallel ones."""
+    """Ranks that share a layer's experts; they are data- and context-parallel ranks."""
     distributed_optimizer: bool = False
     """Whether the data-parallel ranks divide the optimizer's state among themselves."""
 
@@ -313,5 +275,5 @@ class Launch(BaseModel):
                 "context-parallel ranks (num_ranks over tensor_parallel x pipeline_parallel)"
             )
         if self.virtual_pipeline > 1 and self.pipeline_parallel == 1:
-            raise ValueError("virtual_pipeline wants pipeline_parallel > 1")
+            raise ValueError("virtual_pipeline > 1 needs pipeline_parallel > 1")
         return self

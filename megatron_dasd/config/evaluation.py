@@ -14,7 +14,7 @@ class Evaluate(Settings):
     stage: ClassVar[Stage] = Stage(module="megatron_dasd.evaluation.runner", warning_seconds=120)
     prompts: Input
     models: dict[str, Input] = Field(min_length=1)
-    """Hugging Face folders by the name that the report shows."""
+    """Hugging Face folders, by the name that the report shows."""
     num_samples: Positive = 1
     temperature: Annotated[float, Field(ge=0)] = 1.0
     """0: greedy."""
@@ -43,10 +43,11 @@ class Report(Settings):
     stage: ClassVar[Stage] = Stage(module="megatron_dasd.evaluation.report", describes_run=True)
     title: str
     heldout_scores: dict[str, Input] = Field(min_length=1)
-    """score_student stages by what they show: before, stage1, stage2, stage3."""
+    """score_student stages of held-out responses, by the student that they score: before, stage1,
+    stage2, stage3."""
     exposure_scores: dict[str, Input] = {}
-    """By some of the same names, score_student stages of held-out continuations by the teacher of
-    the student's own prefixes: exposure bias."""
+    """score_student stages of the teacher's held-out continuations of the student's own prefixes,
+    by names in ``heldout_scores``: they give the exposure bias."""
     sample: Input
     filters: list[Input] = []
     select: Input

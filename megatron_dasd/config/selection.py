@@ -5,7 +5,6 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from megatron_dasd.config.base import (
-    Execution,
     Fraction,
     Input,
     Launch,
@@ -16,6 +15,7 @@ from megatron_dasd.config.base import (
     Stage,
     ThinkingFormat,
 )
+from megatron_dasd.config.execution import Execution
 
 
 class Repetition(BaseModel):

@@ -42,8 +42,8 @@ class PruneLayers(Settings):
     model: Input
     num_layers_removed: Positive
     num_key_value_heads: Positive | None = None
-    """More than the model has, for a layout that does not divide the model's: the added heads are
-    zero and stay so.  None: the model's."""
+    """More heads than the model has, for a layout that does not divide the model's number; the
+    added heads are zero and stay zero.  None: the model's."""
 
 
 class ReasoningGymTask(BaseModel):
@@ -88,9 +88,9 @@ class ImportResponses(Settings):
     logprobs: list[Input] = []
     """Parquet of ``sample_uuid``, ``token_ids``, ``logprobs`` (superior-reasoning only)."""
     tokenizer: Input | None = None
-    """Hugging Face folder of the teacher's tokenizer, by which ``token_ids`` are decoded."""
+    """Hugging Face folder of the teacher's tokenizer, which decodes ``token_ids``."""
     temperature: Annotated[float, Field(gt=0)]
-    """At which the responses were sampled: the files do not say."""
+    """Temperature at which the responses were sampled; the files do not record it."""
     model: str = "teacher"
     """The teacher's name."""
     messages_field: str = "messages"
@@ -98,9 +98,9 @@ class ImportResponses(Settings):
     """A text, or a list of turns up to the user's."""
     response_field: str = "response"
     id_field: str | None = None
-    """Names the prompt; None: a hash of the prompt's text does."""
+    """Column of the prompt's id; None: the id is a hash of the prompt's text."""
     domain_field: str = "domain"
-    """Absent or empty: ``unknown``."""
+    """Column of the domain; where it is absent or empty, the domain is ``unknown``."""
     on_malformed: OnMalformed = "stop"
 
     @model_validator(mode="after")

@@ -6,8 +6,9 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from megatron_dasd.config.base import Engine, Execution, Launch, Server, Settings, Stage
+from megatron_dasd.config.base import Engine, Launch, Server, Settings, Stage
 from megatron_dasd.config.evaluation import Evaluate
+from megatron_dasd.config.execution import Execution
 from megatron_dasd.config.stages import StageSettings, stage_kinds
 from megatron_dasd.config.teacher import ContinueTeacher, SampleTeacher
 from megatron_dasd.config.training import Train
