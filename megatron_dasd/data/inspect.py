@@ -4,7 +4,6 @@ Masked text is dim, sentences have the colours of their classes, and a line stan
 begins and where padding does.
 """
 
-import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -27,28 +26,38 @@ STYLES = ("default", "green", "red", "default", "magenta")
 """Of a target by its sentence's class: none, teacher, student, shared, boosted."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Show or check; returns the exit status, 1 where something is wrong with the data."""
-    parser = argparse.ArgumentParser(description="Look into packed data.")
-    parser.add_argument("folder", type=Path, help="a preprocessing stage's folder")
-    parser.add_argument("--row", type=int, default=0, metavar="N", help="row to show (default 0)")
-    parser.add_argument(
-        "--model", type=Path, help="Hugging Face folder of the tokenizer, or its stage's folder"
-    )
-    parser.add_argument("--check", action="store_true", help="check all instead, a line a fault")
-    options = parser.parse_args(arguments)
+def show_row(folder: Path, row: int, model: Path | None = None) -> None:
+    """Print a row.
+
+    Args:
+        folder: a preprocessing stage's.
+        row: its number, from 0.
+        model: folder of the tokenizer, or of its stage; None: as the stage's manifest says.
+
+    Raises:
+        UserError: no such row, no packed data or no tokenizer.
+    """
+    data = PackedDataset(folder)
+    tokenizer = load_tokenizer(_tokenizer_folder(folder, model))
     console = Console(highlight=False)
-    try:
-        if options.check:
-            return _check(options.folder)
-        data = PackedDataset(options.folder)
-        tokenizer = load_tokenizer(_tokenizer_folder(options.folder, options.model))
-        for line in row_lines(data, options.folder, options.row, tokenizer):
-            console.print(line)
-    except UserError as error:
-        Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
-        return 2
-    return 0
+    for line in row_lines(data, folder, row, tokenizer):
+        console.print(line)
+
+
+def check(folder: Path) -> bool:
+    """Print every fault of a data set, a line each; returns whether there is any.
+
+    Raises:
+        UserError: no packed data there.
+    """
+    found = False
+    for fault in faults(folder):
+        found = True
+        print(fault, flush=True)
+    if not found:
+        meta = PackedDataset(folder).meta
+        print(f"{folder}: {meta.num_documents:,} documents in {meta.num_packs:,} rows, no fault")
+    return found
 
 
 def row_lines(
@@ -111,17 +120,6 @@ def _names(folder: Path, documents: Sequence[int]) -> dict[int, str]:
             names.update((number, column[number - first].as_py()) for number in here)
         first += count
     return names
-
-
-def _check(folder: Path) -> int:
-    found = False
-    for fault in faults(folder):
-        found = True
-        print(fault, flush=True)
-    if not found:
-        meta = PackedDataset(folder).meta
-        print(f"{folder}: {meta.num_documents:,} documents in {meta.num_packs:,} rows, no fault")
-    return int(found)
 
 
 def _tokenizer_folder(folder: Path, given: Path | None) -> Path:

@@ -9,9 +9,7 @@ import contextlib
 import importlib
 import multiprocessing
 import os
-import random
 import signal
-import socket
 import sys
 import threading
 import time
@@ -21,12 +19,11 @@ from pathlib import Path
 from types import FrameType
 
 from megatron_dasd.device import srun
-from megatron_dasd.device.payload import read_payload, write_payload
+from megatron_dasd.device.ports import free_port
 from megatron_dasd.errors import MISTAKE_STATUS, Stopped, UserError
 
 _POLL_SECONDS = 0.1
 _ERROR_PREFIX = "error: "
-_MEETING_PORTS = range(20_000, 32_000)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """What schedulers send before a time limit or a preemption.  Ranks get SIGTERM for either."""
 _ENVIRONMENT = {
@@ -60,6 +57,8 @@ def launch(
     """
     log_dir.mkdir(parents=True, exist_ok=True)
     payload_path = log_dir / "payload.json"
+    from megatron_dasd.device.payload import write_payload  # pydantic: no --help needs it
+
     write_payload(payload_path, payload)
     on_poll = on_poll or (lambda: None)
     if steps := srun.steps_folder():
@@ -69,7 +68,7 @@ def launch(
     environment = _ENVIRONMENT | {
         "MASTER_ADDR": "127.0.0.1",
         # One rank alone takes any port at the moment it listens: nobody can be there before it.
-        "MASTER_PORT": str(_free_port() if num_ranks > 1 else 0),
+        "MASTER_PORT": str(free_port("127.0.0.1") if num_ranks > 1 else 0),
         "WORLD_SIZE": str(num_ranks),
         "LOCAL_WORLD_SIZE": str(num_ranks),
     }
@@ -103,7 +102,7 @@ def _launch_step(
     on_poll: Callable[[], None],
 ) -> None:
     """Start the ranks on the nodes of a Slurm job, whose script sets where they meet."""
-    environment = _ENVIRONMENT | {"MASTER_PORT": str(_free_port(""))}
+    environment = _ENVIRONMENT | {"MASTER_PORT": str(free_port())}
     request = srun.step_request(module, payload, num_ranks, log_dir, environment)
     for log in log_dir.glob("rank-*.log"):
         log.unlink()  # an earlier attempt's might be taken for this one's
@@ -117,6 +116,8 @@ def _launch_step(
 
 def run_program[P](main: Callable[[P], None]) -> None:
     """Entry point of a program: read its payload, from the file that argv names, and run it."""
+    from megatron_dasd.device.payload import read_payload
+
     run_guarded(lambda: main(read_payload(main, Path(sys.argv[1]))))
 
 
@@ -208,18 +209,6 @@ def _share_cores(num_ranks: int) -> None:
 
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // num_ranks))
-
-
-def _free_port(address: str = "127.0.0.1") -> int:
-    """A port for the ranks to meet on, below those that systems hand out to outgoing connections.
-
-    One of those could be taken again before the first rank listens on it.
-    """
-    for port in random.SystemRandom().sample(_MEETING_PORTS, 100):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind((address, port))
-            return port
-    raise UserError(f"no free port among {_MEETING_PORTS.start} to {_MEETING_PORTS.stop - 1}")
 
 
 def _reason(module: str, rank: int, code: int | None, log_dir: Path) -> str:

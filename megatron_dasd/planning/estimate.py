@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from megatron_dasd.cluster.jobs import services_of
 from megatron_dasd.config.base import Launch, Settings
 from megatron_dasd.config.pipeline import Pipeline
 from megatron_dasd.config.planning import Corpus, Plan
@@ -202,7 +201,7 @@ def _cost(pipeline: Pipeline, stage: str) -> Cost | None:
     settings = pipeline.stages[stage]
     if isinstance(settings, Train):
         return training_cost(pipeline, stage)
-    if services := services_of(settings):
+    if services := settings.services:
         return _server_cost(pipeline, stage, settings, services[0])
     if isinstance(settings, ScoreStudent) and settings.checkpoint is not None:
         lengths = token_totals(pipeline, settings.responses)

@@ -114,7 +114,7 @@ def test_reload_wants_a_folder(model_dir: Path) -> None:
 
 
 def test_only_servers_of_a_service_are_started_again() -> None:
-    with pytest.raises(ValueError, match="reload: restart is of servers of a service"):
+    with pytest.raises(ValueError, match="reload: restart needs servers of a service"):
         settings("http://127.0.0.1:1/v1", reload="restart")
     with pytest.raises(ValueError, match="without urls and model"):
         Server(service="student", reload="restart", model=MODEL)

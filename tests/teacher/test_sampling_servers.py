@@ -270,7 +270,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(tmp_path: Path, model_
             assert run_and_kill(pipeline, log, None, 0) == 2
             last = log.read_text().splitlines()[-1]
             assert last.startswith("error: ")
-            assert "No space left on device; mend it, the same command goes on from here" in last
+            assert "No space left on device; fix it, the same command goes on from here" in last
             assert "Traceback" not in log.read_text()
             subprocess.run(["mount", "-o", "remount,size=8m", str(run)], check=True)
             assert run_and_kill(pipeline, log, None, 0) == 0
