@@ -8,10 +8,8 @@ from typing import Self
 from megatron_dasd.divergence.provenance import Floats, Ints, ModelTokens
 from megatron_dasd.errors import UserError
 from megatron_dasd.record_batches import read_batches
-from megatron_dasd.records import ScoredResponse
+from megatron_dasd.records import ResponseKey, ScoredResponse
 from megatron_dasd.records_io import SetAside, record_files
-
-_Key = tuple[str, float, int]
 
 
 @dataclass(frozen=True)
@@ -47,12 +45,12 @@ class DistilledPart:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._found: dict[_Key, tuple[str, Ints, Floats]] = {}
+        self._found: dict[ResponseKey, tuple[str, Ints, Floats]] = {}
         # a response that is malformed here is told of as one that is missing
         for batch in read_batches(file, ScoredResponse, SetAside("set_aside").malformed):
             for row, response in enumerate(batch.records):
                 tokens = batch.tokens("student_tokens", row)
-                self._found[_key(response)] = (response.output, *tokens)
+                self._found[response.key] = (response.output, *tokens)
 
     def of(self, response: ScoredResponse) -> ModelTokens:
         """The distilled student's reading of a response.
@@ -60,13 +58,9 @@ class DistilledPart:
         Raises:
             ValueError: it has not been scored, or another text of that name has.
         """
-        output, num_bytes, logprobs = self._found.get(_key(response), ("", None, None))
+        output, num_bytes, logprobs = self._found.get(response.key, ("", None, None))
         if num_bytes is None or logprobs is None:
             raise ValueError(f"distilled: {self._file} has no score of this response")
         if output != response.output:
             raise ValueError(f"distilled: {self._file} has scored another output")
         return ModelTokens(response.output, response.output_spans, num_bytes, logprobs)
-
-
-def _key(response: ScoredResponse) -> _Key:
-    return response.prompt.prompt_id, response.temperature, response.candidate

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from megatron_dasd.config.sources import ImportResponses
-from megatron_dasd.records import Prompt, Response, TokenLogprobs
+from megatron_dasd.records import NO_TOKENS, Prompt, Response, TokenLogprobs
 from megatron_dasd.records_io import parse_record
 from megatron_dasd.sources.foreign import text_field, turns_field
 from megatron_dasd.text.thinking import NORMALISED
@@ -74,7 +74,7 @@ def make_response(
             seed=0,
             model=settings.model,
             text=text,
-            tokens=tokens or TokenLogprobs(token_ids=[], num_bytes=[], logprobs=[]),
+            tokens=tokens or NO_TOKENS,
             finish_reason="stop",
         )
     except ValueError as error:
