@@ -21,7 +21,7 @@ STAGES = {
     "evaluation",
 }
 LAYERS = [
-    {"errors", "records", "config", "seeds"},
+    {"errors", "json_values", "records", "config", "seeds"},
     {"records_io", "record_batches", "artifacts", "manifests", "progress", "device"},
     {"text", "pages", "engines", "data", "losses", "models", "checkpoint", "precision"},
     STAGES,

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from megatron_dasd.config.cluster import ServerJob
 from megatron_dasd.config.pipeline import Pipeline, load_pipeline
-from megatron_dasd.engines.services import Wanted, announce, wanted_weights
+from megatron_dasd.engines.services import RequestedWeights, announce, requested_weights
 from megatron_dasd.errors import MISTAKE_STATUS, STOPPED_STATUS, UserError
 from megatron_dasd.manifests import model_folder
 
@@ -54,7 +54,7 @@ def serve(pipeline: Pipeline, service: str) -> int:
     stops = _note_signals()
     status = None
     while status is None and not stops:
-        status = _Served(pipeline, service, wanted_weights(service), stops).run()
+        status = _Served(pipeline, service, requested_weights(service), stops).run()
     return STOPPED_STATUS if status is None or stops else status
 
 
@@ -64,7 +64,7 @@ class _Served:
 
     pipeline: Pipeline
     service: str
-    weights: Wanted | None
+    weights: RequestedWeights | None
     stops: list[int]
 
     def run(self) -> int | None:
@@ -124,7 +124,7 @@ class _Served:
         return True
 
     def _is_outdated(self) -> bool:
-        return wanted_weights(self.service) != self.weights
+        return requested_weights(self.service) != self.weights
 
 
 def _replaced(word: str, words: dict[str, str]) -> str:

@@ -20,7 +20,7 @@ from megatron_dasd.data.integrity import faults
 from megatron_dasd.data.meta import CLASS_NAMES, LOSS_MASK, SENTENCE_CLASSES, TOKENS
 from megatron_dasd.data.packed_dataset import PackedDataset
 from megatron_dasd.errors import UserError
-from megatron_dasd.manifests import model_folder, read_manifest
+from megatron_dasd.manifests import model_folder, part_files, read_manifest
 from megatron_dasd.text.encoding import load_tokenizer
 
 STYLES = ("default", "green", "red", "default", "magenta")
@@ -103,7 +103,7 @@ def _names(folder: Path, documents: Sequence[int]) -> dict[int, str]:
     """Names of documents by their records; their parts are counted, not read, on the way there."""
     names = dict.fromkeys(documents, "no record")
     first = 0
-    for part in sorted(folder.glob("part-*.parquet")):
+    for part in part_files(folder):
         count = pq.read_metadata(part).num_rows
         here = [number for number in documents if first <= number < first + count]
         if here:

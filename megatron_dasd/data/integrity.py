@@ -26,7 +26,7 @@ from megatron_dasd.data.meta import (
 from megatron_dasd.data.packed_dataset import PackedDataset
 from megatron_dasd.data.packing import aligned
 from megatron_dasd.errors import UserError
-from megatron_dasd.manifests import file_sha256, read_manifest
+from megatron_dasd.manifests import file_sha256, part_files, read_manifest
 from megatron_dasd.records_io import read_records
 
 _CHUNK_VALUES = 1 << 22
@@ -184,7 +184,7 @@ def _chunks(dataset: IndexedDataset) -> Iterator[tuple[int, int]]:
 
 def _faults_of_records(path: Path, data: PackedDataset) -> Iterator[str]:
     """Document records that are not those of the datasets."""
-    if not list(path.glob("part-*.parquet")):
+    if not part_files(path):
         return
     number = -1
     lengths = data.datasets[TOKENS].sequence_lengths

@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,12 +33,14 @@ from megatron_dasd.data.meta import (
     Document,
     read_meta,
 )
-from megatron_dasd.data.responses import IDENTITY, Shard, plan_shards, read_shard
-from megatron_dasd.data.shards import Job, is_done, make_shard, shard_path, skipped, tools
+from megatron_dasd.data.pieces import InputShard, plan_shards
+from megatron_dasd.data.responses import IDENTITY, read_shard
+from megatron_dasd.data.shards import ShardJob, is_done, make_shard, shard_path, skipped, tools
 from megatron_dasd.data.tokenizer import read_vocab_size
 from megatron_dasd.data.weights import sequence_weights
 from megatron_dasd.data.workers import run_all
 from megatron_dasd.errors import NothingLeftError, UserError
+from megatron_dasd.json_values import Figures
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.progress import progress
 from megatron_dasd.records_io import SetAside, read_records
@@ -53,9 +54,7 @@ _INEXACT = "inexact"
 """In the folder of shards, once ``gigatoken`` was found not to give the exact ids."""
 
 
-def run(
-    settings: PreprocessData, inputs: Mapping[str, Path], folder: StageFolder
-) -> dict[str, Any]:
+def run(settings: PreprocessData, inputs: Mapping[str, Path], folder: StageFolder) -> Figures:
     """Write the packed data, and a record of every document beside it.
 
     Raises:
@@ -105,7 +104,7 @@ class _Preprocessing:
             library, reason = "tokenizers", (self._shards / _INEXACT).read_text()
         if reason:
             print(f"tokenising with tokenizers, not gigatoken: {reason}", flush=True)
-        self._template = Job(
+        self._template = ShardJob(
             0, (), settings, self._format, library, model, folder.path, self._shards
         )
 
@@ -157,7 +156,7 @@ class _Preprocessing:
             jobs += mixed
         return [shard_path(self._shards, job.index) for job in jobs]
 
-    def _do(self, jobs: Sequence[Job], label: str) -> None:
+    def _do(self, jobs: Sequence[ShardJob], label: str) -> None:
         missing = [job for job in jobs if not is_done(job)]
         num_tokens = 0
         done = len(jobs) - len(missing)
@@ -167,7 +166,7 @@ class _Preprocessing:
                 num_tokens += more
                 bar.advance(1, note=f"{num_tokens:,} tokens")
 
-    def _mix_jobs(self, pool: Path, first_index: int, num_kept: int) -> list[Job]:
+    def _mix_jobs(self, pool: Path, first_index: int, num_kept: int) -> list[ShardJob]:
         """Jobs for the shards of the pool that something was drawn of."""
         shards = plan_shards(pool)
         num_wanted = round(self._settings.mix_ratio * num_kept)
@@ -184,7 +183,7 @@ class _Preprocessing:
             jobs[0] = replace(jobs[0], counts=Counter({"mix: wanted": num_wanted}))
         return jobs
 
-    def _draw(self, shards: Sequence[Shard], num_wanted: int) -> list[npt.NDArray[np.int64]]:
+    def _draw(self, shards: Sequence[InputShard], num_wanted: int) -> list[npt.NDArray[np.int64]]:
         """Of each shard, the numbers of the responses drawn: ``num_wanted`` or all there are.
 
         A response's place in the draw is a hash of what it is: responses added to the pool do not
@@ -209,7 +208,7 @@ class _Preprocessing:
             )
         ]
 
-    def _places(self, shard: Shard) -> Iterator[tuple[int, int]]:
+    def _places(self, shard: InputShard) -> Iterator[tuple[int, int]]:
         """Number in the shard and place in the draw of every wanted response."""
         first = 0
         # malformed records are set aside, or stop the run, when the shard itself is made
@@ -218,7 +217,7 @@ class _Preprocessing:
             for row, reason in enumerate(skipped(batch, self._settings)):
                 if not reason:
                     prompt_id = batch.prompts[row].prompt_id
-                    what = prompt_id, batch.value("temperature", row), batch.value("candidate", row)
+                    what = prompt_id, batch.temperature(row), batch.candidate(row)
                     yield first + row, derive_seed(self._settings.seed, "mix", *what)
             first += len(batch.prompts)
 
@@ -226,6 +225,5 @@ class _Preprocessing:
         """Begin anew with ``tokenizers``: what has been made so far may not be exact."""
         print(f"beginning anew with tokenizers, not gigatoken: {reason}", flush=True)
         write_atomic(self._shards / _INEXACT, reason.encode())
-        for path in self._folder.path.glob("*-?????.parquet"):
-            path.unlink()
+        self._folder.delete_parts()
         self._template = replace(self._template, library="tokenizers")

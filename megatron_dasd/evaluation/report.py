@@ -5,9 +5,9 @@ log-likelihood and the samples are read from the records.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from megatron_dasd.artifacts import StageFolder, write_atomic
 from megatron_dasd.config.evaluation import Report
@@ -15,6 +15,7 @@ from megatron_dasd.evaluation import charts
 from megatron_dasd.evaluation.exposure import exposure_figures
 from megatron_dasd.evaluation.heldout import heldout_figures
 from megatron_dasd.evaluation.samples import mixed_policy_example, side_by_side
+from megatron_dasd.json_values import require
 from megatron_dasd.manifests import LOGS, METRICS, Manifest, model_folder, read_manifest
 from megatron_dasd.pages.charts import class_chart, gap_chart
 from megatron_dasd.pages.render import render as render_page
@@ -165,7 +166,10 @@ def render(
         heldout_chart=charts.heldout_chart(figures["heldout_nll"], figures["heldout_nll_stderr"]),
         loss_chart=charts.loss_chart(figures["loss_curves"]) if settings.train else "",
         class_chart=class_chart(classes),
-        gap_chart=gap_chart(select.figures["gap_histogram"], select.settings["beta"]),
+        gap_chart=gap_chart(
+            cast("Mapping[str, Sequence[float]]", select.figures["gap_histogram"]),
+            require(select.settings, "beta", float),
+        ),
         cut_off_chart=(
             charts.cut_off_chart(figures["rollouts"]["by_length"])
             if figures["rollouts"].get("by_length")

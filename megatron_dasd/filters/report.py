@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from megatron_dasd.artifacts import StageFolder, write_atomic
 from megatron_dasd.config.selection import FilterResponses
 from megatron_dasd.filters.rules import DUPLICATE, LENGTH, RULES
+from megatron_dasd.manifests import SET_ASIDE, part_files
 from megatron_dasd.pages.render import render
 
 NUM_EXAMPLES = 3
@@ -84,7 +85,7 @@ def _by_temperature(counts: Mapping[str, int], name: str) -> Iterator[tuple[str,
 def _examples(folder: StageFolder) -> dict[str, list[dict[str, Any]]]:
     """The first dropped responses under each reason."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(folder.path.glob("set_aside-*.parquet")):
+    for path in part_files(folder.path, SET_ASIDE):
         for batch in pq.ParquetFile(path).iter_batches(batch_size=64):
             for row in batch.to_pylist():
                 examples = found.setdefault(row["reason"], [])

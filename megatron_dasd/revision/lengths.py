@@ -5,16 +5,17 @@ depends on how long the teacher's response was.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+
+from megatron_dasd.json_values import Figures
 
 NUM_BINS = 6
 
 
 def length_figures(
     teacher_tokens: Sequence[int], rollout_tokens: Sequence[int], cut_off: Sequence[bool]
-) -> dict[str, Any]:
+) -> Figures:
     """Lengths and the share that was cut off, overall and by the teacher's length.
 
     Args:

@@ -8,14 +8,14 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.teacher import RollOutStudent
 from megatron_dasd.engines.base import Engine, Generation, GenerationRequest
-from megatron_dasd.engines.parts import Job, generate_parts
+from megatron_dasd.engines.parts import GenerationJob, generate_parts
+from megatron_dasd.json_values import Figures
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.records import FilteredResponse, Prompt, Rollout, Split
 from megatron_dasd.records_io import SetAside, read_records
@@ -25,9 +25,7 @@ from megatron_dasd.text.chat import all_turns, render_turns
 from megatron_dasd.text.encoding import encode, load_tokenizer
 
 
-def run(
-    settings: RollOutStudent, inputs: Mapping[str, Path], folder: StageFolder
-) -> dict[str, Any]:
+def run(settings: RollOutStudent, inputs: Mapping[str, Path], folder: StageFolder) -> Figures:
     """Write parts of :class:`Rollout`, ``num_rollouts`` records a prompt."""
     aside = SetAside(settings.on_malformed)
     tokenizer = load_tokenizer(model_folder(inputs[settings.model]))
@@ -52,7 +50,7 @@ def run(
     }
 
 
-def _length_figures(rollouts: Iterator[Rollout], cap_ratio: float) -> dict[str, Any]:
+def _length_figures(rollouts: Iterator[Rollout], cap_ratio: float) -> Figures:
     """The teacher's lengths are those that the caps were made of, but for the rounding."""
     teacher, own, cut_off = [], [], []
     for rollout in rollouts:
@@ -131,7 +129,7 @@ def _jobs(
     chosen: Mapping[str, int],
     tokenizer: PreTrainedTokenizerBase,
     settings: RollOutStudent,
-) -> Iterator[Job[Rollout]]:
+) -> Iterator[GenerationJob[Rollout]]:
     for prompt_id, times in chosen.items():
         prompt, cap = caps[prompt_id]
         turns = all_turns(prompt.messages, settings.system_prompt)
@@ -149,4 +147,4 @@ def _jobs(
                 temperature=settings.temperature,
                 top_p=settings.top_p,
             )
-            yield Job(request=request, record=wanted.record, about=wanted)
+            yield GenerationJob(request=request, record=wanted.record, about=wanted)

@@ -7,10 +7,10 @@ token, and the tokens themselves are not targets.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.teacher import KeepRollouts
+from megatron_dasd.json_values import Figures
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.progress import progress
 from megatron_dasd.records import FilteredResponse, Rollout, student_response
@@ -19,7 +19,7 @@ from megatron_dasd.text.encoding import load_tokenizer
 from megatron_dasd.text.harmony import text_bytes
 
 
-def run(settings: KeepRollouts, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
+def run(settings: KeepRollouts, inputs: Mapping[str, Path], folder: StageFolder) -> Figures:
     """Write parts of :class:`FilteredResponse`; all of each text is student prefix."""
     tokenizer = load_tokenizer(model_folder(inputs[settings.model]))
     files = record_files(inputs[settings.rollouts])

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -19,6 +18,7 @@ from megatron_dasd.config.teacher import ScoreTeacher
 from megatron_dasd.engines.base import ScoringRequest
 from megatron_dasd.engines.scoring_parts import ScoringJob, score_parts
 from megatron_dasd.engines.server_engine import ServerEngine
+from megatron_dasd.json_values import Figures
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.records import (
     NO_TOKENS,
@@ -35,7 +35,7 @@ from megatron_dasd.text.harmony import marker_bytes, text_bytes
 from megatron_dasd.text.thinking import NORMALISED, normalise, to_teacher_form
 
 
-def run(settings: ScoreTeacher, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
+def run(settings: ScoreTeacher, inputs: Mapping[str, Path], folder: StageFolder) -> Figures:
     """Write parts of :class:`Response`, one for each input file."""
     model = model_folder(inputs[settings.model])
     tokenizer = load_tokenizer(model)

@@ -29,6 +29,7 @@ from megatron_dasd.data.teacher_top import (
     write_top,
 )
 from megatron_dasd.errors import UserError
+from megatron_dasd.json_values import Figures
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.progress import progress
 from megatron_dasd.records_io import read_records
@@ -41,7 +42,7 @@ _LOGIT_TOKENS = 256
 """Positions whose logits exist at a time."""
 
 
-def run(settings: ScoreTopk, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
+def run(settings: ScoreTopk, inputs: Mapping[str, Path], folder: StageFolder) -> Figures:
     """Write the companions of the data.
 
     Raises:

@@ -16,8 +16,8 @@ from megatron_dasd.config.data import PreprocessData
 from megatron_dasd.data.integrity import faults
 from megatron_dasd.data.meta import Document
 from megatron_dasd.data.packed_dataset import PackedDataset
+from megatron_dasd.data.pieces import plan_shards
 from megatron_dasd.data.preprocess_data import run
-from megatron_dasd.data.responses import plan_shards
 from megatron_dasd.data.shards import make_shard
 from megatron_dasd.errors import UserError
 from megatron_dasd.manifests import Manifest
