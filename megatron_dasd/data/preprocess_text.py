@@ -1,4 +1,4 @@
-"""Stage preprocess_text: plain texts, cut into documents, to packed data; loss on every token."""
+"""Stage preprocess_text: cuts plain texts into documents and packs them; loss on every token."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict

@@ -250,7 +250,7 @@ def test_a_library_that_turns_out_not_to_be_exact(
     assert run_stage(run, settings(num_workers=1), many).files == whole.files
     assert used[:3] == [(i, "gigatoken") for i in range(3)]
     assert used[3:] == [(i, "tokenizers") for i in range(6)]
-    assert "beginning anew with tokenizers, not gigatoken: ids differ" in capsys.readouterr().out
+    assert "starting again with tokenizers, not gigatoken: ids differ" in capsys.readouterr().out
 
 
 def test_a_worker_s_user_error_comes_through(
