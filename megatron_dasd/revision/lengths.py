@@ -1,7 +1,7 @@
-"""How long the student's own answers are beside the teacher's (the report's figure 7).
+"""Lengths of the student's own answers compared with the teacher's (the report's figure 7).
 
-Answers that their cap cuts off are the material of mixed-policy distillation; how many there are
-depends on how long the teacher's response was.
+Mixed-policy distillation uses the answers that their cap cuts off; how many there are depends on
+the length of the teacher's response.
 """
 
 from collections.abc import Sequence
