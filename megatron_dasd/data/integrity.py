@@ -163,7 +163,8 @@ def _wrong_values(
         wrong[starts] |= values[starts] != 0  # nothing precedes a document's first token
         return wrong
     if name == TEACHER_LOGPROBS:
-        return np.greater(values, 1e-6) | np.equal(values, -np.inf)  # NaN: unknown
+        wrong = (values > 1e-6) | (values == -np.inf)  # NaN: unknown
+        return np.asarray(wrong, np.bool_)
     if name == WRITERS:
         return (values < 1) | (values > len(WRITER_NAMES))
     assert name == SENTENCE_CLASSES
