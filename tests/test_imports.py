@@ -28,7 +28,7 @@ STAGES = {
     "evaluation",
 }
 LAYERS = [
-    {"errors", "records", "config", "seeds", "arrays"},
+    {"errors", "json_values", "records", "config", "seeds", "arrays"},
     {"records_io", "record_batches", "artifacts", "manifests", "progress", "device", "containment"},
     {"text", "pages", "engines", "data", "losses", "models", "checkpoint", "precision"},
     STAGES,

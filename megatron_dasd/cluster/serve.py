@@ -18,7 +18,7 @@ from pathlib import Path
 from megatron_dasd.config.cluster import ServerJob
 from megatron_dasd.config.pipeline import Pipeline, load_pipeline
 from megatron_dasd.device.ports import free_port
-from megatron_dasd.engines.services import Wanted, announce, wanted_weights
+from megatron_dasd.engines.services import RequestedWeights, announce, wanted_weights
 from megatron_dasd.errors import MISTAKE_STATUS, STOPPED_STATUS, UserError
 from megatron_dasd.manifests import model_folder
 
@@ -65,7 +65,7 @@ class _ServerProcess:
 
     pipeline: Pipeline
     service: str
-    weights: Wanted | None
+    weights: RequestedWeights | None
     stops: list[int]
     """Signals to stop that have arrived."""
 

@@ -12,7 +12,7 @@ from megatron_dasd.cluster import queue
 from megatron_dasd.cluster.jobs import JOBS
 from megatron_dasd.cluster.submit import job_numbers
 from megatron_dasd.config.pipeline import Pipeline
-from megatron_dasd.manifests import LOGS, METRICS, read_manifest
+from megatron_dasd.manifests import LOGS, METRICS, part_files, read_manifest
 from megatron_dasd.training.metrics_file import last_step
 
 _TAIL_BYTES = 4096
@@ -104,7 +104,7 @@ def _progress(pipeline: Pipeline, name: str) -> str:
     step = last_step(folder / LOGS / METRICS)
     if step:
         return f"iteration {step.iteration:,}, loss {step.loss:.4f}"
-    num_parts = len(list(folder.glob("part-*.parquet"))) if folder.exists() else 0
+    num_parts = len(part_files(folder))
     return f"{num_parts:,} parts" if num_parts else ""
 
 

@@ -238,6 +238,12 @@ class Engine(BaseModel):
     """None: the engine runs in this process."""
 
     @property
+    def name(self) -> str:
+        """The engine's name in ``engines.open``: that of the block of settings that is given."""
+        given = (name for name, value in self if isinstance(value, BaseModel))
+        return next(given, "transformers")
+
+    @property
     def own_template(self) -> bool:
         """Whether servers apply their own chat template, in place of this program."""
         return self.server is not None and self.server.api == "chat"

@@ -4,11 +4,11 @@ Masked text is dim, sentences have the colours of their classes, and a line stan
 begins and where padding does.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.rule import Rule
@@ -18,8 +18,9 @@ from transformers import PreTrainedTokenizerBase
 from megatron_dasd.data.integrity import faults
 from megatron_dasd.data.meta import CLASS_NAMES, LOSS_MASK, SENTENCE_CLASSES, TOKENS
 from megatron_dasd.data.packed_dataset import PackedDataset
+from megatron_dasd.data.rows import Row
 from megatron_dasd.errors import UserError
-from megatron_dasd.manifests import model_folder, read_manifest
+from megatron_dasd.manifests import model_folder, part_files, read_manifest
 from megatron_dasd.text.encoding import load_tokenizer
 
 STYLES = ("default", "green", "red", "default", "magenta")
@@ -95,12 +96,12 @@ def row_lines(
         start = end
 
 
-def _document_text(document: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Text:
+def _document_text(document: Row, tokenizer: PreTrainedTokenizerBase) -> Text:
     """A document, runs of tokens of one style decoded together."""
-    classes = document.get(SENTENCE_CLASSES, [0] * len(document[TOKENS]))
+    classes = document.get(SENTENCE_CLASSES, np.zeros(len(document[TOKENS]), np.uint8))
     styles = [
         STYLES[number] if target else "dim"
-        for target, number in zip(document[LOSS_MASK], classes, strict=True)
+        for target, number in zip(document[LOSS_MASK], classes.tolist(), strict=True)
     ]
     text = Text()
     for style, run in groupby(zip(styles, document[TOKENS], strict=True), key=lambda pair: pair[0]):
@@ -112,7 +113,7 @@ def _names(folder: Path, documents: Sequence[int]) -> dict[int, str]:
     """Names of documents by their records; their parts are counted, not read, on the way there."""
     names = dict.fromkeys(documents, "no record")
     first = 0
-    for part in sorted(folder.glob("part-*.parquet")):
+    for part in part_files(folder):
         count = pq.read_metadata(part).num_rows
         here = [number for number in documents if first <= number < first + count]
         if here:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 _LEAST = 1e-30
-"""A weight that underflows stays above 0: the sequence goes on counting in the divisor."""
+"""A weight that underflows stays above 0, so that its sequence still counts in the divisor."""
 
 
 def sequence_weights(
