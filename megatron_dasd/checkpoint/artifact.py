@@ -3,7 +3,7 @@
 ::
 
     CKPT/                                   in a stage's folder: checkpoint/
-      latest_checkpointed_iteration.txt     the iteration that counts
+      latest_checkpointed_iteration.txt     the iteration that Megatron loads
       iter_0000000/                         .metadata, *.distcp, metadata.json
       hf/                                   config, tokenizer, licence: what the weights came with
 """
@@ -23,7 +23,7 @@ from megatron_dasd.checkpoint.pickles import METADATA, read_metadata
 from megatron_dasd.errors import UserError
 from megatron_dasd.manifests import ATTEMPT, require_manifest
 
-FOLDER = "checkpoint"
+CHECKPOINT_FOLDER = "checkpoint"
 TRACKER = "latest_checkpointed_iteration.txt"
 HF = "hf"
 """What came with the weights from Hugging Face, beside the iterations."""
@@ -36,12 +36,12 @@ _ITERATION = re.compile("[0-9]{1,12}")
 
 @dataclass(frozen=True)
 class MegatronCheckpoint:
-    """A whole ``torch_dist`` checkpoint that was looked through and may be opened."""
+    """A whole ``torch_dist`` checkpoint that was inspected and may be opened."""
 
     folder: Path
-    """What Megatron's ``--load`` wants."""
+    """What Megatron's ``--load`` takes."""
     weights: Path
-    """The folder of the iteration that counts."""
+    """Folder of the iteration that the tracker file names."""
     dtype: str
     """Type of the weights: ``bfloat16`` or ``float32``."""
     metadata: Metadata = field(repr=False)
@@ -67,11 +67,11 @@ class MegatronCheckpoint:
 
 
 def open_checkpoint(path: Path, iteration: int | None = None) -> MegatronCheckpoint:
-    """Find a checkpoint and look through its pickles; to be called before anything else opens it.
+    """Find a checkpoint and inspect its pickles; to be called before anything else opens it.
 
     Args:
         path: of a finished stage (import_hf or train), or a folder that Megatron saved into.
-        iteration: in place of the one that the folder says counts.
+        iteration: in place of the one that the tracker file names.
 
     Raises:
         UserError: the stage has not finished, there is no whole ``torch_dist`` checkpoint, or a
@@ -79,15 +79,17 @@ def open_checkpoint(path: Path, iteration: int | None = None) -> MegatronCheckpo
     """
     if (path / ATTEMPT).exists():
         kind = require_manifest(path).kind
-        if not (path / FOLDER / TRACKER).exists():
+        if not (path / CHECKPOINT_FOLDER / TRACKER).exists():
             raise UserError(f"{path}: a {kind} stage, which leaves no checkpoint")
-        path = path / FOLDER
+        path = path / CHECKPOINT_FOLDER
     weights = path / (_iteration_folder(path) if iteration is None else iteration_name(iteration))
     _require_torch_dist(weights)
     metadata = read_metadata(weights)
     embedding = metadata.state_dict_metadata.get(_EMBEDDING)
     if not isinstance(embedding, TensorStorageMetadata):
-        raise UserError(f"{weights / METADATA}: holds no {_EMBEDDING}; wanted a GPT model")
+        raise UserError(
+            f"{weights / METADATA}: holds no {_EMBEDDING}; only GPT models are supported"
+        )
     dtype = str(embedding.properties.dtype).removeprefix("torch.")
     if embedding.properties.dtype not in (torch.bfloat16, torch.float32):
         raise UserError(f"{weights / METADATA}: weights of type {dtype}, not bfloat16 or float32")

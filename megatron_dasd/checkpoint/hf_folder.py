@@ -6,17 +6,18 @@ Nothing is unpickled, no code in a folder is run, and no file outside it is read
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from megatron_dasd.errors import UserError
+from megatron_dasd.models.architecture import HfConfig
 
 GIGABYTE = 10**9
 INDEX = "model.safetensors.index.json"
@@ -39,7 +40,7 @@ _STACKED = re.compile(r"(.*\.mlp\.experts)\.(gate_up_proj|down_proj)")
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What a file says of a tensor in it."""
+    """Shape and type of a tensor, as its file's header has them."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -58,6 +59,10 @@ class _Place(NamedTuple):
     """Name of the tensor that holds it."""
     slices: tuple[int | slice, ...]
     """Its part of that; none: all of it."""
+
+
+type _Part = tuple[str, tuple[int | slice, ...], tuple[int, ...]]
+"""A tensor within a stored one: its name, its slices there (none: all of it), its shape."""
 
 
 class HfWeights:
@@ -104,12 +109,9 @@ class HfWeights:
                 f"{path}: tensor {name} is of type {dtype}; only {', '.join(DTYPES)} are supported"
             )
         self._found.add(name)
-        stacked = _STACKED.fullmatch(name)
-        if stacked and len(shape) == 3:
-            number, rows, columns = shape
-            parts = list(_unstacked(stacked[1], stacked[2], number, rows, columns))
-        else:
-            parts = [(name, (), shape)]
+        parts: Iterable[_Part] = [(name, (), shape)]
+        if (stacked := _STACKED.fullmatch(name)) and len(shape) == 3:
+            parts = _unstacked(stacked[1], stacked[2], *shape)
         for part, where, size in parts:
             self._place_of[part] = _Place(path, name, where)
             self.tensors[part] = TensorInfo(size, DTYPES[dtype])
@@ -134,10 +136,8 @@ class HfWeights:
             return file.get_slice(place.stored)[place.slices]  # type: ignore[no-any-return]
 
 
-def _unstacked(
-    experts: str, kind: str, number: int, rows: int, columns: int
-) -> Iterator[tuple[str, tuple[int | slice, ...], tuple[int, ...]]]:
-    """The tensors of each expert in a stacked one: name, where it lies, shape.
+def _unstacked(experts: str, kind: str, number: int, rows: int, columns: int) -> Iterator[_Part]:
+    """The tensors of each expert in a stacked one.
 
     Args:
         experts: the layer's.
@@ -164,7 +164,7 @@ def _read_index(folder: Path) -> dict[str, str]:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not an index of safetensors files ({error})") from None
     if not isinstance(index, dict) or not all(isinstance(x, str) for x in index.values()):
-        raise UserError(f"{path}: field weight_map: wanted a file's name for every tensor")
+        raise UserError(f"{path}: field weight_map: must give a file's name for every tensor")
     return index
 
 
@@ -191,7 +191,7 @@ def inside(folder: Path, name: str) -> Path:
     """
     path = folder / name
     if not path.is_file():
-        raise UserError(f"{path}: no such file; wanted safetensors weights and their config")
+        raise UserError(f"{path}: no such file; safetensors weights and their config are needed")
     home, real = folder.resolve(), path.resolve()
     roots = [home]
     if home.parent.name == "snapshots":  # the hub's cache links a snapshot's files to its blobs
@@ -235,14 +235,14 @@ def _drop_own_code(path: Path) -> None:
 
 
 def set_dtype(folder: Path, dtype: str) -> None:
-    """Let a folder's config tell the type of its weights; all its other fields stay as they are."""
+    """Set the type of the weights in a folder's config; all other fields stay as they are."""
     config = read_config(folder)
-    told = {name: dtype for name in ("dtype", "torch_dtype") if name in config} or {"dtype": dtype}
-    if config | told != config:
-        (folder / "config.json").write_text(json.dumps(config | told, indent=2) + "\n")
+    named = {name: dtype for name in ("dtype", "torch_dtype") if name in config} or {"dtype": dtype}
+    if config | named != config:
+        (folder / "config.json").write_text(json.dumps(config | named, indent=2) + "\n")
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> HfConfig:
     """A folder's ``config.json``.
 
     Raises:

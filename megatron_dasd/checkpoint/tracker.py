@@ -87,10 +87,11 @@ def _lineage(saves: Path, kept: list[Path]) -> list[Path]:
 
 
 def repair(saves: Path) -> int:
-    """Remove half-written checkpoints and let the tracker name the newest whole one of its run.
+    """Remove half-written checkpoints and make the tracker name the newest whole one of its run.
 
-    One that a run went back behind is set aside, and so is one whose files are not as they were
-    when it was sealed, which is told: under names that Megatron does not look for.
+
+    One that a run went back behind is set aside, and so is one whose files have changed since it
+    was sealed, which is reported: under names that Megatron does not look for.
 
     Returns:
         The newest whole checkpoint's iteration; 0 when there is none.

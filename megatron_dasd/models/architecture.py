@@ -1,6 +1,6 @@
 """Architecture of a Hugging Face model as Megatron's flags.  A family is a row in a table.
 
-What the config asks for and Megatron would not do is refused by name, never passed over: a model
+Options of a config that Megatron would not honour are refused by name, never ignored: a model
 that trains with another rotary embedding than it is served with is wrong without an error.
 """
 
@@ -13,10 +13,12 @@ from typing import Any
 from megatron_dasd.errors import UserError
 from megatron_dasd.models.config_fields import unknown_fields
 
+HfConfig = dict[str, Any]  # a config.json as parsed: its fields are checked one by one
 VOCAB_MULTIPLE = 128
 """The vocabulary is padded to a multiple of this under every layout, so that layouts can change."""
 
-Flags = dict[str, Any]
+Flag = bool | int | float | str | Path | list[int | float | str] | None
+Flags = dict[str, Flag]
 """Megatron flags by name, without dashes: True is a bare flag, a list its several values."""
 
 
@@ -212,7 +214,7 @@ def read_architecture(folder: Path) -> Architecture:
     try:
         config = json.loads(path.read_text())
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; wanted a Hugging Face model folder") from None
+        raise UserError(f"{path}: no such file; a Hugging Face model folder is needed") from None
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(config, dict):
@@ -233,14 +235,14 @@ def read_architecture(folder: Path) -> Architecture:
         raise UserError(f"{path}: field {error.args[0]}: missing") from None
 
 
-def _from_config(config: dict[str, Any], family: Family, path: Path) -> Architecture:
+def _from_config(config: HfConfig, family: Family, path: Path) -> Architecture:
     for field in _SIZES + _EXPERT_SIZES * family.experts:
         size = config[_field(field, config)]
         if type(size) is not int or size < 1:
             raise UserError(f"{path}: field {field}: {size!r} is no positive whole number")
-    for field, value, wanted in _wanted_values(config, family):
-        if value != wanted:
-            raise UserError(f"{path}: field {field}: {value!r} is not supported (only {wanted!r})")
+    for field, value, only in _supported_values(config, family):
+        if value != only:
+            raise UserError(f"{path}: field {field}: {value!r} is not supported (only {only!r})")
     heads = config["num_attention_heads"]
     rotary_base, scaling_factor = _rotary(config, path)
     return Architecture(
@@ -261,7 +263,7 @@ def _from_config(config: dict[str, Any], family: Family, path: Path) -> Architec
     )
 
 
-def _wanted_values(config: dict[str, Any], family: Family) -> Iterator[tuple[str, Any, Any]]:
+def _supported_values(config: HfConfig, family: Family) -> Iterator[tuple[str, object, object]]:
     """Fields that Megatron's flags leave no choice in: name, value, the only one supported."""
     yield "tie_word_embeddings", type(config.get("tie_word_embeddings", False)), bool
     yield "hidden_act", config.get("hidden_act", "silu"), "silu"
@@ -281,7 +283,7 @@ def _wanted_values(config: dict[str, Any], family: Family) -> Iterator[tuple[str
         yield "mlp_only_layers", config.get("mlp_only_layers") or [], []
 
 
-def _rotary(config: dict[str, Any], path: Path) -> tuple[int, float | None]:
+def _rotary(config: HfConfig, path: Path) -> tuple[int, float | None]:
     """Base of the rotary embedding and factor of its scaling."""
     # transformers 5 nests the rotary settings, earlier versions do not; the old name goes first.
     field = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
@@ -295,7 +297,9 @@ def _rotary(config: dict[str, Any], path: Path) -> tuple[int, float | None]:
         raise UserError(f"{path}: field partial_rotary_factor: {share} is not supported (only 1.0)")
     theta = rope.get("rope_theta") or config.get("rope_theta") or 10000.0
     if not isinstance(theta, int | float) or theta != int(theta):
-        raise UserError(f"{path}: field rope_theta: {theta} is no whole number, as Megatron wants")
+        raise UserError(
+            f"{path}: field rope_theta: {theta} is not a whole number, which Megatron needs"
+        )
     if kind == "default":
         return int(theta), None
     trained = "original_max_position_embeddings"
@@ -309,13 +313,12 @@ def _rotary(config: dict[str, Any], path: Path) -> tuple[int, float | None]:
     return int(theta), rope["factor"]
 
 
-def _field(name: str, config: dict[str, Any]) -> str:
+def _field(name: str, config: HfConfig) -> str:
     """Transformers 5 writes num_experts under the name that its families share."""
-    shared = "num_local_experts"
-    return shared if name == "num_experts" and shared in config else name
+    return "num_local_experts" if name == "num_experts" and "num_local_experts" in config else name
 
 
-def _experts(config: dict[str, Any], path: Path) -> Experts:
+def _experts(config: HfConfig, path: Path) -> Experts:
     experts = Experts(
         num_experts=config[_field("num_experts", config)],
         experts_per_token=config["num_experts_per_tok"],

@@ -53,7 +53,7 @@ def to_batch(row: Row) -> Batch:
 
 
 def packed_seq_params(batch: Batch) -> PackedSeqParams:
-    """Borders of the documents of one row, as attention and rotary embedding want them.
+    """Borders of the documents of one row, as attention and rotary embedding take them.
 
     Attention goes by the documents (``cu_seqlens``) inside their slots (``cu_seqlens_padded``),
     positions by the slots alone.  Under context parallelism too they are those of the whole row.
@@ -114,7 +114,7 @@ def forward(
     model: torch.nn.Module,
     batch: Batch,
     with_loss: bool = True,
-    output_processor: Callable[..., Any] | None = None,
+    output_processor: Callable[..., object] | None = None,
 ) -> Any:
     """Run one packed row, or this rank's share of it, through this rank's pipeline stage.
 

@@ -19,7 +19,7 @@ import torch
 from megatron.core.transformer.moe import router
 from torch import Tensor
 
-from megatron_dasd.config.training import Normalisation
+from megatron_dasd.config.choices import Normalisation
 from megatron_dasd.training.batches import PackOf, RowSource
 
 if TYPE_CHECKING:
@@ -42,11 +42,10 @@ class Balance:
         """Nothing is known before :meth:`begin`."""
         self._args, self._normalise_by = args, normalise_by
         self._newest: tuple[int, float] = (-1, 1.0)
-        self._reported = 0
 
-    def begin(self, data: RowSource, pack_of: PackOf, first_sample: int) -> None:
-        """Training starts at a sample."""
-        self._data, self._pack_of, self._reported = data, pack_of, first_sample
+    def begin(self, data: RowSource, pack_of: PackOf) -> None:
+        """Training starts on these rows."""
+        self._data, self._pack_of = data, pack_of
 
     @classmethod
     def of(cls, args: "Namespace", normalise_by: Normalisation) -> "Balance | None":
@@ -98,19 +97,6 @@ class Balance:
                 divisor += counted.tokens if self._normalise_by == "token" else counted.sequences
         # Megatron divides by at least 1 too
         return max(divisor, 1) / max(tokens, 1)
-
-    def take(self, consumed_samples: int, _seconds: float) -> dict[str, int]:
-        """Padding that is dispatched to experts: no loss sees it, its products are made.
-
-        Returns:
-            ``padding_dispatched``: positions of padding, once for each expert that they go to, of
-            one layer, over all ranks and the steps up to ``consumed_samples``.
-        """
-        packs = [self._pack_of(sample) for sample in range(self._reported, consumed_samples)]
-        self._reported = consumed_samples
-        tokens = sum(int(self._data.lengths(pack).sum()) for pack in packs if pack is not None)
-        positions = len(packs) * self._data.meta.seq_length
-        return {"padding_dispatched": (positions - tokens) * self._args.moe_router_topk}
 
 
 def _install() -> None:

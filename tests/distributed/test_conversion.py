@@ -148,8 +148,8 @@ def test_a_training_stages_checkpoint_needs_no_other_folder(workshop: Any) -> No
     assert checkpoint.hf is not None
     out = workshop.place / "out of tp2 pp2"
     out.mkdir()
-    figures = export_stage.export_hf(checkpoint, checkpoint.hf, out, out / "logs", 5.0)
-    assert figures["num_tensors"] == len(HfWeights(workshop.models["qwen3"]).names())
+    done = export_stage.export_hf(checkpoint, checkpoint.hf, out, out / "logs", 5.0)
+    assert done.converted.num_tensors == len(HfWeights(workshop.models["qwen3"]).names())
     compared = verify(workshop, "verified tp2 pp2", out, workshop.place / "trained tp2 pp2")
     assert compared["different"] == []
     assert compared["max_difference"] < 1e-5

@@ -29,9 +29,9 @@ def main(payload: dict[str, Any]) -> None:
     from megatron.training import pretrain, set_startup_timestamps
     from megatron.training.argument_utils import pretrain_cfg_container_from_args
 
-    from megatron_dasd.training import metrics
+    from megatron_dasd.training import megatron_log
 
-    metrics.install(Path(payload["metrics"]), [])
+    megatron_log.install(Path(payload["metrics"]), recorder=None)
     set_startup_timestamps(program_start=time.time(), main_entry=time.time())
     pretrain(
         pretrain_cfg_container_from_args(args),
