@@ -29,7 +29,10 @@ from megatron_dasd.training.job import TrainingJob
 from megatron_dasd.training.slots import require_slots
 
 if TYPE_CHECKING:
+    from megatron_dasd.precision.numerics import Numerics
     from megatron_dasd.training.hooks import Hooks
+    from megatron_dasd.training.on_policy import OnPolicy
+    from megatron_dasd.training.step_recorder import StepRecorder
 
 ROWS_FLAGS: Flags = {"calculate-per-token-loss": True, "dataloader-type": "external"}
 """What packed rows need of Megatron: losses summed over tokens, batches that it does not split."""
@@ -60,7 +63,6 @@ def main(job: TrainingJob) -> None:
     from megatron_dasd.training.iterators import data_iterators
     from megatron_dasd.training.on_policy import on_policy_of_job
     from megatron_dasd.training.step import forward_step
-    from megatron_dasd.training.step_recorder import StepRecorder
 
     adamw.mend()
     numerics = Numerics()
@@ -70,12 +72,7 @@ def main(job: TrainingJob) -> None:
     if balance:
         provider_of_model = balance.attached(provider_of_model)
     on_policy = on_policy_of_job(job.on_policy, job.loader, args.global_batch_size)
-    recorder = StepRecorder(
-        read_architecture(model_folder(Path(args.dasd_hf_model))),
-        args.world_size,
-        numerics,
-        on_policy,
-    )
+    recorder = _step_recorder(args, numerics, on_policy)
     acting = [*_keepers(job, args, checkpoint), *([on_policy] if on_policy else [])]
     hooks.install(acting)
     provider = partial(
@@ -96,6 +93,15 @@ def main(job: TrainingJob) -> None:
             partial(forward_step, groups=names, settings=job.loss),
             model_provider=provider_of_model,
         )
+
+
+def _step_recorder(
+    args: Namespace, numerics: "Numerics", on_policy: "OnPolicy | None"
+) -> "StepRecorder":
+    from megatron_dasd.training.step_recorder import StepRecorder
+
+    architecture = read_architecture(model_folder(Path(args.dasd_hf_model)))
+    return StepRecorder(architecture, args.world_size, numerics, on_policy)
 
 
 def _keepers(
