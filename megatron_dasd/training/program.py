@@ -92,6 +92,15 @@ def main(job: TrainingJob) -> None:
         )
 
 
+def _step_recorder(
+    args: Namespace, numerics: "Numerics", on_policy: "OnPolicy | None"
+) -> "StepRecorder":
+    from megatron_dasd.training.step_recorder import StepRecorder
+
+    architecture = read_architecture(model_folder(Path(args.dasd_hf_model)))
+    return StepRecorder(architecture, args.world_size, numerics, on_policy)
+
+
 def _model_provider(
     args: Namespace, numerics: "Numerics", balance: "Balance | None"
 ) -> "ModelProvider":
