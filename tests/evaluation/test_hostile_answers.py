@@ -134,7 +134,8 @@ def test_an_answer_without_end(name: str, answer: str, use: Callable[[Walls], No
     grade = find_grader(prompt)
     started = time.monotonic()
     assert grade(in_form(answer)) < 1.0
-    assert time.monotonic() - started < SECONDS + 1  # and the time to kill a worker
+    # the worker is killed at SECONDS; the rest is for a machine that has other work to do
+    assert time.monotonic() - started < 5 * SECONDS
     assert prompt.reference_answer is not None
     assert grade(in_form(prompt.reference_answer)) == 1.0
 
