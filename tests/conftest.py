@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pyarrow.parquet as pq
 import pytest
 from transformers import LlamaConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -22,6 +23,10 @@ from tests.real_tokenizers import tokenizer_folder
 from tests.vllm_server import serving
 
 RunStage = Callable[..., Manifest]
+
+# A loaded machine is slower, not wrong: no example has a time limit of its own.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

@@ -37,9 +37,9 @@ class Pipeline:
     def input_paths(self, stage: str) -> dict[str, Path]:
         """The folder or file behind every reference of a stage, by reference.
 
-        A stage that tells of the run gets every stage that it rests on.
+        A stage that describes the run gets every stage that it depends on.
         """
-        names = self.ancestors(stage) if self.stages[stage].tells_of_run else []
+        names = self.ancestors(stage) if self.stages[stage].stage.describes_run else []
         return {ref: self.resolve(ref) for ref in [*names, *references(self.stages[stage])]}
 
     def resolve(self, reference: str) -> Path:

@@ -1,4 +1,4 @@
-"""Responses to training documents: tokens and loss mask."""
+"""Turns responses into training documents: tokens and loss mask."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from megatron_dasd.text.encoding import end_of_turn_id, split_example
 
 @dataclass(frozen=True)
 class Turns:
-    """What is encoded of one response: two texts, each by itself, and the student's own ids."""
+    """The parts of one response that are encoded separately, and the student's own ids."""
 
     prompt: str
     rest: str
     """The response without the student's prefix."""
     prefix_ids: Ints
     ends: bool
-    """Whether the turn ends there; a rollout that its cap has cut off does not."""
+    """Whether the turn ends there; not so for a rollout that its cap cut off."""
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,8 @@ from megatron_dasd.arrays import Floats, Ints
 from megatron_dasd.divergence.provenance import ModelTokens
 from megatron_dasd.errors import UserError
 from megatron_dasd.record_batches import read_batches
-from megatron_dasd.records import ScoredResponse
+from megatron_dasd.records import ResponseKey, ScoredResponse
 from megatron_dasd.records_io import SetAside, record_files
-
-_Key = tuple[str, float, int]
-"""Prompt, temperature and candidate."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +46,12 @@ class DistilledPart:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._found: dict[_Key, tuple[str, Ints, Floats]] = {}
+        self._found: dict[ResponseKey, tuple[str, Ints, Floats]] = {}
         # A malformed response is skipped here; `find` then reports it as missing.
         for batch in read_batches(file, ScoredResponse, SetAside("set_aside").malformed):
             for row, response in enumerate(batch.records):
                 tokens = batch.tokens("student_tokens", row)
-                self._found[_key(response)] = (response.output, *tokens)
+                self._found[response.key] = (response.output, *tokens)
 
     def find(self, response: ScoredResponse) -> ModelTokens:
         """Look up the distilled student's tokens of a response.
@@ -62,13 +59,9 @@ class DistilledPart:
         Raises:
             ValueError: the response has no score here, or its score belongs to another text.
         """
-        output, num_bytes, logprobs = self._found.get(_key(response), ("", None, None))
+        output, num_bytes, logprobs = self._found.get(response.key, ("", None, None))
         if num_bytes is None or logprobs is None:
             raise ValueError(f"distilled: {self._file} has no score of this response")
         if output != response.output:
             raise ValueError(f"distilled: {self._file} has scored another output")
         return ModelTokens(response.output, response.output_spans, num_bytes, logprobs)
-
-
-def _key(response: ScoredResponse) -> _Key:
-    return response.prompt.prompt_id, response.temperature, response.candidate

@@ -7,16 +7,14 @@ from typing import TypedDict
 
 from megatron_dasd.errors import UserError
 from megatron_dasd.evaluation.statistics import EstimateFigures, ratio_estimate
-from megatron_dasd.records import ScoredResponse
-
-_Key = tuple[str, float, int]
+from megatron_dasd.records import ResponseKey, ScoredResponse
 
 
 @dataclass
 class _Scores:
     """One scoring of the held-out responses."""
 
-    tokens: dict[_Key, int] = field(default_factory=dict)
+    tokens: dict[ResponseKey, int] = field(default_factory=dict)
     nats_by_prompt: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     tokens_by_prompt: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
 
@@ -81,7 +79,7 @@ def _collect(records: Iterable[ScoredResponse]) -> _Scores:
     for record in records:
         prompt, logprobs = record.prompt, record.student_tokens.logprobs
         if prompt.split == "heldout":
-            scores.tokens[prompt.prompt_id, record.temperature, record.candidate] = len(logprobs)
+            scores.tokens[record.key] = len(logprobs)
             scores.nats_by_prompt[prompt.prompt_id] -= sum(logprobs)
             scores.tokens_by_prompt[prompt.prompt_id] += len(logprobs)
     return scores

@@ -22,6 +22,7 @@ from megatron_dasd.evaluation.accuracy import (
 from megatron_dasd.evaluation.exposure import ExposureFigures, exposure_figures
 from megatron_dasd.evaluation.heldout import HeldoutFigures, heldout_figures
 from megatron_dasd.evaluation.samples import mixed_policy_example, side_by_side
+from megatron_dasd.json_values import require
 from megatron_dasd.manifests import LOGS, METRICS, Manifest, model_folder, read_manifest
 from megatron_dasd.pages.charts import class_chart, gap_chart
 from megatron_dasd.pages.figures import ClassCounts, SelectionFigures
@@ -264,7 +265,7 @@ def render(
         heldout_chart=charts.heldout_chart(figures["heldout_nll"], figures["heldout_nll_stderr"]),
         loss_chart=charts.loss_chart(figures["loss_curves"]) if settings.train else "",
         class_chart=class_chart(classes),
-        gap_chart=gap_chart(select["gap_histogram"], chosen["beta"]),
+        gap_chart=gap_chart(select["gap_histogram"], require(chosen, "beta", float)),
         cut_off_chart=(
             charts.cut_off_chart(figures["rollouts"]["by_length"])
             if figures["rollouts"].get("by_length")

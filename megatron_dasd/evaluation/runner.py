@@ -18,7 +18,12 @@ from megatron_dasd.engines.open import open_engine
 from megatron_dasd.engines.parts import BarMeter
 from megatron_dasd.errors import UserError
 from megatron_dasd.evaluation.accuracy import accuracies, verdict
-from megatron_dasd.evaluation.graders import find_grader
+from megatron_dasd.evaluation.graders import (
+    Grade,
+    close_workers,
+    find_grader,
+    grade_all,
+)
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.progress import progress
 from megatron_dasd.records import Graded, Prompt
@@ -62,6 +67,7 @@ def run(settings: Evaluate, inputs: Mapping[str, Path], folder: StageFolder) -> 
                 graded = _grade_all(name, parts[index], answers, part)
                 part.counts.update(meter.take_faults())
                 folder.write_part(index, Graded, graded, part.counts, part.rows)
+    close_workers()
     figures = accuracies(read_records(folder.path, Graded))
     return {"models": figures, "base": next(iter(settings.models))}
 
@@ -93,14 +99,23 @@ def _answer(
 def _grade_all(
     name: str, tasks: Sequence[Task], answers: Sequence[Generation | Failure], aside: SetAside
 ) -> list[Graded]:
-    """Grade a model's answers; sets aside the tasks that a server failed at."""
-    graded = []
+    """Grade what a model wrote; tasks that a server failed at are set aside.
+
+    An answer at which its grader fails is wrong; the counts say why, as ``grader: timeout``.
+    """
+    written: list[tuple[Task, Generation]] = []
     for task, answer in zip(tasks, answers, strict=True):
         if isinstance(answer, Failure):
             aside.drop(f"server: {answer.kind}", task[0], answer.detail)
         else:
-            graded.append(_grade(name, task, answer))
+            written.append((task, answer))
+    grades = grade_all([(task[0], answer.text) for task, answer in written])
+    graded = [
+        _graded(name, task, answer, grade)
+        for (task, answer), grade in zip(written, grades, strict=True)
+    ]
     aside.counts.update(verdict(one) for one in graded)
+    aside.counts.update(f"grader: {grade.failure}" for grade in grades if grade.failure)
     return graded
 
 
@@ -119,14 +134,14 @@ def _request(
     )
 
 
-def _grade(name: str, task: Task, generation: Generation) -> Graded:
+def _graded(name: str, task: Task, generation: Generation, grade: Grade) -> Graded:
     prompt, sample = task
     return Graded(
         prompt=prompt,
         model=name,
         sample=sample,
         text=generation.text,
-        score=find_grader(prompt)(generation.text),
+        score=grade.score,
         num_tokens=len(generation.tokens.token_ids),
         finish_reason=generation.finish_reason,
     )

@@ -102,7 +102,7 @@ def _texts(path: Path, fields: Sequence[str]) -> Iterator[tuple[str, str]]:
     for file in [path] if path.suffix == TEXT_SUFFIX else record_files(path):
         for number, row in numbered_rows(file):
             name = f"{file.name}, record {number}"
-            if file.suffix == TEXT_SUFFIX:
+            if file.suffix == TEXT_SUFFIX and isinstance(row, str):
                 yield name, row
                 continue
             try:

@@ -11,6 +11,7 @@ from megatron_dasd.artifacts import StageFolder, write_atomic
 from megatron_dasd.config.selection import FilterResponses
 from megatron_dasd.filters.case import FilterRule
 from megatron_dasd.filters.rules import RULES
+from megatron_dasd.manifests import SET_ASIDE, part_files
 from megatron_dasd.pages.render import render
 
 NUM_EXAMPLES = 3
@@ -116,9 +117,10 @@ def _by_temperature(counts: Mapping[str, int], name: str) -> Iterator[tuple[str,
 
 
 def _examples(folder: StageFolder) -> dict[str, list[Example]]:
+    """The first dropped responses under each reason."""
     names = {rule.name for rule in RULES}
     found: dict[str, list[Example]] = {}
-    for path in sorted(folder.path.glob("set_aside-*.parquet")):
+    for path in part_files(folder.path, SET_ASIDE):
         for batch in pq.ParquetFile(path).iter_batches(batch_size=64):
             rows: list[_Row] = batch.to_pylist()
             for row in rows:

@@ -26,8 +26,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-SLICE_ELEMENTS = 2**25
-"""Most logits held at a time: tokens x columns of a slice (128 MiB of float32)."""
+from megatron_dasd.losses.slices import slice_length
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ class _Slices:
 
     def __init__(self, hidden: Tensor, num_ids: int) -> None:
         self._hidden, self._num_ids = hidden, num_ids
-        self._width = max(1, min(num_ids, SLICE_ELEMENTS // max(1, len(hidden))))
+        self._width = slice_length(num_ids, len(hidden))
         self._product = hidden.new_empty(len(hidden) * self._width)
         # float32 at least, as Megatron's loss takes them; the same memory if they are that anyway
         self._wide = self._product.to(torch.promote_types(hidden.dtype, torch.float32))

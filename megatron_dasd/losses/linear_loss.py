@@ -21,12 +21,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from megatron_dasd.losses.linear_logprobs import (
-    SLICE_ELEMENTS,
     VocabShard,
     add_product,
     locate,
     placeholder_gradient,
 )
+from megatron_dasd.losses.slices import slice_length
 
 
 def linear_loss(
@@ -133,7 +133,7 @@ class _LinearLoss(torch.autograd.Function):
 
 def _slices_of_tokens(hidden: Tensor, rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Yield tokens and their logits ``[tokens, rows]``, in memory that is reused."""
-    size = max(1, min(len(hidden), SLICE_ELEMENTS // max(1, len(rows))))
+    size = slice_length(len(hidden), len(rows))
     product = hidden.new_empty(size, len(rows))
     wide = product.to(torch.promote_types(hidden.dtype, torch.float32))
     for start in range(0, len(hidden), size):

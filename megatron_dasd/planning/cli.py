@@ -4,9 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_dasd.artifacts import write_atomic
 from megatron_dasd.pipeline.cli import guarded, load, pipeline_parser
-from megatron_dasd.planning.report import collect, show, write_page
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,6 +15,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def run() -> None:
+        from megatron_dasd.artifacts import write_atomic
+        from megatron_dasd.planning.report import collect, show, write_page
+
         figures = collect(load(options))
         show(figures)
         if options.html:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from megatron_dasd.cluster.jobs import services_of
 from megatron_dasd.config.base import Launch, Settings
 from megatron_dasd.config.pipeline import Pipeline
 from megatron_dasd.config.planning import Corpus, Plan
@@ -16,13 +15,12 @@ from megatron_dasd.data.meta import META, TOKENS, data_folder
 from megatron_dasd.errors import UserError
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.models.architecture import Architecture, read_architecture
-from megatron_dasd.models.flops import PEAK_FLOPS, Products
+from megatron_dasd.models.flops import PEAK_FLOPS, products_of
+from megatron_dasd.models.sizes import checkpoint_bytes
 from megatron_dasd.planning.memory import Recipe, parameters
 
 _FORWARD_SHARE = 1 / 3
 """Share of the forward pass in the operations of training."""
-_TRAINING_BYTES, _EXPORT_BYTES = 2 + 4 + 4 + 4, 2
-"""Of a weight in a checkpoint with Adam's moments, and in an exported model (bfloat16)."""
 _DTYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1}
 """Bytes of an element by Megatron's names of types."""
 _DATA_BYTES = 4 + 1 + 4 + 1
@@ -93,21 +91,6 @@ def corpus_totals(corpus: Corpus) -> TokenTotals:
     """Totals of log-normal lengths: E[n^2] = E[n]^2 exp(sigma^2)."""
     squared = corpus.num_documents * corpus.mean_tokens**2 * math.exp(corpus.sigma**2)
     return TokenTotals(corpus.num_tokens, squared)
-
-
-def products_of(architecture: Architecture) -> Products:
-    """What the model's operations go by."""
-    a, experts = architecture, architecture.experts
-    return Products(
-        num_layers=a.num_layers,
-        hidden_size=a.hidden_size,
-        query_channels=a.num_attention_heads * a.head_dim,
-        key_channels=a.num_query_groups * a.head_dim,
-        ffn_hidden_size=experts.ffn_hidden_size if experts else a.ffn_hidden_size,
-        vocab_size=a.vocab_size,
-        experts_per_token=experts.experts_per_token if experts else 1,
-        num_experts=experts.num_experts if experts else 0,
-    )
 
 
 def architecture_of(pipeline: Pipeline, reference: str) -> Architecture:
@@ -205,7 +188,7 @@ def training_cost(pipeline: Pipeline, stage: str, recipe: Recipe | None = None) 
     ranks = recipe.launch.num_ranks
     hours = made / (ranks * _rate(pipeline.plan)) / 3600
     checkpoints = settings.keep_checkpoints + 1  # one more while the newest is being written
-    disk = checkpoints * num_weights(recipe) * _TRAINING_BYTES
+    disk = checkpoints * checkpoint_bytes(num_weights(recipe), recipe.bf16)
     return Cost(stage, "train", ranks, hours, lengths.num_tokens, flops, disk)
 
 
@@ -218,7 +201,7 @@ def _cost(pipeline: Pipeline, stage: str) -> Cost | None:
     settings = pipeline.stages[stage]
     if isinstance(settings, Train):
         return training_cost(pipeline, stage)
-    if services := services_of(settings):
+    if services := settings.services:
         return _server_cost(pipeline, stage, settings, services[0])
     if isinstance(settings, ScoreStudent) and settings.checkpoint is not None:
         lengths = token_totals(pipeline, settings.responses)
@@ -260,5 +243,8 @@ def total_disk_bytes(pipeline: Pipeline, found: list[Cost]) -> float:
     """Checkpoints, packed data and exported models; not responses, whose size varies."""
     exports = [s for s in pipeline.stages.values() if s.kind == "export_hf"]
     trained = [s for s in pipeline.stages if isinstance(pipeline.stages[s], Train)]
-    of_export = num_weights(recipe_of(pipeline, trained[0])) * _EXPORT_BYTES if trained else 0
+    of_export = 0
+    if trained:
+        recipe = recipe_of(pipeline, trained[0])
+        of_export = num_weights(recipe) * recipe.element_bytes
     return sum(cost.disk_bytes for cost in found) + len(exports) * of_export

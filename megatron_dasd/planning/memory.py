@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from megatron_dasd.config.base import Launch
+from megatron_dasd.losses.slices import slice_bytes
 from megatron_dasd.models.architecture import Architecture
+from megatron_dasd.models.sizes import ADAM_MOMENT_BYTES, element_bytes, optimizer_bytes
 
 Layers = Literal["transformer_engine", "local"]
 Recompute = Literal["none", "full"]
-SLICE_BYTES = 2**25 * 4
-"""Logits that the chunked loss holds at a time, in float32."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Recipe:
     chunked_loss: bool = True
     recompute: Recompute = "none"
     layers: Layers = "transformer_engine"
-    moment_bytes: int = 8
+    moment_bytes: int = ADAM_MOMENT_BYTES
     """Both of Adam's moments, per weight."""
     gradient_bytes: int = 4
     """Accumulated gradient, per weight."""
@@ -68,7 +68,7 @@ class Recipe:
     @property
     def element_bytes(self) -> int:
         """Bytes of an element of weights and activations."""
-        return 2 if self.bf16 else 4
+        return element_bytes(self.bf16)
 
     @property
     def num_local_layers(self) -> int:
@@ -104,8 +104,7 @@ def memory(recipe: Recipe, stage: int) -> Memory:
     """Memory of a rank of a pipeline stage."""
     launch, b = recipe.launch, recipe.element_bytes
     dense, expert = parameters(recipe, stage)
-    # the float32 copy of bfloat16 weights, and both of Adam's moments
-    weight_bytes = (4 if recipe.bf16 else 0) + recipe.moment_bytes
+    weight_bytes = optimizer_bytes(recipe.bf16, recipe.moment_bytes)
     sharing = expert_sharing = 1
     if launch.distributed_optimizer:
         sharing = recipe.data_parallel * launch.context_parallel
@@ -206,8 +205,8 @@ def _feed_forward(recipe: Recipe, t: float) -> float:
 
 def _loss(recipe: Recipe) -> float:
     t = recipe.seq_length / recipe.launch.context_parallel
-    logits = t * recipe.architecture.padded_vocab_size * 4 / recipe.launch.tensor_parallel
+    num_logits = t * recipe.architecture.padded_vocab_size / recipe.launch.tensor_parallel
     if recipe.chunked_loss:
-        return min(SLICE_BYTES, logits)
+        return slice_bytes(num_logits)
     # in the model's type, in float32, and the softmax kept for the backward pass
-    return logits * (recipe.element_bytes / 4 + 1 + 1)
+    return num_logits * (recipe.element_bytes + 4 + 4)

@@ -179,7 +179,7 @@ def test_a_bad_file(tmp_path: Path, text: str, reason: str) -> None:
 
 def test_an_unknown_kind_tells_the_known_ones(tmp_path: Path) -> None:
     reason = told(tmp_path, HEAD + "  a: {kind: magic}\n")
-    assert reason.startswith("stages.a: unknown kind magic (known: 'import_gguf', ")
+    assert reason.startswith("stages.a: unknown kind magic (known: 'continue_teacher', ")
 
 
 def test_ranks_must_fill_the_layout(tmp_path: Path) -> None:

@@ -8,11 +8,12 @@ import pytest
 
 from megatron_dasd.config.base import Engine
 from megatron_dasd.config.evaluation import Evaluate
+from megatron_dasd.engines.base import Generation
 from megatron_dasd.errors import UserError
 from megatron_dasd.evaluation import runner
 from megatron_dasd.manifests import Manifest
-from megatron_dasd.records import Graded, Prompt
-from megatron_dasd.records_io import read_records
+from megatron_dasd.records import Graded, Prompt, TokenLogprobs
+from megatron_dasd.records_io import SetAside, read_records
 
 MakePrompt = Callable[..., Prompt]
 WriteRecords = Callable[[str, Sequence[Sequence[Any]]], Path]
@@ -81,6 +82,23 @@ def test_an_unknown_grader_stops_before_any_model_is_loaded(
     inputs = {"prompts": write_records("prompts", [[prompt]]), "model": Path("nowhere")}
     with pytest.raises(UserError, match="prompt p0: field grader: 'vibes' is no known grader"):
         run_stage(runner.run, SETTINGS, inputs)
+
+
+def test_why_a_grader_failed_is_counted(make_prompt: MakePrompt) -> None:
+    prompt = make_prompt("p0", grader="choice", reference_answer="B")
+
+    def written(answer: str) -> Generation:
+        return Generation(
+            text=f"<think>\nx\n</think>\n\n{answer}",
+            tokens=TokenLogprobs(token_ids=[], num_bytes=[], logprobs=[]),
+            finish_reason="stop",
+        )
+
+    aside = SetAside()
+    answers = [written("(B)"), written("C"), written("B" * 10**6)]
+    graded = runner._grade_all("m", [(prompt, n) for n in range(3)], answers, aside)
+    assert [one.score for one in graded] == [1.0, 0.0, 0.0]
+    assert aside.counts == {"right": 1, "wrong": 2, "grader: too long": 1}
 
 
 def test_nothing_to_grade(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from megatron_dasd.losses import linear_logprobs as module
+from megatron_dasd.losses import slices
 from megatron_dasd.losses.linear_logprobs import VocabShard, linear_logprobs
 from tests.losses.dense import logprobs_and_rest, problem, weighted
 
@@ -46,7 +46,7 @@ def test_gradient_of_the_rest_worked_out_by_hand() -> None:
 def test_equals_whole_logits_in_float64(
     num_chosen: int, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SLICE_ELEMENTS", width * SMALL["T"])
+    monkeypatch.setattr(slices, "SLICE_ELEMENTS", width * SMALL["T"])
     hidden, weight, ids = problem(*SMALL.values(), num_chosen)
     hidden.requires_grad_()
     weight.requires_grad_()

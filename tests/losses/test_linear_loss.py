@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from megatron_dasd.losses import linear_loss as module
+from megatron_dasd.losses import linear_loss as linear_loss_module
+from megatron_dasd.losses import slices
 from megatron_dasd.losses.linear_logprobs import VocabShard
 from megatron_dasd.losses.linear_loss import linear_loss
 from tests.losses.dense import logprobs_and_rest, problem
@@ -52,7 +53,7 @@ def test_worked_out_by_hand() -> None:
 
 @pytest.mark.parametrize("size", [1, 5, T, 500])
 def test_equals_whole_logits_in_float64(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SLICE_ELEMENTS", size * V)
+    monkeypatch.setattr(slices, "SLICE_ELEMENTS", size * V)
     hidden, weight, ids = problem(T, H, V, 1)
     own = [x.float().requires_grad_() for x in (hidden, weight)]
     total, losses = linear_loss(*own, ids.flatten(), FACTORS.float(), VocabShard(0, V))
@@ -100,7 +101,7 @@ def test_nothing_is_kept_where_no_gradient_is_wanted(monkeypatch: pytest.MonkeyP
     def fail(*_: object) -> None:
         raise AssertionError("a gradient was made")
 
-    monkeypatch.setattr(module, "add_product", fail)
+    monkeypatch.setattr(linear_loss_module, "add_product", fail)
     hidden, weight, ids = problem(T, H, V, 1)
     with torch.no_grad():
         total, _ = linear_loss(

@@ -18,7 +18,8 @@ from megatron_dasd.models.architecture import (
     Family,
     read_architecture,
 )
-from megatron_dasd.planning.estimate import corpus_totals, products_of, recipe_of, training_cost
+from megatron_dasd.models.flops import products_of
+from megatron_dasd.planning.estimate import corpus_totals, recipe_of, training_cost
 from megatron_dasd.planning.growth import GPUS, growth, growth_chart
 from megatron_dasd.planning.layouts import efficiency, fitting, usable_bytes
 from megatron_dasd.planning.memory import Recipe, highest

@@ -1,4 +1,4 @@
-"""The demo's graph: what it claims of teacher and student follows from its settings."""
+"""The graph of ``examples/demo``: its description of teacher and student follows from it."""
 
 from pathlib import Path
 

@@ -1,24 +1,25 @@
-"""TensorBoard and W&B: Megatron's own writers, and this program's figures in them too.
+"""TensorBoard and W&B: Megatron's own writers, and this program's metrics in them too.
 
-Megatron tells W&B of a step only where TensorBoard is told too, and fails with a traceback, or says
-in one line among hundreds that nothing will be written, where a package is missing.
+Megatron sends a step to W&B only where it sends it to TensorBoard too.  Where a package is missing
+it fails with a traceback, or says in one line among hundreds that nothing will be written.
 """
 
 import argparse
 import hashlib
 import netrc
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from megatron_dasd.device.doctor import is_installed
 from megatron_dasd.errors import UserError
 from megatron_dasd.models.architecture import Flags
+from megatron_dasd.training.metrics import Value
 
 
-def writer_flags(given: Flags, logs: Path, name: str) -> Flags:
-    """What a stage adds to flags that name a W&B project: a run's name, and places in its logs."""
+def dashboard_flags(given: Flags, logs: Path, name: str) -> Flags:
+    """Flags that a stage adds where ``given`` names a W&B project: the run's name, and folders."""
     if "wandb-project" not in given:
         return {}
     return {
@@ -29,16 +30,16 @@ def writer_flags(given: Flags, logs: Path, name: str) -> Flags:
 
 
 def prepare(argv: list[str]) -> list[str]:
-    """Before Megatron parses its flags, and opens its writers at once: what these need.
+    """Prepare the environment for the dashboards; Megatron opens them as it parses its flags.
 
-    A run that goes on after a restart goes on in W&B too.  Without a key, and unless ``WANDB_MODE``
-    says otherwise, it is written to the disk, since W&B would wait for a network.
+    A run that resumes after a restart resumes in W&B too.  Without a key, and unless ``WANDB_MODE``
+    is set, the run is written to the disk, since W&B would wait for a network.
 
     Args:
         argv: Megatron's command line.
 
     Returns:
-        What is missing of it.
+        Flags to be added to it.
 
     Raises:
         UserError: a package is missing, or the run has no name.
@@ -50,10 +51,10 @@ def prepare(argv: list[str]) -> list[str]:
     more = []
     if named.wandb_project:
         if not named.wandb_exp_name:
-            raise UserError("--wandb-project wants --wandb-exp-name, the name of the run")
+            raise UserError("--wandb-project needs --wandb-exp-name, the name of the run")
         place = named.wandb_save_dir or named.save
         if not place:
-            raise UserError("--wandb-project wants --wandb-save-dir, or --save")
+            raise UserError("--wandb-project needs --wandb-save-dir, or --save")
         _require("wandb", "wandb-project")
         _set_environment(f"{named.wandb_project} {named.wandb_exp_name} {Path(place).resolve()}")
         if not named.tensorboard_dir:
@@ -63,16 +64,27 @@ def prepare(argv: list[str]) -> list[str]:
     return more
 
 
-def write(figures: dict[str, Any], iteration: int) -> None:
-    """Add figures of a step to the writers that are open on this rank."""
+def write(values: Mapping[str, Value], iteration: int) -> None:
+    """Send a step's metrics to the dashboards that are open on this rank."""
     from megatron.training import get_tensorboard_writer, get_wandb_writer
 
     board, wandb = get_tensorboard_writer(), get_wandb_writer()
-    for name, value in figures.items():
+    scalars = dict(_scalars(values))
+    for name, value in scalars.items():
         if board:
             board.add_scalar(name, value, iteration)
-    if wandb and figures:
-        wandb.log(figures, iteration)
+    if wandb and scalars:
+        wandb.log(scalars, iteration)
+
+
+def _scalars(values: Mapping[str, Value]) -> Iterator[tuple[str, float]]:
+    """Numbers by name, those of a metric of several as ``metric/kind/part``."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            for kind, parts in value.items():
+                yield from ((f"{name}/{kind}/{part}", x) for part, x in parts.items())
+        else:
+            yield name, value
 
 
 def _set_environment(run: str) -> None:
@@ -85,7 +97,7 @@ def _set_environment(run: str) -> None:
 
 
 def _has_key() -> bool:
-    """Whether ``wandb login`` or the environment has left one."""
+    """Whether there is a key of W&B, from ``wandb login`` or in the environment."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname

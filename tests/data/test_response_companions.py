@@ -2,7 +2,7 @@
 
 import pytest
 
-from megatron_dasd.data.shards import writers
+from megatron_dasd.data.response_companions import writers
 
 
 @pytest.mark.parametrize(

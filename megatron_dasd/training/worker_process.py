@@ -1,32 +1,32 @@
-"""The rollout worker of a training stage, watched over: it ends with the stage, and no sooner."""
+"""The process of the rollout worker, supervised: it runs while training does, and ends with it."""
 
-import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from megatron_dasd.artifacts import write_atomic
+from megatron_dasd.device.payload import write_payload
 from megatron_dasd.device.srun import STEPS
+from megatron_dasd.training.exchange import WorkerPayload
 
-PROGRAM = "megatron_dasd.pipeline.rollout_worker"
 _LONGEST_PAUSE_SECONDS = 60.0
 
 
-class RolloutWorker:
+class WorkerProcess:
     """A process beside the ranks; as a context manager it runs while the body does."""
 
-    def __init__(self, payload: dict[str, Any], logs: Path) -> None:
+    def __init__(self, program: str, payload: WorkerPayload, logs: Path) -> None:
         """Start nothing yet.
 
         Args:
-            payload: see the program.
+            program: module that is run with the payload's file as its argument.
+            payload: what the worker is to do.
             logs: where the payload and ``rollout_worker.log`` go.
         """
-        self._payload, self._logs = payload, logs
+        self._program, self._payload, self._logs = program, payload, logs
         self._log = logs / "rollout_worker.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._starts_at = 0.0
@@ -35,8 +35,8 @@ class RolloutWorker:
     def __enter__(self) -> Self:
         self._logs.mkdir(parents=True, exist_ok=True)
         payload = self._logs / "rollout_worker.json"
-        write_atomic(payload, json.dumps(self._payload, indent=2).encode())
-        self._command = [sys.executable, "-m", PROGRAM, str(payload)]
+        write_payload(payload, self._payload)
+        self._command = [sys.executable, "-m", self._program, str(payload)]
         self._start()
         return self
 
@@ -47,7 +47,7 @@ class RolloutWorker:
             self._end(self._process)
 
     def poll(self) -> None:
-        """Start it again if it has ended, after a pause that grows; training goes on meanwhile."""
+        """Restart the worker if it has ended, after a pause that grows; training continues."""
         if self._process is None:
             if time.monotonic() >= self._starts_at:
                 self._start()
@@ -67,7 +67,7 @@ class RolloutWorker:
             self._pause_seconds = min(2 * self._pause_seconds, _LONGEST_PAUSE_SECONDS)
 
     def _start(self) -> None:
-        # its exports are ranks of its own, here, not steps of a job that runs the training's
+        # the worker's exports run on this machine, not as steps of the job that runs the training
         environment = {name: value for name, value in os.environ.items() if name != STEPS}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(

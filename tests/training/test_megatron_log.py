@@ -1,6 +1,6 @@
 import torch
 
-from megatron_dasd.training.metrics import drop_absent
+from megatron_dasd.training.megatron_log import drop_absent
 
 NAN = float("nan")
 

@@ -7,7 +7,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from megatron_dasd.training.rollout_worker import PROGRAM, RolloutWorker
+from megatron_dasd.config.on_policy import OnPolicy
+from megatron_dasd.pipeline.runner import ROLLOUT_WORKER
+from megatron_dasd.training.exchange import WorkerPayload
+from megatron_dasd.training.worker_process import WorkerProcess
+from tests.config.test_on_policy import STAGES
 
 
 def wait_for(what: Callable[[], object]) -> None:
@@ -21,7 +25,7 @@ def running(logs: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.Process().children():
         line = " ".join(process.cmdline()) if process.status() != psutil.STATUS_ZOMBIE else ""
-        if PROGRAM in line and str(logs) in line:
+        if ROLLOUT_WORKER in line and str(logs) in line:
             found.append(process)
     return found
 
@@ -29,8 +33,16 @@ def running(logs: Path) -> list[psutil.Process]:
 def test_one_that_ends_is_told_of_and_started_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It cannot do anything with this payload."""
-    with RolloutWorker({"stage": str(tmp_path)}, tmp_path) as worker:
+    """It cannot do anything with this payload, which names no model."""
+    payload = WorkerPayload(
+        stage=tmp_path,
+        model=tmp_path / "nowhere",
+        start=tmp_path,
+        settings=OnPolicy.model_validate({"stages": STAGES}),
+        seed=1,
+        places={},
+    )
+    with WorkerProcess(ROLLOUT_WORKER, payload, tmp_path) as worker:
         (first,) = running(tmp_path)
         told: list[str] = []
 
@@ -41,7 +53,8 @@ def test_one_that_ends_is_told_of_and_started_again(
 
         wait_for(hears)
         assert told[-1] == (
-            f"    the rollout worker ended with status 1: KeyError: 'model' (log: {tmp_path}/"
+            f"    the rollout worker ended with status 2: error: {tmp_path}/nowhere: no "
+            f"Hugging Face model here (no config.json) (log: {tmp_path}/"
             "rollout_worker.log); training goes on, and it is started again in 1 s\n"
         )
         worker.poll()
