@@ -44,7 +44,7 @@ from megatron_dasd.manifests import (
     part_files,
     part_path,
 )
-from megatron_dasd.records_io import TALLY_KEY, to_table
+from megatron_dasd.records_io import TALLY_KEY, parquet_errors, to_table
 
 _MANY_VALUES = re.compile(r"\b(token_ids|logprobs)\b|_probability\b")
 """Columns of 8-byte numbers that seldom repeat: a dictionary costs time and saves nothing, but they
@@ -100,6 +100,7 @@ def _write_table(path: Path, table: pa.Table) -> None:
         compression="zstd",
         use_dictionary=[name for name in columns if not _MANY_VALUES.search(name)],
         use_byte_stream_split=[name for name in columns if _MANY_VALUES.search(name)],
+        write_page_checksum=True,
     )
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
@@ -169,7 +170,7 @@ class StageFolder:
         try:
             attempt = json.loads((self.path / ATTEMPT).read_text())
             return bool(attempt["fingerprint"] == self.fingerprint)
-        except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
             return False
 
     # -- parts ---------------------------------------------------------------------------------
@@ -205,8 +206,12 @@ class StageFolder:
         """Counts summed over all parts written so far."""
         total: Counter[str] = Counter()
         for path in part_files(self.path):
-            metadata = pq.read_schema(path).metadata or {}
-            total.update(json.loads(metadata.get(TALLY_KEY, b"{}")))
+            try:
+                with parquet_errors(path):
+                    metadata = pq.read_schema(path).metadata or {}
+                total.update(json.loads(metadata.get(TALLY_KEY, b"{}")))
+            except ValueError as error:
+                raise UserError(f"{path}: damaged counts ({error}); delete it") from None
         return total
 
     def delete_parts(self) -> None:

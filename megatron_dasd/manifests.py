@@ -5,12 +5,15 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
+from functools import cache, lru_cache
+from pathlib import Path, PurePosixPath
 from typing import TypedDict
+
+from pydantic import TypeAdapter, ValidationError
 
 from megatron_dasd.errors import UserError
 from megatron_dasd.json_values import Figures, JsonObject
@@ -18,6 +21,8 @@ from megatron_dasd.json_values import Figures, JsonObject
 MANIFEST = "manifest.json"
 ATTEMPT = "attempt.json"
 LOCK = ".lock"
+VERIFIED = ".verified.json"
+"""Which files were found equal to the manifest's digests, and the state that they had then."""
 MODEL = "model"
 """Where a stage that makes a Hugging Face folder puts it inside its own."""
 LOGS = "logs"
@@ -79,11 +84,40 @@ def read_manifest(folder: Path) -> Manifest | None:
     if not path.exists():
         return None
     try:
-        return Manifest(**json.loads(path.read_text()))
-    except (json.JSONDecodeError, TypeError) as error:
+        manifest = _manifest_schema().validate_python(json.loads(path.read_bytes()))
+        _check_consistent(manifest)
+    except (OSError, ValueError, RecursionError) as error:
+        why = _first_fault(error) if isinstance(error, ValidationError) else str(error)
         raise UserError(
-            f"{path}: damaged manifest ({error}); delete it to run the stage again"
+            f"{path}: damaged manifest ({why}); delete it to run the stage again"
         ) from None
+    return manifest
+
+
+@cache
+def _manifest_schema() -> TypeAdapter[Manifest]:
+    return TypeAdapter(Manifest)
+
+
+def _first_fault(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(str(part) for part in first['loc']) or 'content'}: {first['msg']}"
+
+
+def _check_consistent(manifest: Manifest) -> None:
+    """Check that a manifest's fields belong together and that its paths stay inside the folder.
+
+    Raises:
+        ValueError: says which do not.
+    """
+    for name in manifest.files:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\0" in name:
+            raise ValueError(f"files: {name!r} is no path inside the folder")
+    if manifest.digest != digest_of(manifest.files):
+        raise ValueError("digest: is not that of the files")
+    if manifest.fingerprint != fingerprint_of(manifest.kind, manifest.settings, manifest.inputs):
+        raise ValueError("fingerprint: is not that of kind, settings and inputs")
 
 
 def require_manifest(folder: Path) -> Manifest:
@@ -130,8 +164,8 @@ def check_files(folder: Path, manifest: Manifest) -> None:
         path = folder / name
         if not path.is_file() or path.stat().st_size != facts["bytes"]:
             raise UserError(
-                f"{path}: is missing or has another size than when the stage finished; "
-                f"delete {folder} to run the stage again"
+                f"{path}: is missing or has another size than when stage {manifest.stage} "
+                f"finished; delete {folder} to run the stage again"
             )
 
 
@@ -151,6 +185,11 @@ def fingerprint_of(kind: str, settings: Mapping[str, object], inputs: Mapping[st
     """SHA-256 (hex) of what determines a stage's result."""
     what = {"kind": kind, "settings": settings, "inputs": inputs}
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+
+def hashing_threads() -> ThreadPoolExecutor:
+    """Threads on all cores that this process may use; hashing releases the interpreter lock."""
+    return ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="hash")
 
 
 def file_sha256(path: Path) -> str:
@@ -184,7 +223,7 @@ def _folder_digest(folder: Path, _as_it_is: tuple[tuple[str, int, int, int], ...
 def hash_files(folder: Path) -> dict[str, FileFacts]:
     """Size and hash of every file of a result, by path inside the folder."""
     paths = list(_files(folder))
-    with ThreadPoolExecutor() as threads:  # hashing releases the interpreter lock
+    with hashing_threads() as threads:
         hashes = list(threads.map(file_sha256, paths))
     return {
         str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256}
@@ -195,7 +234,7 @@ def hash_files(folder: Path) -> dict[str, FileFacts]:
 def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         logs = path.relative_to(folder).parts[0] == LOGS
-        if path.is_file() and path.name not in (MANIFEST, ATTEMPT, LOCK) and not logs:
+        if path.is_file() and path.name not in (MANIFEST, ATTEMPT, LOCK, VERIFIED) and not logs:
             yield path
 
 

@@ -173,6 +173,21 @@ def parquet_errors(file: Path) -> Iterator[None]:
         raise UserError(f"{file}: not a readable Parquet file ({error})") from None
 
 
+def open_parquet(
+    file: Path, *, memory_map: bool = False, pre_buffer: bool = True
+) -> pq.ParquetFile:
+    """Open a Parquet file whose pages are compared with their checksums when they are read.
+
+    Pages without checksums, of other programs' files, are read as they are.
+
+    Raises:
+        pyarrow.ArrowException, OSError: here, or while reading; see :func:`parquet_errors`.
+    """
+    return pq.ParquetFile(
+        file, memory_map=memory_map, pre_buffer=pre_buffer, page_checksum_verification=True
+    )
+
+
 def record_files(path: Path) -> list[Path]:
     """The record files of a stage folder or a user's folder, in order; or the file itself.
 
@@ -276,5 +291,5 @@ def numbered_rows(file: Path) -> Iterator[tuple[int, RawRow]]:
 
 
 def _parquet_rows(file: Path) -> Iterator[JsonObject]:
-    for batch in pq.ParquetFile(file).iter_batches(batch_size=256):
+    for batch in open_parquet(file).iter_batches(batch_size=256):
         yield from batch.to_pylist()

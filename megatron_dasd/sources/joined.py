@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
 from megatron_dasd.config.sources import ImportResponses
 from megatron_dasd.errors import UserError
 from megatron_dasd.records import Response, TokenLogprobs
-from megatron_dasd.records_io import parse_line
+from megatron_dasd.records_io import open_parquet, parse_line
 from megatron_dasd.sources.foreign import num_foreign_rows, text_field
 from megatron_dasd.sources.given_tokens import tokens_of_text
 from megatron_dasd.sources.response_rows import Row, digest, failing, make_response, read_row
@@ -139,7 +138,7 @@ class Joined:
 
 def _logprob_batches(file: Path) -> Iterator[pa.RecordBatch]:
     try:
-        parquet = pq.ParquetFile(file)
+        parquet = open_parquet(file)
         for name in _COLUMNS:
             if name not in parquet.schema_arrow.names:
                 raise UserError(f"{file}: no column {name}")
