@@ -6,6 +6,7 @@
       attempt.json            kind, settings and fingerprint of the attempt (written first)
       part-00000.parquet      one atomic part each; its tally is in the Parquet metadata
       set_aside-00000.parquet records that did not pass, each with its reason
+      .part-00000.parquet.sha256  its digest as it was written, until the manifest has it
       manifest.json           written last; its presence means "finished"
 
 A part is written to a temporary name, flushed to disk and renamed, so a kill leaves complete parts
@@ -37,12 +38,16 @@ from megatron_dasd.manifests import (
     MANIFEST,
     PART,
     SET_ASIDE,
+    FileFacts,
     Manifest,
     digest_of,
+    file_sha256,
     fingerprint_of,
     hash_files,
+    part_digest_path,
     part_files,
     part_path,
+    unfinished_digests,
 )
 from megatron_dasd.records_io import TALLY_KEY, parquet_errors, to_table
 
@@ -104,6 +109,8 @@ def _write_table(path: Path, table: pa.Table) -> None:
     )
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
+    # before the part, which marks the work as done
+    part_digest_path(path).write_text(file_sha256(temporary))
     temporary.replace(path)
 
 
@@ -255,6 +262,7 @@ class StageFolder:
         for leftover in self.path.glob(".*.tmp"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         files = hash_files(self.path)
+        self._check_parts(files)
         manifest = Manifest(
             stage=self._stage,
             kind=self._kind,
@@ -269,4 +277,21 @@ class StageFolder:
             digest=digest_of(files),
         )
         self.write_json(MANIFEST, asdict(manifest))
+        for digest in unfinished_digests(self.path):
+            digest.unlink()
         return manifest
+
+    def _check_parts(self, files: Mapping[str, FileFacts]) -> None:
+        """Check that the parts are still what was written, perhaps by an attempt long ago.
+
+        Raises:
+            UserError: names the first that differs.
+        """
+        for part in [*part_files(self.path), *part_files(self.path, SET_ASIDE)]:
+            digest = part_digest_path(part)
+            written = digest.read_text(errors="replace") if digest.exists() else ""
+            # a crash of the machine may leave an empty file
+            if written and written != files[part.name]["sha256"]:
+                raise UserError(
+                    f"{part}: its content is not what this stage wrote; delete it and start again"
+                )

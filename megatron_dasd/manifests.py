@@ -25,6 +25,9 @@ VERIFIED = ".verified.json"
 """Which files were found equal to the manifest's digests, and the state that they had then."""
 MODEL = "model"
 """Where a stage that makes a Hugging Face folder puts it inside its own."""
+_DIGEST_SUFFIX = ".sha256"
+_ABOUT_FILES = (MANIFEST, ATTEMPT, LOCK, VERIFIED)
+"""Files about a result; no part of it."""
 LOGS = "logs"
 """A stage's output while it runs; no part of its result, so in no digest."""
 PART, SET_ASIDE = "part", "set_aside"
@@ -42,6 +45,16 @@ def part_files(folder: Path, kind: str = PART) -> list[Path]:
     """The parts that a folder holds, in order; empty when there is no such folder."""
     # by length first: part 100000 has a digit more, and comes after part 99999
     return sorted(folder.glob(f"{kind}-*.parquet"), key=lambda path: (len(path.name), path.name))
+
+
+def part_digest_path(part: Path) -> Path:
+    """Where the SHA-256 of a part lies, as it was written, until the stage's manifest has it."""
+    return part.with_name(f".{part.name}{_DIGEST_SUFFIX}")
+
+
+def unfinished_digests(folder: Path) -> list[Path]:
+    """The digests of parts that a folder holds beside them."""
+    return sorted(folder.glob(f".*{_DIGEST_SUFFIX}"))
 
 
 class FileFacts(TypedDict):
@@ -234,7 +247,10 @@ def hash_files(folder: Path) -> dict[str, FileFacts]:
 def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         logs = path.relative_to(folder).parts[0] == LOGS
-        if path.is_file() and path.name not in (MANIFEST, ATTEMPT, LOCK, VERIFIED) and not logs:
+        about = path.name in _ABOUT_FILES or (
+            path.name.startswith(".") and path.name.endswith(_DIGEST_SUFFIX)
+        )
+        if path.is_file() and not about and not logs:
             yield path
 
 

@@ -170,7 +170,8 @@ def parquet_errors(file: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file}: not a readable Parquet file ({error})") from None
+        why = " ".join(str(error).split())  # Arrow breaks lines
+        raise UserError(f"{file}: not a readable Parquet file ({why})") from None
 
 
 def open_parquet(
