@@ -11,12 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path, PurePosixPath
-from typing import TypedDict
-
-from pydantic import TypeAdapter, ValidationError
+from typing import TYPE_CHECKING, TypedDict
 
 from megatron_dasd.errors import UserError
 from megatron_dasd.json_values import Figures, JsonObject
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 MANIFEST = "manifest.json"
 ATTEMPT = "attempt.json"
@@ -97,24 +98,36 @@ def read_manifest(folder: Path) -> Manifest | None:
     if not path.exists():
         return None
     try:
-        manifest = _manifest_schema().validate_python(json.loads(path.read_bytes()))
+        manifest = _checked_fields(json.loads(path.read_bytes()))
         _check_consistent(manifest)
     except (OSError, ValueError, RecursionError) as error:
-        why = _first_fault(error) if isinstance(error, ValidationError) else str(error)
         raise UserError(
-            f"{path}: damaged manifest ({why}); delete it to run the stage again"
+            f"{path}: damaged manifest ({error}); delete it to run the stage again"
         ) from None
     return manifest
 
 
 @cache
-def _manifest_schema() -> TypeAdapter[Manifest]:
+def _schema() -> "TypeAdapter[Manifest]":
+    from pydantic import TypeAdapter
+
     return TypeAdapter(Manifest)
 
 
-def _first_fault(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    return f"{'.'.join(str(part) for part in first['loc']) or 'content'}: {first['msg']}"
+def _checked_fields(content: object) -> Manifest:
+    """Make parsed JSON a manifest.
+
+    Raises:
+        ValueError: names the field that is missing or of another type.
+    """
+    from pydantic import ValidationError  # too slow to import for ``--help``
+
+    try:
+        return _schema().validate_python(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{where or 'content'}: {first['msg']}") from None
 
 
 def _check_consistent(manifest: Manifest) -> None:
