@@ -29,7 +29,16 @@ STAGES = {
 }
 LAYERS = [
     {"errors", "json_values", "records", "config", "seeds", "arrays"},
-    {"records_io", "record_batches", "artifacts", "manifests", "progress", "device", "containment"},
+    {
+        "records_io",
+        "record_batches",
+        "artifacts",
+        "manifests",
+        "progress",
+        "device",
+        "containment",
+        "verification",
+    },
     {"text", "pages", "engines", "data", "losses", "models", "checkpoint", "precision"},
     STAGES,
     {"pipeline"},

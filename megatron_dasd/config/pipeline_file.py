@@ -31,6 +31,9 @@ class PipelineFile(BaseModel):
     base_dir: str | None = None
     """Folder that the paths among the settings are relative to; None: the file's own."""
     seed: int = 1234
+    verify_inputs: bool = True
+    """Whether a stage compares the content of its inputs with the digests that the stages before
+    it wrote down.  False saves reading every file once, on storage that you trust."""
     stages: dict[StageName, StageSettings] = Field(min_length=1)
     cluster: Cluster = Cluster()
     plan: Plan = Plan()

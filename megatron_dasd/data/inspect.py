@@ -9,7 +9,6 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
@@ -21,6 +20,7 @@ from megatron_dasd.data.packed_dataset import PackedDataset
 from megatron_dasd.data.rows import Row
 from megatron_dasd.errors import UserError
 from megatron_dasd.manifests import model_folder, part_files, read_manifest
+from megatron_dasd.records_io import open_parquet, parquet_errors
 from megatron_dasd.text.encoding import load_tokenizer
 
 STYLES = ("default", "green", "red", "default", "magenta")
@@ -114,11 +114,12 @@ def _names(folder: Path, documents: Sequence[int]) -> dict[int, str]:
     names = dict.fromkeys(documents, "no record")
     first = 0
     for part in part_files(folder):
-        count = pq.read_metadata(part).num_rows
-        here = [number for number in documents if first <= number < first + count]
-        if here:
-            column = pq.read_table(part, columns=["name"]).column("name")
-            names.update((number, column[number - first].as_py()) for number in here)
+        with parquet_errors(part), open_parquet(part) as file:
+            count = file.metadata.num_rows
+            here = [number for number in documents if first <= number < first + count]
+            if here:
+                column = file.read(columns=["name"]).column("name")
+                names.update((number, column[number - first].as_py()) for number in here)
         first += count
     return names
 

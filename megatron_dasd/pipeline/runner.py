@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 
 from megatron_dasd.artifacts import StageFolder, write_atomic
-from megatron_dasd.config.pipeline import Pipeline
+from megatron_dasd.config.pipeline import Pipeline, references
 from megatron_dasd.config.stages import stage_kinds
 from megatron_dasd.errors import UserError
 from megatron_dasd.json_values import Figures
@@ -25,6 +25,7 @@ from megatron_dasd.manifests import (
     input_digest,
     read_manifest,
 )
+from megatron_dasd.verification import verify_stages
 
 StageFunction = Callable[..., Figures]
 """``run(settings, inputs, folder)``: paths by reference in, figures of the manifest out."""
@@ -143,6 +144,9 @@ def _run_stage(pipeline: Pipeline, stage: str) -> Outcome:
     if manifest is not None and skipped:
         check_files(path, manifest)
     else:
+        if pipeline.verify_inputs:  # first of all: what a stage has saved is never made again
+            # other stages that a report describes are read by their manifests alone
+            verify_stages(pipeline.resolve(ref) for ref in references(settings))
         with StageFolder(path, stage, settings.kind, given, digests) as folder:
             run = stage_function(settings.kind)
             gc.freeze()  # imported modules live to the end: collections need not traverse them
