@@ -145,6 +145,8 @@ def install() -> None:
         setattr(torch.cuda, name, answer)
     for name in ("get_rng_state", "set_rng_state", "manual_seed", "manual_seed_all"):
         setattr(torch.cuda.random, name, answers[name])
+    # torch's own optimizers ask here, and would start CUDA on a yes.
+    torch.accelerator.is_available = _returning(False)  # type: ignore[assignment]
     torch.cuda.nvtx.range_push = _returning(None)  # type: ignore[assignment]
     torch.cuda.nvtx.range_pop = _returning(None)  # type: ignore[assignment]
     torch.Tensor.record_stream = _returning(None)  # type: ignore[assignment,method-assign]

@@ -21,8 +21,8 @@ from megatron_dasd.sources.random_model import byte_tokenizer
 
 SEQ_LENGTH = 65536
 PACK_ALIGN = 64
-LENGTHS = (20000, 17000, 13000, 9000, 6000)
-"""Tokens of the documents of a row; none is a multiple of ``PACK_ALIGN`` but one."""
+LENGTHS = (13_000,) * 5
+"""Tokens of the documents of a row, no multiples of ``PACK_ALIGN``; all alike, so that rows are."""
 NUM_ROWS = 64
 _VOCAB = 151936
 

@@ -72,9 +72,10 @@ def test_ranks_can_use_the_gpu_outside_slurm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fault 5: what is forked from a process that asked for CUDA cannot use it."""
-    monkeypatch.setattr(gpus, "in_sight", lambda: True)
-    launch.launch("tests.gpu_dry.forked", {"out": str(tmp_path / "said")}, 1, tmp_path)
-    assert (tmp_path / "said").read_text() == "CUDA can start"
+    for gpu, said in ((True, "CUDA can start"), (False, "CUDA is dead")):
+        monkeypatch.setattr(gpus, "in_sight", lambda gpu=gpu: gpu)
+        launch.launch("tests.gpu_dry.forked", {"out": str(tmp_path / "said")}, 1, tmp_path)
+        assert (tmp_path / "said").read_text() == said
 
 
 def test_no_driver_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
