@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing.context import BaseContext
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -78,9 +78,7 @@ def launch(
             for rank in range(num_ranks):
                 own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
                 log = log_dir / f"rank-{rank}.log"
-                process = context.Process(  # type: ignore[attr-defined]
-                    target=_run_rank, args=(module, payload_path, own, log)
-                )
+                process = context.Process(target=_run_rank, args=(module, payload_path, own, log))
                 process.start()
                 ranks.append(process)
             _watch(module, ranks, stops, log_dir, on_poll)
@@ -93,7 +91,7 @@ def launch(
         raise Stopped(f"stopped on {stops[0].name}")
 
 
-def _context() -> BaseContext:
+def _context() -> SpawnContext | ForkServerContext:
     """How ranks are started: forked from a process that has Megatron imported, or anew.
 
     Where there is a GPU, anew: see ``device.preload``.

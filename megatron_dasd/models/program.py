@@ -63,7 +63,7 @@ def machine_flags(architecture: Architecture, dtype: str) -> Flags:
         machine, fused = _CPU_FLAGS, False
     else:
         fused = dtype != "float32" and engine_installed()
-        layers = {"transformer-impl": "transformer_engine"} if fused else _LOCAL_FLAGS
+        layers: Flags = {"transformer-impl": "transformer_engine"} if fused else _LOCAL_FLAGS
         machine = {"distributed-backend": "nccl", **layers}
     experts = _EXPERT_FLAGS | {"moe-grouped-gemm": fused} if architecture.experts else {}
     return {**experts, **machine}

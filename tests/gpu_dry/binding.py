@@ -32,14 +32,14 @@ def build(sources: Path) -> ModuleType:
     types = (headers / "include/transformer_engine/transformer_engine.h").read_text()
     numbers = dict(re.findall(r"(k[A-Z]\w+) = (\d+)", types))
     names = module.DType.__members__
-    module.DType = enum.IntEnum("DType", {name: int(numbers[name]) for name in names})  # type: ignore[attr-defined]
+    module.DType = enum.IntEnum("DType", {name: int(numbers[name]) for name in names})
     for name in _CLASS.findall(text):
         setattr(module, name, type(name, (), {}))
     functions = set(re.findall(r"m\.def\(\s*\"(\w+)\"", text))
     for name in functions:
         setattr(module, name, _missing(name))
-    module.get_cudnn_version = lambda: _CUDNN  # type: ignore[attr-defined]
-    module.get_cublasLt_version = lambda: _CUBLAS  # type: ignore[attr-defined]
+    module.get_cudnn_version = lambda: _CUDNN
+    module.get_cublasLt_version = lambda: _CUBLAS
     for name, kernel in kernels.KERNELS.items():
         if name not in functions:
             raise RuntimeError(f"the compiled module has no {name}: it is not the version known")

@@ -82,7 +82,7 @@ def play(dry_place: Path) -> Iterator[Play]:
                 running.callback(players[kind].close)
             place = dry_place / f"case-{next(numbers)}"
             place.mkdir()
-            case = Case(str(_ROOT / "examples" / pipeline), stage, **fields)  # type: ignore[arg-type]
+            case = Case(str(_ROOT / "examples" / pipeline), stage, **fields)
             result = players[kind].play(case, place)
             if result.error and not fails:
                 tail = (place / "log").read_text().splitlines()[-30:]

@@ -77,7 +77,7 @@ class _Generator:
 class _Generators(tuple[_Generator, ...]):
     """Indexed by a device that is meta here, not by a number."""
 
-    def __getitem__(self, index: object) -> _Generator:  # type: ignore[override]
+    def __getitem__(self, index: object) -> _Generator:
         return _Generator()
 
 
@@ -146,7 +146,7 @@ def install() -> None:
     for name in ("get_rng_state", "set_rng_state", "manual_seed", "manual_seed_all"):
         setattr(torch.cuda.random, name, answers[name])
     # torch's own optimizers ask here, and would start CUDA on a yes.
-    torch.accelerator.is_available = _returning(False)  # type: ignore[assignment]
-    torch.cuda.nvtx.range_push = _returning(None)  # type: ignore[assignment]
-    torch.cuda.nvtx.range_pop = _returning(None)  # type: ignore[assignment]
-    torch.Tensor.record_stream = _returning(None)  # type: ignore[assignment,method-assign]
+    torch.accelerator.is_available = _returning(False)
+    torch.cuda.nvtx.range_push = _returning(None)
+    torch.cuda.nvtx.range_pop = _returning(None)
+    torch.Tensor.record_stream = _returning(None)

@@ -152,7 +152,7 @@ def answer(func: object, tensor: Tensor) -> object:
         raise HostRead(f"{where} reads a tensor of shape {list(tensor.shape)} on the host")
     reads[where] += 1
     value = NAMED[where](tensor)
-    return value if func is Tensor.to else _READING[func](value)  # type: ignore[index]
+    return value if func is Tensor.to else _READING[func](value)
 
 
 def numbers(values: list[object]) -> list[object]:
@@ -163,7 +163,7 @@ def numbers(values: list[object]) -> list[object]:
             found.append(numbers(value))
         else:
             read = is_read(Tensor.item, (value,))
-            found.append(answer(Tensor.item, value) if read else value)  # type: ignore[arg-type]
+            found.append(answer(Tensor.item, value) if read else value)
     return found
 
 

@@ -47,7 +47,7 @@ calls: Counter[str] = Counter()
 
 def _size(tensor: object) -> torch.Size:
     """Of a tensor or of Transformer Engine's storage of a quantised one."""
-    return torch.Size(tensor.shape if isinstance(tensor, Tensor) else tensor.size())  # type: ignore[attr-defined]
+    return torch.Size(tensor.shape if isinstance(tensor, Tensor) else tensor.size())
 
 
 def _kind(tensor: object) -> str:
@@ -55,7 +55,7 @@ def _kind(tensor: object) -> str:
     name = type(tensor).__name__
     if name.startswith(("Float8", "MXFP8")):
         return name.removesuffix("Storage").removesuffix("Tensor").removesuffix("Q")
-    return str(tensor.dtype).removeprefix("torch.")  # type: ignore[attr-defined]
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _product_shape(a: object, transa: bool, b: object, transb: bool) -> tuple[int, ...]:
@@ -94,7 +94,7 @@ def generic_gemm(
     assert not gelu, "no model here has GELU"
     shape = _product_shape(A, transA, B, transB)
     if D is None:
-        dtype = _TYPES[int(output_dtype)] if output_dtype is not None else B.dtype  # type: ignore[attr-defined]
+        dtype = _TYPES[int(output_dtype)] if output_dtype is not None else B.dtype
         D = torch.empty(shape, dtype=dtype, device="meta")
     assert D.numel() == math.prod(shape), (D.shape, shape)
     products[_kind(A), _kind(B), _kind(D)] += 1
@@ -154,7 +154,7 @@ def rmsnorm_fwd(
     assert input.shape[-1] == weight.shape[0]
     result: object = torch.empty(input.shape, dtype=_TYPES[int(otype)], device="meta")
     if quantizer is not None:
-        result = quantize(result, quantizer, ln_out)  # type: ignore[arg-type]
+        result = quantize(result, quantizer, ln_out)
     rows = math.prod(input.shape[:-1])
     return result, None, torch.empty(rows, dtype=torch.float32, device="meta")
 
@@ -196,7 +196,7 @@ def get_fused_attn_backend(params: object) -> tuple[object, str]:
 
     calls["get_fused_attn_backend"] += 1
     backends = compiled.NVTE_Fused_Attn_Backend
-    if int(params.qkv_dtype) not in (5, 6):  # type: ignore[attr-defined]
+    if int(params.qkv_dtype) not in (5, 6):
         return backends.NVTE_No_Backend, "not of 16 bits"
     return backends.NVTE_F16_arbitrary_seqlen, ""
 
@@ -212,7 +212,7 @@ def fused_attn_fwd(*given: object) -> list[Tensor]:
     _note_attention(
         "forward", max_q, max_kv, layout, mask, q, k, (cu_q, padded_q, cu_kv, padded_kv)
     )
-    out = torch.empty((*q.shape[:-1], v.shape[-1]), dtype=dtype, device="meta")  # type: ignore[arg-type]
+    out = torch.empty((*q.shape[:-1], v.shape[-1]), dtype=dtype, device="meta")
     stats = torch.empty((*q.shape[:-1], 1), dtype=torch.float32, device="meta")
     return [out, stats, torch.empty(2, dtype=torch.int64, device="meta")]
 
@@ -225,7 +225,7 @@ def fused_attn_bwd(*given: object) -> list[Tensor | None]:
     padded_q, padded_kv = given[26:28]
     borders = (cu_q, padded_q, cu_kv, padded_kv)
     _note_attention("backward", max_q, max_kv, layout, mask, q, k, borders, bool(deterministic))
-    tensors = [torch.empty_like(x) for x in (q, k, v)]  # type: ignore[arg-type]
+    tensors = [torch.empty_like(x) for x in (q, k, v)]
     return [*tensors, None, None]
 
 
@@ -256,7 +256,7 @@ def _note_attention(
             max_kv=max_kv,
             layout=str(getattr(layout, "name", layout)).removeprefix("NVTE_"),
             mask=str(getattr(mask, "name", mask)).removeprefix("NVTE_"),
-            num_borders=counts,  # type: ignore[arg-type]
+            num_borders=counts,
             deterministic=deterministic,
         )
     )
@@ -276,7 +276,7 @@ def thd_read_second_half_lse(
         if lse.shape[0] > lse.shape[1]:  # [tokens, heads]
             shape = (lse.shape[0] // 2, lse.shape[1])
     else:
-        shape = (lse.shape[0], lse.shape[1], second_half_lse_seqlen)  # type: ignore[assignment]
+        shape = (lse.shape[0], lse.shape[1], second_half_lse_seqlen)
     return torch.empty(shape, dtype=lse.dtype, device="meta")
 
 

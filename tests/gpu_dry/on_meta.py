@@ -36,9 +36,7 @@ collectives: list[Collective] = []
 class OnMeta(TorchFunctionMode):
     """Turns every placement on a GPU into one on the meta device."""
 
-    def __torch_function__(  # type: ignore[no-untyped-def]
-        self, func, types, args=(), kwargs=None
-    ):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if host_reads.is_read(func, args):
             with torch._C.DisableTorchFunction():
@@ -118,16 +116,16 @@ def install() -> None:
         setattr(dist, name, noted)
         setattr(dist.distributed_c10d, name, noted)
     for module in (dist, dist.distributed_c10d):
-        module.batch_isend_irecv = lambda ops: [_Work() for _ in ops]  # type: ignore[attr-defined]
-        module.P2POp = _Send  # type: ignore[attr-defined]
+        module.batch_isend_irecv = lambda ops: [_Work() for _ in ops]
+        module.P2POp = _Send
     for module in (dist, dist.distributed_c10d):
-        module.all_gather_object = _all_alike  # type: ignore[attr-defined]
-        module._coalescing_manager = lambda *_, **__: nullcontext(_Work())  # type: ignore[attr-defined]
-        module.broadcast_object_list = lambda *_, **__: None  # type: ignore[attr-defined]
-        module.get_backend = lambda group=None: "nccl"  # type: ignore[attr-defined]
-    torch.Tensor.is_cuda = property(lambda tensor: True)  # type: ignore[assignment,method-assign]
+        module.all_gather_object = _all_alike
+        module._coalescing_manager = lambda *_, **__: nullcontext(_Work())
+        module.broadcast_object_list = lambda *_, **__: None
+        module.get_backend = lambda group=None: "nccl"
+    torch.Tensor.is_cuda = property(lambda tensor: True)
     _stay_on_meta_in_backward()
-    OnMeta().__enter__()  # type: ignore[no-untyped-call]
+    OnMeta().__enter__()
 
 
 def _stay_on_meta_in_backward() -> None:
@@ -135,11 +133,11 @@ def _stay_on_meta_in_backward() -> None:
     engine = torch.autograd.graph._engine_run_backward
 
     def run(*args: object, **kwargs: object) -> object:
-        with OnMeta():  # type: ignore[no-untyped-call]
-            return engine(*args, **kwargs)  # type: ignore[arg-type]
+        with OnMeta():
+            return engine(*args, **kwargs)
 
     for module in (torch.autograd.graph, torch.autograd):
-        module._engine_run_backward = run  # type: ignore[attr-defined]
+        module._engine_run_backward = run
 
 
 def _noted(name: str, function: Callable[..., object]) -> Callable[..., object]:
@@ -170,12 +168,12 @@ class _Send:
 
 
 def _ranks(group: object) -> tuple[int, ...]:
-    return tuple(dist.get_process_group_ranks(group))  # type: ignore[arg-type]
+    return tuple(dist.get_process_group_ranks(group))
 
 
 def _bytes(values: object) -> int:
     sizes = [0]
-    for value in values:  # type: ignore[attr-defined]
+    for value in values:
         if isinstance(value, torch.Tensor):
             sizes.append(value.nbytes)
         elif isinstance(value, list) and value and isinstance(value[0], torch.Tensor):

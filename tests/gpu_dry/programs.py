@@ -21,6 +21,8 @@ import torch
 
 from megatron_dasd.config.base import Settings
 from megatron_dasd.config.pipeline import Pipeline, load_pipeline
+from megatron_dasd.config.selection import ScoreStudent
+from megatron_dasd.config.training import ExportHf, ImportHf, Train
 from megatron_dasd.data.meta import read_meta
 from tests.gpu_dry import h100, host_reads, kernels, on_meta
 from tests.gpu_dry.case import Case, Result
@@ -46,6 +48,7 @@ def _train(pipeline: Pipeline, case: Case, place: Path, result: Result) -> None:
     from megatron_dasd.training import stage
 
     settings = pipeline.stages[case.stage]
+    assert isinstance(settings, Train)
     shared = place.parent
     inputs = {
         settings.model: _model(pipeline, settings.model, case, place),
@@ -59,7 +62,7 @@ def _train(pipeline: Pipeline, case: Case, place: Path, result: Result) -> None:
     rows = replicas * case.micro_batches
     epochs = rows / read_meta(inputs[settings.data]).num_packs
     settings = settings.model_copy(update={"global_batch_size": rows, "epochs": epochs})
-    stage.launch = _launch(case, result)
+    _replace(stage, "launch", _launch(case, result))
     _watch_model(result)
     if not case.save:
         _leave_out_saves()
@@ -71,12 +74,14 @@ def _score(pipeline: Pipeline, case: Case, place: Path, result: Result) -> None:
     from megatron_dasd.student import scoring
 
     settings = pipeline.stages[case.stage]
+    assert isinstance(settings, ScoreStudent)
+    assert settings.checkpoint is not None
     inputs = {
         settings.model: _model(pipeline, settings.model, case, place),
         settings.checkpoint: place.parent / "checkpoint",
         settings.responses: place.parent / "responses",
     }
-    scoring.launch = _launch(case, result)
+    _replace(scoring, "launch", _launch(case, result))
     _watch_checkpoints(result)
     _run(scoring.run, settings, inputs, case, place)
 
@@ -85,7 +90,8 @@ def _import(pipeline: Pipeline, case: Case, place: Path, result: Result) -> None
     from megatron_dasd.checkpoint import import_stage, process
 
     settings = pipeline.stages[case.stage]
-    process.launch = _launch(case, result, goes_on=True)
+    assert isinstance(settings, ImportHf)
+    _replace(process, "launch", _launch(case, result, goes_on=True))
     _run(import_stage.run, settings, {settings.model: place.parent / "tiny"}, case, place)
 
 
@@ -93,11 +99,12 @@ def _export(pipeline: Pipeline, case: Case, place: Path, result: Result) -> None
     from megatron_dasd.checkpoint import export_stage, process
 
     settings = pipeline.stages[case.stage]
+    assert isinstance(settings, ExportHf)
     inputs = {
         settings.model: place.parent / "tiny",
         settings.checkpoint: place.parent / "checkpoint",
     }
-    process.launch = _launch(case, result, goes_on=True)
+    _replace(process, "launch", _launch(case, result, goes_on=True))
     _run(export_stage.run, settings, inputs, case, place)
 
 
@@ -106,7 +113,7 @@ def _verify(pipeline: Pipeline, case: Case, place: Path, result: Result) -> None
     from megatron_dasd.checkpoint import process, verify_stage
     from megatron_dasd.checkpoint.artifact import open_checkpoint
 
-    process.launch = _launch(case, result, goes_on=True)
+    _replace(process, "launch", _launch(case, result, goes_on=True))
     _watch_checkpoints(result)
     checkpoint = open_checkpoint(place.parent / "checkpoint")
     verify_stage.verify(place.parent / "tiny", checkpoint, list(range(3, 23)), place)
@@ -196,7 +203,7 @@ def _play_the_other_ranks() -> None:
         sys.argv.append("--fake-process-group")
         return parse(*args, **kwargs)
 
-    arguments.parse_and_validate_args = with_fake_group
+    _replace(arguments, "parse_and_validate_args", with_fake_group)
 
 
 def _end_megatron() -> None:
@@ -216,15 +223,21 @@ class _Played(Exception):
     """The program came to its end; what the stage makes of its output is not looked at."""
 
 
+def _replace(module: types.ModuleType, name: str, value: object) -> None:
+    """Something that a module has already."""
+    assert hasattr(module, name) or name == "fused_weight_gradient_mlp_cuda", name
+    setattr(module, name, value)
+
+
 def _bring_apex() -> None:
     from megatron.core.tensor_parallel import layers
 
     kernel = types.ModuleType("fused_weight_gradient_mlp_cuda")
-    kernel.wgrad_gemm_accum_fp32 = kernels.weight_gradient  # type: ignore[attr-defined]
-    kernel.wgrad_gemm_accum_fp16 = kernels.weight_gradient  # type: ignore[attr-defined]
+    kernel.wgrad_gemm_accum_fp32 = kernels.weight_gradient
+    kernel.wgrad_gemm_accum_fp16 = kernels.weight_gradient
     sys.modules[kernel.__name__] = kernel
-    layers.fused_weight_gradient_mlp_cuda = kernel
-    layers._grad_accum_fusion_available = True
+    _replace(layers, kernel.__name__, kernel)
+    _replace(layers, "_grad_accum_fusion_available", True)
 
 
 def _watch_model(result: Result) -> None:
@@ -256,7 +269,7 @@ def _watch_model(result: Result) -> None:
                 result.modules[name] = result.modules.get(name, 0) + count
         return model, optimizer, scheduler
 
-    training.setup_model_and_optimizer = watched
+    _replace(training, "setup_model_and_optimizer", watched)
 
 
 def _leave_out_saves() -> None:
@@ -265,7 +278,7 @@ def _leave_out_saves() -> None:
     @wraps(training.save_checkpoint_and_time)
     def saved(*_: object, **__: object) -> None: ...
 
-    training.save_checkpoint_and_time = saved
+    _replace(training, "save_checkpoint_and_time", saved)
 
 
 def _watch_checkpoints(result: Result) -> None:
@@ -281,8 +294,8 @@ def _watch_checkpoints(result: Result) -> None:
     def save(state: object, *_: object, **__: object) -> None:
         result.saved += keys(state)
 
-    dist_checkpointing.load = load
-    dist_checkpointing.save = save
+    _replace(dist_checkpointing, "load", load)
+    _replace(dist_checkpointing, "save", save)
 
 
 def _data(entry: object) -> object:

@@ -103,7 +103,7 @@ def test_gpus_in_sight(
             return 0
 
         def nvmlDeviceGetCount_v2(self, found: object) -> int:
-            found._obj.value = count  # type: ignore[attr-defined]
+            found._obj.value = count
             return 0
 
     monkeypatch.setattr(gpus.ctypes, "CDLL", Library)
