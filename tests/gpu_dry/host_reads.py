@@ -36,7 +36,7 @@ def _balanced(tensor: Tensor) -> Tensor:
         count = sent // layer.ep_size
     elif tensor is layer.output_splits_tp:
         count = sent
-    elif tensor is layer.num_global_tokens_per_local_expert:
+    elif tensor is getattr(layer, "num_global_tokens_per_local_expert", None):
         count = sent // layer.num_experts
     else:
         count = sent // layer.num_experts * ranks
