@@ -78,7 +78,9 @@ def launch(
             for rank in range(num_ranks):
                 own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
                 log = log_dir / f"rank-{rank}.log"
-                process = context.Process(target=_run_rank, args=(module, payload_path, own, log))
+                process: BaseProcess = context.Process(
+                    target=_run_rank, args=(module, payload_path, own, log)
+                )
                 process.start()
                 ranks.append(process)
             _watch(module, ranks, stops, log_dir, on_poll)
