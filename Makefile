@@ -2,10 +2,11 @@
 PYTHON := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test test-long lint bench clean
+.PHONY: help setup demo test test-long test-all lint bench clean
 help:
 	@echo 'make demo       run the whole pipeline, small and real, without a GPU (runs/demo/report.html)'
 	@echo 'make test       checks and tests; make test-long: those that are slow by nature'
+	@echo 'make test-all   every test, those that take hours too'
 	@echo 'make bench      figures of speed against limits and peers (bench/results.json)'
 	@echo 'make lint       style, types and the direction of imports'
 	@echo 'make setup      only the virtual environment, .venv'
@@ -29,12 +30,20 @@ lint: $(STAMP)
 	$(PYTHON) -m pytest -q tests/test_imports.py
 
 test: lint
-	$(PYTHON) -m pytest -m 'not slow'
+	.ci/install-bubblewrap
+	$(PYTHON) -m pytest -m 'not slow and not exhaustive'
 
 test-long: $(STAMP)
 	.ci/install-vllm
 	.ci/install-slurm
-	$(PYTHON) -m pytest -m slow
+	.ci/install-bubblewrap
+	$(PYTHON) -m pytest -m 'slow and not exhaustive'
+
+test-all: lint
+	.ci/install-vllm
+	.ci/install-slurm
+	.ci/install-bubblewrap
+	$(PYTHON) -m pytest
 
 bench: $(STAMP)
 	$(PYTHON) tools/bench.py

@@ -12,8 +12,24 @@ setup(
     name="megatron_dasd",
     version=VERSION[1],
     description="Distribution-aligned sequence distillation on Megatron-Core",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["distillation", "reasoning", "megatron", "llm", "post-training", "slurm"],
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: GPU :: NVIDIA CUDA",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     packages=find_packages(include=["megatron_dasd*"]),
-    package_data={"": ["*.j2", "*.txt"]},
+    package_data={"": ["*.j2", "*.txt", "py.typed"]},
     python_requires=">=3.12",
     install_requires=[
         "aiohttp>=3.14",
@@ -43,8 +59,9 @@ setup(
         "mpi": ["mpi4py>=4.1", "mpich>=4.3"],
         "wandb": ["tensorboard>=2.21", "wandb>=0.31"],
         "serve": ["vllm>=0.32"],
-        # task generators with graders, and the format of the model that the demo's teacher is in
-        "eval": ["gguf>=0.19", "reasoning-gym>=0.1.25"],
+        # graders and the filter of system calls that they run behind, task generators, and the
+        # format of the model that the demo's teacher is in
+        "eval": ["gguf>=0.19", "math-verify>=0.9", "pyseccomp>=0.1.2", "reasoning-gym>=0.1.25"],
         "dev": [
             "hypothesis>=6.170",
             "mypy>=2.4",

@@ -1,16 +1,16 @@
-"""A stage's output folder: atomic parts, one writer, a manifest at the end, resume in between.
+"""A stage's output folder: atomic parts, a lock, a manifest at the end, resume in between.
 
 ::
 
     runs/demo/sample/
-      attempt.json            what is being made: kind, settings, fingerprint (written first)
+      attempt.json            kind, settings and fingerprint of the attempt (written first)
       part-00000.parquet      one atomic part each; its tally is in the Parquet metadata
       set_aside-00000.parquet records that did not pass, each with its reason
       manifest.json           written last; its presence means "finished"
 
-A part is written to a temporary name, flushed to disk and renamed, so a kill leaves whole parts
-only.  A restart with the same fingerprint goes on after the last part; another fingerprint starts
-the folder anew.  The folder is only ever emptied when it carries our ``attempt.json``.
+A part is written to a temporary name, flushed to disk and renamed, so a kill leaves complete parts
+only.  A restart with the same fingerprint resumes; with another fingerprint the folder is emptied
+first.  A folder is emptied only when it holds our ``attempt.json``.
 """
 
 import fcntl
@@ -23,27 +23,32 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from megatron_dasd import __version__
 from megatron_dasd.errors import UserError
+from megatron_dasd.json_values import Figures, JsonObject
 from megatron_dasd.manifests import (
     ATTEMPT,
     LOCK,
     MANIFEST,
+    PART,
+    SET_ASIDE,
     Manifest,
     digest_of,
     fingerprint_of,
     hash_files,
+    part_files,
+    part_path,
 )
 from megatron_dasd.records_io import TALLY_KEY, to_table
 
 _MANY_VALUES = re.compile(r"\b(token_ids|logprobs)\b|_probability\b")
-"""Columns of 8-byte numbers that seldom repeat: a dictionary of them costs time and gains nothing,
-but their bytes compress better, and come apart faster, place by place."""
+"""Columns of 8-byte numbers that seldom repeat: a dictionary costs time and saves nothing, but they
+compress better and decode faster when split into streams of equal byte places."""
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -60,22 +65,18 @@ def write_part(
     folder: Path,
     index: int,
     record_type: type,
-    records: Iterable[Any] | pa.Table,
+    records: Iterable[object] | pa.Table,
     counts: Mapping[str, int] | None = None,
-    set_aside: Iterable[Mapping[str, Any]] = (),
+    set_aside: Iterable[Mapping[str, str]] = (),
 ) -> None:
     """Write one part of a stage folder; see :meth:`StageFolder.write_part`.
 
     For the ranks of a stage, whose launching process holds the folder.
     """
     rejected = list(set_aside)
-    if rejected:  # before the part itself, which is what marks the work as done
-        _write_table(_part_path(folder, index, "set_aside"), to_table(None, rejected, {}))
-    _write_table(_part_path(folder, index), to_table(record_type, records, dict(counts or {})))
-
-
-def _part_path(folder: Path, index: int, name: str = "part") -> Path:
-    return folder / f"{name}-{index:05d}.parquet"
+    if rejected:  # written first: the part itself marks the work as done
+        _write_table(part_path(folder, index, SET_ASIDE), to_table(None, rejected, {}))
+    _write_table(part_path(folder, index), to_table(record_type, records, dict(counts or {})))
 
 
 def _leaves(field: pa.Field, path: str = "") -> Iterator[str]:
@@ -90,7 +91,7 @@ def _leaves(field: pa.Field, path: str = "") -> Iterator[str]:
         yield path
 
 
-def _write_table(path: Path, table: Any) -> None:
+def _write_table(path: Path, table: pa.Table) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     columns = [name for field in table.schema for name in _leaves(field)]
     pq.write_table(
@@ -109,15 +110,10 @@ class StageFolder:
     """The output folder of a running stage; as a context manager it holds the folder's lock."""
 
     def __init__(
-        self, path: Path, stage: str, kind: str, settings: dict[str, Any], inputs: dict[str, str]
+        self, path: Path, stage: str, kind: str, settings: JsonObject, inputs: dict[str, str]
     ) -> None:
         self.path = path
-        self._identity: dict[str, Any] = {
-            "stage": stage,
-            "kind": kind,
-            "settings": settings,
-            "inputs": inputs,
-        }
+        self._stage, self._kind, self._settings, self._inputs = stage, kind, settings, inputs
         self.fingerprint = fingerprint_of(kind, settings, inputs)
         self._started = time.monotonic()
         self._lock_fd = -1
@@ -151,7 +147,7 @@ class StageFolder:
             )
 
     def _claim(self) -> None:
-        """Keep what an attempt with the same fingerprint left; otherwise start anew."""
+        """Keep what an attempt with the same fingerprint left; otherwise empty the folder."""
         attempt = self.path / ATTEMPT
         if self._is_same_attempt():
             (self.path / MANIFEST).unlink(missing_ok=True)
@@ -160,7 +156,13 @@ class StageFolder:
         for entry in sorted(self.path.iterdir(), key=lambda p: p.name == ATTEMPT):
             if entry.name != LOCK:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        identity = {**self._identity, "fingerprint": self.fingerprint}
+        identity = {
+            "stage": self._stage,
+            "kind": self._kind,
+            "settings": self._settings,
+            "inputs": self._inputs,
+            "fingerprint": self.fingerprint,
+        }
         write_atomic(attempt, json.dumps(identity, indent=2).encode())
 
     def _is_same_attempt(self) -> bool:
@@ -172,9 +174,9 @@ class StageFolder:
 
     # -- parts ---------------------------------------------------------------------------------
 
-    def part_path(self, index: int, name: str = "part") -> Path:
+    def part_path(self, index: int) -> Path:
         """Path of the part ``index``; it exists only when the part is whole."""
-        return _part_path(self.path, index, name)
+        return part_path(self.path, index)
 
     def has_part(self, index: int) -> bool:
         """Whether this part was written, by this attempt or an earlier one."""
@@ -184,9 +186,9 @@ class StageFolder:
         self,
         index: int,
         record_type: type,
-        records: Iterable[Any] | pa.Table,
+        records: Iterable[object] | pa.Table,
         counts: Mapping[str, int] | None = None,
-        set_aside: Iterable[Mapping[str, Any]] = (),
+        set_aside: Iterable[Mapping[str, str]] = (),
     ) -> None:
         """Write one part atomically, with its counts and the records set aside while making it.
 
@@ -194,7 +196,7 @@ class StageFolder:
             index: number of the part, counted from 0.
             record_type: dataclass of ``records``.
             records: records, or a table of them.
-            counts: what became of the part's records; summed over parts into the manifest.
+            counts: the part's records by outcome; the manifest has the sum over parts.
             set_aside: rows ``{"reason", "record"}`` that did not pass, kept beside the part.
         """
         write_part(self.path, index, record_type, records, counts, set_aside)
@@ -202,14 +204,20 @@ class StageFolder:
     def tally(self) -> Counter[str]:
         """Counts summed over all parts written so far."""
         total: Counter[str] = Counter()
-        for path in sorted(self.path.glob("part-*.parquet")):
+        for path in part_files(self.path):
             metadata = pq.read_schema(path).metadata or {}
             total.update(json.loads(metadata.get(TALLY_KEY, b"{}")))
         return total
 
+    def delete_parts(self) -> None:
+        """Delete all parts, and the records set aside beside them."""
+        for kind in (PART, SET_ASIDE):
+            for path in part_files(self.path, kind):
+                path.unlink()
+
     # -- other files ---------------------------------------------------------------------------
 
-    def write_json(self, name: str, value: Any) -> None:
+    def write_json(self, name: str, value: object) -> None:
         """Write a JSON file atomically."""
         write_atomic(self.path / name, json.dumps(value, indent=2, sort_keys=True).encode())
 
@@ -231,7 +239,7 @@ class StageFolder:
     # -- the end -------------------------------------------------------------------------------
 
     def finish(
-        self, counts: Mapping[str, int] | None = None, figures: Mapping[str, Any] | None = None
+        self, counts: Mapping[str, int] | None = None, figures: Figures | None = None
     ) -> Manifest:
         """Write the manifest: from here on the stage is finished.
 
@@ -243,7 +251,10 @@ class StageFolder:
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         files = hash_files(self.path)
         manifest = Manifest(
-            **self._identity,
+            stage=self._stage,
+            kind=self._kind,
+            settings=self._settings,
+            inputs=self._inputs,
             fingerprint=self.fingerprint,
             version=__version__,
             counts=dict(counts if counts is not None else self.tally()),

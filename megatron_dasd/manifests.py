@@ -1,6 +1,6 @@
-"""What a stage's folder says of itself: its manifest, and the identity of what is in it.
+"""How a stage's folder is read: names of its files, its manifest, digests, lineage.
 
-The reading side; ``artifacts`` is the one that writes.
+``artifacts`` writes such folders.
 """
 
 import hashlib
@@ -10,9 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from megatron_dasd.errors import UserError
+from megatron_dasd.json_values import Figures, JsonObject
 
 MANIFEST = "manifest.json"
 ATTEMPT = "attempt.json"
@@ -20,32 +21,52 @@ LOCK = ".lock"
 MODEL = "model"
 """Where a stage that makes a Hugging Face folder puts it inside its own."""
 LOGS = "logs"
-"""What a stage says while it runs; no part of its result, and so of no digest."""
+"""A stage's output while it runs; no part of its result, so in no digest."""
+PART, SET_ASIDE = "part", "set_aside"
+"""Kinds of numbered files: the records of a part, and those that did not pass while it was made."""
 METRICS = "metrics.jsonl"
 """In the logs of a training stage: a JSON line for every step and every held-out evaluation."""
 
 
+def part_path(folder: Path, index: int, kind: str = PART) -> Path:
+    """Path of part ``index``, counted from 0; the file exists only when it is whole."""
+    return folder / f"{kind}-{index:05d}.parquet"
+
+
+def part_files(folder: Path, kind: str = PART) -> list[Path]:
+    """The parts that a folder holds, in order; empty when there is no such folder."""
+    # by length first: part 100000 has a digit more, and comes after part 99999
+    return sorted(folder.glob(f"{kind}-*.parquet"), key=lambda path: (len(path.name), path.name))
+
+
+class FileFacts(TypedDict):
+    """What a manifest records of a file."""
+
+    bytes: int
+    sha256: str
+
+
 @dataclass(frozen=True)
 class Manifest:
-    """What a finished stage says of itself."""
+    """Describes a finished stage and its result."""
 
     stage: str
     kind: str
-    settings: dict[str, Any]
+    settings: JsonObject
     inputs: dict[str, str]
     """Digest of every input folder or file, by reference."""
     fingerprint: str
     """SHA-256 of kind, settings and input digests: the same fingerprint, the same result."""
     version: str
     counts: dict[str, int]
-    """Records by what became of them, e.g. ``kept`` or ``dropped: truncation``."""
-    figures: dict[str, Any]
+    """Records by outcome, e.g. ``kept`` or ``dropped: truncation``."""
+    figures: Figures
     seconds: float
     """Wall time of the attempt that finished the stage."""
-    files: dict[str, dict[str, Any]]
-    """``bytes`` and ``sha256`` of every file, by path inside the folder."""
+    files: dict[str, FileFacts]
+    """By path inside the folder."""
     digest: str
-    """SHA-256 over the files: what later stages take as this stage's identity."""
+    """SHA-256 over the files; identifies the result for the stages that read it."""
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -78,10 +99,10 @@ def require_manifest(folder: Path) -> Manifest:
 
 
 def lineage(folder: Path) -> dict[Path, Manifest]:
-    """A finished stage and those that it rests on, by folder, each after what it reads.
+    """The manifests of a finished stage and of the stages it depends on, by folder, inputs first.
 
-    Only folders that lie beside it and still hold what was read, by their digest; of a folder that
-    is no finished stage's, nothing.
+    A dependency is included when its folder lies beside the stage's and its digest is still the one
+    that was read.  Empty when the stage has not finished.
     """
     found: dict[Path, Manifest] = {}
 
@@ -100,10 +121,10 @@ def lineage(folder: Path) -> dict[Path, Manifest]:
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
-    """Make sure that the files of a finished stage are still there, by name and size.
+    """Check that the files of a finished stage are still there, by name and size.
 
     Raises:
-        UserError: naming the first file that is not.
+        UserError: a file is missing or has another size; names the first.
     """
     for name, facts in manifest.files.items():
         path = folder / name
@@ -126,7 +147,7 @@ def model_folder(path: Path) -> Path:
     raise UserError(f"{path}: no Hugging Face model here (no config.json)")
 
 
-def fingerprint_of(kind: str, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
+def fingerprint_of(kind: str, settings: Mapping[str, object], inputs: Mapping[str, str]) -> str:
     """SHA-256 (hex) of what determines a stage's result."""
     what = {"kind": kind, "settings": settings, "inputs": inputs}
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
@@ -160,10 +181,10 @@ def _folder_digest(folder: Path, _as_it_is: tuple[tuple[str, int, int, int], ...
     return digest_of(hash_files(folder))
 
 
-def hash_files(folder: Path) -> dict[str, dict[str, Any]]:
-    """``bytes`` and ``sha256`` of every file of a result, by path inside the folder."""
+def hash_files(folder: Path) -> dict[str, FileFacts]:
+    """Size and hash of every file of a result, by path inside the folder."""
     paths = list(_files(folder))
-    with ThreadPoolExecutor() as threads:  # hashing lets go of the interpreter
+    with ThreadPoolExecutor() as threads:  # hashing releases the interpreter lock
         hashes = list(threads.map(file_sha256, paths))
     return {
         str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256}
@@ -178,7 +199,7 @@ def _files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def digest_of(files: Mapping[str, Mapping[str, Any]]) -> str:
+def digest_of(files: Mapping[str, FileFacts]) -> str:
     """SHA-256 (hex) over the names and hashes of files."""
     lines = (f"{name} {facts['sha256']}\n" for name, facts in sorted(files.items()))
     return hashlib.sha256("".join(lines).encode()).hexdigest()

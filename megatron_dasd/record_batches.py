@@ -1,29 +1,32 @@
 """Records many at a time: their token lists stay in Arrow's buffers, where NumPy reads them.
 
 A response of 64K tokens is a few texts and numbers, and three lists of 64K values for each model.
-Made Python objects one by one, those lists would cost more than all that is then done with them.
-So a record is read here with each of its token lists summed up into one entry, which its own
-checks are as good for, and the lists themselves are looked at as arrays.
+Turning those lists into Python objects would cost more than all later work on them.  So they are
+checked and used as arrays, and a record is made with each of its token lists reduced to one entry,
+which the record's own checks accept or refuse as they would the list.
+
+A check of arrays says only that a batch may hold a malformed record (:class:`DoubtError`).  The
+rows of that batch are then parsed one by one, which finds the record, the field and the reason.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, fields
-from functools import cache
 from itertools import batched
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from megatron_dasd.errors import UserError
+from megatron_dasd.arrays import Floats, Ints
 from megatron_dasd.records import TokenLogprobs
 from megatron_dasd.records_io import (
     OnMalformed,
     arrow_schema,
     numbered_rows,
+    parquet_errors,
     parse_record,
     parse_rows,
     stop_on_malformed,
@@ -41,12 +44,12 @@ class RecordBatch[T]:
     numbers: list[int]
     """[records] place in the file, from 1, malformed records counted."""
     records: list[T]
-    """[records] whole but for their token lists: of each, one token that has all its bytes.  The
-    lists themselves are got by :meth:`tokens`."""
+    """[records] complete but for their token lists, each reduced to one token that has all its
+    bytes.  :meth:`tokens` gives the lists themselves."""
     table: pa.RecordBatch
     """[records] all fields."""
 
-    def tokens(self, field: str, row: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    def tokens(self, field: str, row: int) -> tuple[Ints, Floats]:
         """(``num_bytes`` [tokens], ``logprobs`` [tokens]) of a record's token list."""
         lists = self.table.column(field)
         num_bytes, logprobs = lists.field("num_bytes"), lists.field("logprobs")
@@ -54,14 +57,14 @@ class RecordBatch[T]:
         return num_bytes.values.to_numpy()[start:end], logprobs.values.to_numpy()[start:end]
 
 
-class _DoubtError(Exception):
-    """A batch that may hold a malformed record, or whose schema is another one."""
+class DoubtError(Exception):
+    """A batch may hold a malformed record, or has another schema."""
 
 
 def read_batches[T](
     file: Path, record_type: type[T], on_malformed: OnMalformed = stop_on_malformed
 ) -> Iterator[RecordBatch[T]]:
-    """Yield the records of a file, some at a time; what passes is what ``read_records`` lets pass.
+    """Yield the records of a file, some at a time; the same records pass as in ``read_records``.
 
     Raises:
         UserError: the file cannot be read, or (by default) a record is malformed.
@@ -76,79 +79,134 @@ def read_batches[T](
         number += batch.num_rows
         try:
             yield _at_once(list(numbers), batch, record_type)
-        except _DoubtError:
+        except DoubtError:
             rows = zip(numbers, batch.to_pylist(), strict=True)
             yield _one_by_one(file, rows, record_type, on_malformed)
 
 
 def _parquet_batches(file: Path) -> Iterator[pa.RecordBatch]:
-    try:
+    with parquet_errors(file):
         yield from pq.ParquetFile(file).iter_batches(batch_size=BATCH_RECORDS)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file}: not a readable Parquet file ({error})") from None
 
 
-def _one_by_one(
-    file: Path, rows: Iterable[tuple[int, Any]], record_type: Any, on_malformed: OnMalformed
-) -> RecordBatch[Any]:
-    """Check rows as ``read_records`` does, and make a batch of the well-formed ones."""
+def _one_by_one[T](
+    file: Path,
+    rows: Iterable[tuple[int, object]],
+    record_type: type[T],
+    on_malformed: OnMalformed,
+) -> RecordBatch[T]:
+    numbers, _, batch = parse_batch(file, rows, record_type, on_malformed)
+    return _at_once(numbers, batch, record_type)
+
+
+def parse_batch[T](
+    file: Path,
+    rows: Iterable[tuple[int, object]],
+    record_type: type[T],
+    on_malformed: OnMalformed,
+) -> tuple[list[int], list[T], pa.RecordBatch]:
+    """Parse numbered rows one by one, as ``read_records`` does.
+
+    Returns:
+        Numbers of the well-formed rows, their records, and their fields as columns.
+    """
     parsed = list(parse_rows(file, rows, record_type, on_malformed))
-    table = to_table(record_type, [record for _, record in parsed], {}).combine_chunks()
-    schema = arrow_schema(record_type)
-    batch = table.to_batches()[0] if parsed else pa.RecordBatch.from_pylist([], schema=schema)
-    return _at_once([number for number, _ in parsed], batch, record_type)
+    numbers, records = [number for number, _ in parsed], [record for _, record in parsed]
+    if not records:
+        return [], [], pa.RecordBatch.from_pylist([], schema=arrow_schema(record_type))
+    return numbers, records, to_table(record_type, records, {}).combine_chunks().to_batches()[0]
 
 
-def _at_once(numbers: list[int], batch: pa.RecordBatch, record_type: Any) -> RecordBatch[Any]:
+def _at_once[T](numbers: list[int], batch: pa.RecordBatch, record_type: type[T]) -> RecordBatch[T]:
     """Check a batch's token lists as arrays and everything else record by record.
 
     Raises:
-        _DoubtError: something does not pass; which record it is, and why, is not known.
+        DoubtError: something does not pass.
     """
-    schema = arrow_schema(record_type)
-    try:
-        columns = [batch.column(field.name).cast(field.type) for field in schema]
-    except (KeyError, pa.ArrowException):
-        raise _DoubtError from None
-    table = pa.RecordBatch.from_arrays(columns, schema=schema)
-    lists = _token_lists(record_type)
-    rows = table.drop_columns(lists).to_pylist() if lists else table.to_pylist()
-    for name in lists:
-        for row, summed in zip(rows, _summed_up(table.column(name)), strict=True):
-            row[name] = summed
+    table = cast_columns(batch, arrow_schema(record_type))
+    names = token_list_fields(record_type)
+    rows = table.drop_columns(names).to_pylist() if names else table.to_pylist()
+    for name in names:
+        check_token_lists(table.column(name))
+        for row, reduced in zip(rows, _reduced(table.column(name)), strict=True):
+            row[name] = reduced
     try:
         return RecordBatch(numbers, [parse_record(record_type, row) for row in rows], table)
     except ValueError:
-        raise _DoubtError from None
+        raise DoubtError from None
 
 
-def _summed_up(lists: pa.StructArray) -> Iterator[dict[str, Any]]:
-    """Each of a column's token lists as a list of one token; nothing in them may be missing.
+# -- checks of columns -------------------------------------------------------------------------
+
+
+def cast_columns(
+    batch: pa.RecordBatch, schema: pa.Schema, optional: Collection[str] = ()
+) -> pa.RecordBatch:
+    """A batch's columns with the types of a schema.
+
+    Args:
+        optional: columns that may be absent; they are then null.
 
     Raises:
-        _DoubtError: something is missing, lists are of other lengths, or a number is negative.
+        DoubtError: a column is absent or cannot be cast.
     """
-    columns = [lists.field(name) for name in ("token_ids", "num_bytes", "logprobs")]
-    offsets = [np.asarray(column.offsets) for column in columns]
-    whole = not lists.null_count and all(
-        not column.null_count and not column.values.null_count for column in columns
-    )
-    num_bytes = columns[1].values.to_numpy()
-    if (
-        not whole
-        or not all(np.array_equal(np.diff(offset), np.diff(offsets[0])) for offset in offsets)
-        or num_bytes.min(initial=0) < 0
-    ):
-        raise _DoubtError
-    starts, ends = offsets[1][:-1], offsets[1][1:]
-    sums = np.cumsum(np.append(0, num_bytes))
+    columns = []
+    for field in schema:
+        if field.name in optional and field.name not in batch.schema.names:
+            columns.append(pa.nulls(len(batch), field.type))
+            continue
+        try:
+            column = batch.column(field.name)
+            columns.append(column if column.type == field.type else column.cast(field.type))
+        except (KeyError, pa.ArrowException):
+            raise DoubtError from None
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def check_complete(column: pa.Array) -> None:
+    """Check that no value is null, at any depth.
+
+    Raises:
+        DoubtError: one is.
+    """
+    if column.null_count:
+        raise DoubtError
+    if pa.types.is_struct(column.type):
+        for field in column.type:
+            check_complete(column.field(field.name))
+    elif pa.types.is_list(column.type):
+        check_complete(column.flatten())
+
+
+def check_token_lists(column: pa.StructArray) -> None:
+    """Check a column of :class:`TokenLogprobs` as that class checks itself.
+
+    Raises:
+        DoubtError: a value is null, lists differ in length, or a size is negative.
+    """
+    check_complete(column)
+    first, *others = [pc.list_value_length(column.field(name)) for name in _TOKEN_LISTS]
+    sizes = column.field("num_bytes").flatten().to_numpy()
+    if not all(other.equals(first) for other in others) or sizes.min(initial=0) < 0:
+        raise DoubtError
+
+
+_TOKEN_LISTS = tuple(field.name for field in fields(TokenLogprobs))
+
+
+def _reduced(column: pa.StructArray) -> Iterator[dict[str, list[int] | list[float]]]:
+    """Each token list of a column as a list of one token that has all its bytes."""
+    num_bytes = column.field("num_bytes")
+    offsets = np.asarray(num_bytes.offsets)
+    starts, ends = offsets[:-1], offsets[1:]
+    sums = np.cumsum(np.append(0, num_bytes.values.to_numpy()))
     for size, length in zip(sums[ends] - sums[starts], ends - starts, strict=True):
-        single = {"token_ids": [0], "num_bytes": [int(size)], "logprobs": [0.0]}
-        yield single if length else {name: [] for name in single}
+        if length:
+            yield {"token_ids": [0], "num_bytes": [int(size)], "logprobs": [0.0]}
+        else:
+            yield {"token_ids": [], "num_bytes": [], "logprobs": []}
 
 
-@cache
-def _token_lists(record_type: Any) -> list[str]:
-    """The fields of a record that are token lists."""
-    hints = get_type_hints(record_type)
-    return [field.name for field in fields(record_type) if hints[field.name] is TokenLogprobs]
+def token_list_fields(record_type: type) -> list[str]:
+    """Names of the fields of a record that are token lists."""
+    return [name for name, hint in get_type_hints(record_type).items() if hint is TokenLogprobs]

@@ -16,8 +16,11 @@ from typing import Literal
 
 Split = Literal["train", "heldout"]
 FinishReason = Literal["stop", "length"]
+ResponseKey = tuple[str, float, int]
+"""Prompt id, temperature, candidate: no two responses of a stage share it."""
 Provenance = Literal["teacher", "student", "shared", "boosted"]
-"""Whose sentence it is; ``boosted`` (the distilled student's own) is known after training only."""
+"""Which model finds a sentence likely; ``boosted`` (the distilled student) is known only after
+training."""
 
 
 def _require_text(name: str, value: str) -> None:
@@ -45,9 +48,9 @@ class Prompt:
     """A held-out prompt never trains."""
     reference_answer: str | None = None
     grader: str | None = None
-    """``exact``, or ``reasoning_gym:<generator>``; None: not graded."""
+    """``exact``, ``math``, ``choice`` or ``reasoning_gym:<generator>``; None: not graded."""
     grader_metadata: str | None = None
-    """JSON that the grader wants beside the reference answer."""
+    """JSON that the grader needs beside the reference answer."""
 
     def __post_init__(self) -> None:
         _require_text("prompt_id", self.prompt_id)
@@ -64,7 +67,7 @@ class TokenLogprobs:
     """The tokens of one text under one model, three aligned lists."""
 
     token_ids: list[int]
-    """-1 where a server told none."""
+    """-1 where the server returned no ids."""
     num_bytes: list[int]
     """UTF-8 bytes of the text that each token adds; 0 for special tokens."""
     logprobs: list[float]
@@ -78,6 +81,10 @@ class TokenLogprobs:
                 )
         if min(self.num_bytes, default=0) < 0:
             raise ValueError("num_bytes: holds a negative value")
+
+
+NO_TOKENS = TokenLogprobs(token_ids=[], num_bytes=[], logprobs=[])
+"""The tokens of a text that came without them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +127,11 @@ class Response:
     """The program that ran the model, with its version, e.g. ``vllm 0.32.0``."""
     usage: Usage | None = None
     """None: no server counted."""
+
+    @property
+    def key(self) -> ResponseKey:
+        """Identifies the response within its stage; scores are joined by it."""
+        return self.prompt.prompt_id, self.temperature, self.candidate
 
     def __post_init__(self) -> None:
         _require_text("text", self.text)
@@ -188,6 +200,20 @@ class Rollout:
     """The cap: 1.5 x the teacher response's length in student tokens, rounded down."""
     finish_reason: FinishReason
     seed: int
+
+
+def student_response(rollout: Rollout) -> Response:
+    """A rollout as a response by the student, without tokens; it keeps the rollout's key."""
+    return Response(
+        prompt=rollout.prompt,
+        temperature=rollout.temperature,
+        candidate=rollout.candidate,
+        seed=rollout.seed,
+        model="student",
+        text=rollout.text,
+        tokens=NO_TOKENS,
+        finish_reason=rollout.finish_reason,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,23 +1,46 @@
 """Records from and to files: JSON lines and Parquet in, Parquet out, every field checked.
 
-A record that does not hold what its type asks for is named by file, record and field; it either
-stops the run or is set aside with its reason, as the caller says.
+A malformed record is reported by file, record number and field.  The caller decides whether it
+stops the run or is set aside with its reason.
 """
 
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from contextlib import contextmanager
+from dataclasses import Field, asdict, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    ClassVar,
+    Literal,
+    Protocol,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
 from megatron_dasd.errors import UserError
+from megatron_dasd.json_values import JsonObject
+from megatron_dasd.manifests import part_files
+
+
+class Dataclass(Protocol):
+    """An instance of any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
+type RawRow = str | JsonObject
+"""A row as it is read: an unparsed JSON line, or the fields of a Parquet row."""
 
 TALLY_KEY = b"counts"
 _SCALARS = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
@@ -26,7 +49,7 @@ _SET_ASIDE_SCHEMA = pa.schema(
 )
 
 
-def arrow_type(annotation: Any) -> pa.DataType:
+def arrow_type(annotation: object) -> pa.DataType:
     """Arrow type of a record field's annotation (dataclasses become structs, lists stay lists)."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if annotation in _SCALARS:
@@ -44,15 +67,20 @@ def arrow_type(annotation: Any) -> pa.DataType:
     raise TypeError(f"no Arrow type for {annotation!r}")
 
 
-@cache
-def arrow_schema(record_type: Any) -> pa.Schema:
+def arrow_schema(record_type: type) -> pa.Schema:
     """Arrow schema of a record dataclass."""
+    return _arrow_schema(record_type)
+
+
+@cache
+def _arrow_schema(record_type: type) -> pa.Schema:
+    assert is_dataclass(record_type)
     hints = get_type_hints(record_type)
     return pa.schema([(f.name, arrow_type(hints[f.name])) for f in fields(record_type)])
 
 
 def to_table(
-    record_type: type | None, records: Iterable[Any] | pa.Table, counts: Mapping[str, int]
+    record_type: type | None, records: Iterable[object] | pa.Table, counts: Mapping[str, int]
 ) -> pa.Table:
     """Records as an Arrow table that carries ``counts`` in its metadata.
 
@@ -69,17 +97,18 @@ def to_table(
 
 
 @cache
-def _adapter(record_type: type) -> TypeAdapter[Any]:
+def _adapter(record_type: type) -> TypeAdapter[object]:
     return TypeAdapter(record_type)
 
 
-def parse_record[T](record_type: type[T], row: Any) -> T:
+def parse_record[T](record_type: type[T], row: object) -> T:
     """Check one row and make it a record.
 
     Raises:
         ValueError: with the field and what is wrong with it.
     """
-    adapter: TypeAdapter[T] = _adapter(record_type)  # type: ignore[arg-type]
+    erased: type = record_type
+    adapter = cast(TypeAdapter[T], _adapter(erased))
     try:
         return adapter.validate_python(row)
     except ValidationError as error:
@@ -96,11 +125,15 @@ OnMalformed = Callable[[str, str], None]
 
 def stop_on_malformed(reason: str, record: str) -> None:
     """The default: the first malformed record ends the run with one line."""
-    raise UserError(f"{reason}; mend the record, or set on_malformed: set_aside")
+    raise UserError(f"{reason}; fix the record, or set on_malformed: set_aside")
+
+
+def ignore_malformed(reason: str, record: str) -> None:
+    """For a second pass over a file: the first one has reported its malformed records."""
 
 
 class SetAside:
-    """Counts what becomes of a part's records and keeps those that do not pass."""
+    """Counts a part's records by outcome, and keeps those that do not pass."""
 
     def __init__(self, on_malformed: Literal["stop", "set_aside"] = "stop") -> None:
         self._on_malformed = on_malformed
@@ -108,34 +141,52 @@ class SetAside:
         self.rows: list[dict[str, str]] = []
 
     def malformed(self, reason: str, record: str) -> None:
-        """What :func:`read_records` calls: stop, or set the record aside."""
+        """An :data:`OnMalformed`: stop, or set the record aside."""
         if self._on_malformed == "stop":
             stop_on_malformed(reason, record)
         self.counts["malformed"] += 1
         self.rows.append({"reason": reason, "record": record})
 
-    def drop(self, reason: str, record: Any, detail: str | None = None) -> None:
-        """Set a record aside under a named reason; ``detail`` tells what of it gave the reason."""
+    def drop(self, reason: str, record: Dataclass, detail: str | None = None) -> None:
+        """Set a record aside under a named reason.
+
+        Args:
+            record: a dataclass, kept as JSON.
+            detail: what in the record matched.
+        """
         self.counts[f"dropped: {reason}"] += 1
         text = json.dumps(asdict(record), ensure_ascii=False)
         row = {"reason": reason, "record": text}
         self.rows.append(row | ({"detail": detail} if detail else {}))
 
 
+@contextmanager
+def parquet_errors(file: Path) -> Iterator[None]:
+    """Report errors of reading a Parquet file as the user's.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file}: not a readable Parquet file ({error})") from None
+
+
 def record_files(path: Path) -> list[Path]:
     """The record files of a stage folder or a user's folder, in order; or the file itself.
 
     Raises:
-        UserError: nothing to read there.
+        UserError: there is nothing to read.
     """
     if path.is_file():
         return [path]
     found: list[Path] = []
     if path.is_dir():
-        own = sorted(path.glob("part-*.parquet"))
-        found = own or sorted(p for p in path.iterdir() if p.suffix in (".jsonl", ".parquet"))
+        others = (p for p in path.iterdir() if p.suffix in (".jsonl", ".parquet"))
+        found = part_files(path) or sorted(others)
     if not found:
-        raise UserError(f"{path}: no records here (wanted part-*.parquet, *.parquet or *.jsonl)")
+        raise UserError(f"{path}: no records here (expected part-*.parquet, *.parquet or *.jsonl)")
     return found
 
 
@@ -153,7 +204,7 @@ def read_records[T](
 
 
 def count_records(file: Path) -> int:
-    """How many records a file holds, sound or not.
+    """How many records a file holds, malformed ones included.
 
     Raises:
         UserError: the file cannot be read.
@@ -161,15 +212,13 @@ def count_records(file: Path) -> int:
     if file.suffix != ".parquet":
         with file.open("rb") as lines:
             return sum(1 for line in lines if line.strip())
-    try:
+    with parquet_errors(file):
         return int(pq.read_metadata(file).num_rows)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file}: not a readable Parquet file ({error})") from None
 
 
 def parse_rows[T](
     file: Path,
-    rows: Iterable[tuple[int, Any]],
+    rows: Iterable[tuple[int, object]],
     record_type: type[T],
     on_malformed: OnMalformed = stop_on_malformed,
 ) -> Iterator[tuple[int, T]]:
@@ -184,11 +233,11 @@ def parse_rows[T](
         yield number, record
 
 
-def parse_line(line: str) -> dict[str, Any]:
-    """A line of a JSON lines file as an object.
+def parse_line(line: str) -> JsonObject:
+    """Parse a line of a JSON lines file.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the line is no JSON object.
     """
     try:
         row = json.loads(line)
@@ -196,7 +245,7 @@ def parse_line(line: str) -> dict[str, Any]:
         raise ValueError(f"bad JSON ({error.msg}, column {error.colno})") from None
     if not isinstance(row, dict):
         raise ValueError("no JSON object")
-    if "\\ud" in line or "\\uD" in line:  # JSON can write half of a pair, which is no character
+    if "\\ud" in line or "\\uD" in line:  # an escape may be half of a pair, which is no character
         for name, value in row.items():
             try:
                 json.dumps(value, ensure_ascii=False).encode()
@@ -205,17 +254,15 @@ def parse_line(line: str) -> dict[str, Any]:
     return row
 
 
-def numbered_rows(file: Path) -> Iterator[tuple[int, Any]]:
+def numbered_rows(file: Path) -> Iterator[tuple[int, RawRow]]:
     """Yield rows, numbered from 1: dicts from Parquet, unparsed lines from JSON lines.
 
     Raises:
         UserError: the file cannot be read.
     """
     if file.suffix == ".parquet":
-        try:
+        with parquet_errors(file):
             yield from enumerate(_parquet_rows(file), start=1)
-        except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{file}: not a readable Parquet file ({error})") from None
         return
     with file.open(encoding="utf-8") as lines:
         try:
@@ -228,6 +275,6 @@ def numbered_rows(file: Path) -> Iterator[tuple[int, Any]]:
             ) from None
 
 
-def _parquet_rows(file: Path) -> Iterator[dict[str, Any]]:
+def _parquet_rows(file: Path) -> Iterator[JsonObject]:
     for batch in pq.ParquetFile(file).iter_batches(batch_size=256):
         yield from batch.to_pylist()

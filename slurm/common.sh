@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# What the job scripts share.
+# Functions of the job scripts.
 
-# The checkout: submit.py says where; by hand, sbatch was started in it.
+# The checkout: set by submit.py; by hand, where sbatch was started.
 DASD_HOME="${DASD_HOME:-${SLURM_SUBMIT_DIR:-$PWD}}"
 
 die() {
@@ -9,12 +9,12 @@ die() {
     exit 2
 }
 
-# require NAME WHAT: a variable that has to be set.
+# require NAME WHAT: fail unless a variable is set.
 require() {
     [[ -n "${!1:-}" ]] || die "$1 is not set: $2 (slurm/env.sh, see slurm/env.example)"
 }
 
-# usage SCRIPT: print the header of a script and end.
+# usage SCRIPT: print the header of a script and exit.
 usage() {
     sed -n '2,/^#SBATCH/{/^#SBATCH/d;s/^# \{0,1\}//;p}' "$DASD_HOME/slurm/$1.sbatch" >&2
     exit 2
@@ -44,23 +44,24 @@ load_environment() {
         require DASD_IMAGE "the container image, see slurm/container/"
         in_container=(apptainer exec --nv --pwd "$PWD" --bind "${DASD_MOUNTS:-$PWD}" "$DASD_IMAGE")
         ;;
-    *) die "DASD_ENVIRONMENT=$DASD_ENVIRONMENT: wanted venv, pyxis or apptainer" ;;
+    *) die "DASD_ENVIRONMENT=$DASD_ENVIRONMENT: expected venv, pyxis or apptainer" ;;
     esac
     # Slurm 22.05 and later do not hand these on from a job to its steps.
     [[ -z "${SLURM_CPUS_PER_TASK:-}" ]] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"
 }
 
-# What training on H100s wants; set here only where env.sh has not.
+# gpu_environment: in a job with GPUs, defaults for training on H100s; env.sh goes before them.
 gpu_environment() {
-    # An operation that never ends is found after this time, and its rank is told, not the job hung.
+    [[ -n "${SLURM_GPUS_ON_NODE:-${SLURM_JOB_GPUS:-}}" ]] || return 0
+    # A collective that times out raises an error in its rank; the job does not hang.
     export TORCH_NCCL_ASYNC_ERROR_HANDLING="${TORCH_NCCL_ASYNC_ERROR_HANDLING:-1}"
-    # Buffers that grow in place: rows of many lengths do not leave holes in the memory.
+    # Buffers grow in place: rows of many lengths do not fragment the memory.
     export PYTORCH_CUDA_ALLOC_CONF="${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}"
-    # NVLink's switches add up gradients themselves (NVLS, on H100 nodes).
+    # NVLink's switches reduce gradients (NVLS, on H100 nodes).
     export NCCL_NVLS_ENABLE="${NCCL_NVLS_ENABLE:-1}"
-    # NCCL does not record each launch: its streams overlap with those of the model.
+    # NCCL does not record streams of each launch, so freed memory is reused sooner.
     export TORCH_NCCL_AVOID_RECORD_STREAMS="${TORCH_NCCL_AVOID_RECORD_STREAMS:-1}"
-    # Only what goes wrong; INFO when a start hangs.
+    # Only warnings; set INFO when a start hangs.
     export NCCL_DEBUG="${NCCL_DEBUG:-WARN}"
     # Kernels of different streams start in the order in which they were launched: Megatron asks
     # for it under tensor parallelism. (The ranks set it too.)
@@ -77,7 +78,7 @@ run() {
     child=$!
 }
 
-# start_step: what the stage asks for in $DASD_STEPS/request, as a step on all nodes; sets `step`.
+# start_step: run what the stage requests in $DASD_STEPS/request as a step on all nodes; sets `step`.
 # See megatron_dasd/device/srun.py.
 start_step() {
     local -a asked
@@ -91,7 +92,7 @@ start_step() {
     step=$!
 }
 
-# end_of_step: tell how the step ended, if it has; pass a wish to stop on to it.
+# end_of_step: write the step's status once it has ended; pass a request to stop on to it.
 end_of_step() {
     local status=0
     if [[ -f "$DASD_STEPS/stop" ]]; then
@@ -106,7 +107,7 @@ end_of_step() {
     fi
 }
 
-# attend: wait for `child` and run the steps that it asks for; its exit status.
+# attend: wait for `child`, running the steps that it requests; returns its exit status.
 attend() {
     local step="" status=0
     while kill -0 "$child" 2>/dev/null; do
@@ -123,39 +124,39 @@ attend() {
     return "$status"
 }
 
-# look_at_nodes PIPELINE STAGE [OPTIONS]: whether the nodes can work and starting again gets on.
-look_at_nodes() {
+# check_start PIPELINE STAGE [OPTIONS]: check that the nodes work and that restarts make progress.
+check_start() {
     local status=0 report="$DASD_STEPS/health"
     srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
         "${srun_options[@]}" "${in_container[@]}" python -m megatron_dasd.cluster.health \
         >"$report" || true
     run python -m megatron_dasd.cluster.start "$report" "$@"
     attend || status=$?
-    if [[ $status -eq 75 && -z "$told" ]]; then
+    if [[ $status -eq 75 && -z "$stopped_by" ]]; then
         leave_bad_nodes "$(sed -n 's/\t..*//p' "$report" | paste -sd,)"
     fi
-    # told before the stage has begun: the job is not done, though nothing has failed
-    [[ $status -ne 0 || -z "$told" ]] || status=75
+    # stopped before the stage began: nothing has failed, and the job is not done
+    [[ $status -ne 0 || -z "$stopped_by" ]] || status=75
     [[ $status -eq 0 ]] || finish "$status"
 }
 
 # leave_bad_nodes NODES: put the job back into the queue, to start on other nodes.
 leave_bad_nodes() {
     echo "back into the queue, without $1"
-    trap '' TERM # what Slurm sends a job that it puts back, and there is something left to do
+    trap '' TERM # what Slurm sends a job that it puts back, and more is left to do
     scontrol requeuehold "$SLURM_JOB_ID"
     scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$1"
     scontrol release "$SLURM_JOB_ID"
     exit 75
 }
 
-# prepare: note signals, and pass them on to `child`; make the folder of steps.
+# prepare: note signals and pass them on to `child`; make the folder of steps.
 prepare() {
-    told="" child=""
-    trap 'told=TERM; pass_on' TERM
-    trap 'told=USR1; pass_on' USR1
-    # where the programs are started is seen on all nodes and in containers; a start of this job that
-    # was killed may have left it
+    stopped_by="" child=""
+    trap 'stopped_by=TERM; pass_on' TERM
+    trap 'stopped_by=USR1; pass_on' USR1
+    # The working directory is seen on all nodes and in containers.  An earlier start of this job that
+    # was killed may have left the folder.
     export DASD_STEPS="$PWD/.dasd-steps-$SLURM_JOB_ID"
     rm -rf "$DASD_STEPS"
     mkdir "$DASD_STEPS"
@@ -168,29 +169,38 @@ pass_on() {
 
 # finish STATUS: end the job, or put it back into the queue.
 finish() {
-    # 143: told before it could keep anything
-    if [[ ($1 -eq 75 && "$told" != TERM) || ($1 -eq 143 && "$told" == USR1) ]]; then
+    # 143: killed by the signal before it could handle it
+    if [[ ($1 -eq 75 && "$stopped_by" != TERM) || ($1 -eq 143 && "$stopped_by" == USR1) ]]; then
         echo "stopped with its work kept: back into the queue"
         scontrol requeue "$SLURM_JOB_ID"
     fi
     exit "$1"
 }
 
-# run_stage PIPELINE STAGE [OPTIONS]: the stage, once the nodes have been looked at.
+# over_mpi: run the program as an MPI job; one rank is the program and hands out work to the others.
+over_mpi() {
+    [[ "$DASD_ENVIRONMENT" == venv ]] || die "several tasks over MPI need DASD_ENVIRONMENT=venv"
+    program=(mpiexec -n "$SLURM_NTASKS" python -m mpi4py.futures -m megatron_dasd.pipeline)
+}
+
+# run_stage PIPELINE STAGE [OPTIONS]: run the stage once the nodes are checked.
 # Shortly before the time limit (USR1) the stage is stopped with its work kept and the job is put
 # back into the queue; likewise when it stops by itself (status 75). A cancelled or preempted job
 # gets SIGTERM: the stage stops too, and Slurm decides what becomes of the job.
 run_stage() {
     local pipeline="$1" stage="$2" status=0
     shift 2
+    gpu_environment
     prepare
-    look_at_nodes "$pipeline" "$stage" "$@"
+    check_start "$pipeline" "$stage" "$@"
+    # cluster.start knows the kind of the stage
+    [[ ! -f "$DASD_STEPS/mpi" ]] || over_mpi
     run "${program[@]}" "$pipeline" --only "$stage" "$@"
     attend || status=$?
     finish "$status"
 }
 
-# serve PIPELINE SERVICE: a server, until it is told to end; at its time limit it is started anew.
+# serve PIPELINE SERVICE: run a server until it is stopped; at its time limit it is started again.
 serve() {
     local status=0
     prepare

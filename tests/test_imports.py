@@ -1,14 +1,21 @@
-"""Imports go one way, from the pipeline down to the records; read from the source, not run."""
+"""Imports go one way, from the pipeline down to the records, and light commands stay light.
+
+A string that names a module of the package is an import too: the module is started by it.
+"""
 
 import ast
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from megatron_dasd.config.stages import stage_kinds
+
+ROOT = Path(__file__).parents[1]
 PACKAGE = Path(__file__).parents[1] / "megatron_dasd"
 STAGES = {
     "sources",
@@ -21,8 +28,8 @@ STAGES = {
     "evaluation",
 }
 LAYERS = [
-    {"errors", "records", "config", "seeds"},
-    {"records_io", "record_batches", "artifacts", "manifests", "progress", "device"},
+    {"errors", "json_values", "records", "config", "seeds", "arrays"},
+    {"records_io", "record_batches", "artifacts", "manifests", "progress", "device", "containment"},
     {"text", "pages", "engines", "data", "losses", "models", "checkpoint", "precision"},
     STAGES,
     {"pipeline"},
@@ -36,6 +43,22 @@ MODULES = {
     "pyyaml": "yaml",
 }
 """Modules by the package that brings them, where the names differ."""
+HEAVY = {"torch", "transformers", "megatron"}
+LIGHT_ROOMS = [
+    "artifacts",
+    "cluster",
+    "config",
+    "errors",
+    "manifests",
+    "pages",
+    "planning",
+    "progress",
+    "record_batches",
+    "records",
+    "records_io",
+    "seeds",
+]
+"""Rooms of which no module loads what computes with models."""
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 
 
@@ -57,14 +80,34 @@ def imported_modules(path: Path) -> Iterator[str]:
                 yield node.module
 
 
+def named_modules(path: Path) -> Iterator[str]:
+    """Modules of this package that strings of a file name, but for those of stage functions."""
+    tree = ast.parse(path.read_text())
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    stages = [call for call in calls if ast.unparse(call.func) == "Stage"]
+    stage_modules = {name for stage in stages for name in strings(stage)}
+    yield from (
+        name
+        for name in strings(tree)
+        if re.fullmatch(r"megatron_dasd(\.\w+)+", name) and name not in stage_modules
+    )
+
+
+def strings(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
 def own_imports(path: Path) -> Iterator[str]:
-    """Rooms of this package that a file imports from."""
-    for module in imported_modules(path):
+    """Rooms of this package that a file imports from, or starts modules of."""
+    for module in [*imported_modules(path), *named_modules(path)]:
         first, _, rest = module.partition(".")
         if first == "megatron_dasd" and rest and not rest.startswith("__"):
             yield rest.split(".")[0]
 
 
+COMMANDS = sorted((ROOT / "tools").glob("*.py"))
 SOURCES = sorted(
     path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem[0] != "_"
 )
@@ -83,21 +126,50 @@ def test_imports_go_one_way(path: Path) -> None:
             assert other == room, f"stage {room} imports stage {other}: stages meet in files"
 
 
-@pytest.mark.parametrize(
-    "room",
-    ["config", "records", "errors", "records_io", "record_batches", "artifacts", "manifests"],
-)
-def test_what_reads_plans_and_records_is_light(room: str) -> None:
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_named_by_a_string_exists(path: Path) -> None:
+    for name in named_modules(path):
+        assert find_spec(name) is not None, f"{path}: {name} does not exist"
+
+
+@pytest.mark.parametrize("kind", stage_kinds())
+def test_a_stage_function_is_below_the_pipeline_that_runs_it(kind: str) -> None:
+    module = stage_kinds()[kind].stage.module
+    assert LEVEL[module.split(".")[1]] < LEVEL["pipeline"]
+
+
+@pytest.mark.parametrize("room", LIGHT_ROOMS)
+def test_light_rooms(room: str) -> None:
     program = (
         f"import sys, megatron_dasd.{room} as room, importlib, pkgutil\n"
         "for module in pkgutil.iter_modules(getattr(room, '__path__', [])):\n"
         "    importlib.import_module(f'{room.__name__}.{module.name}')\n"
-        "print(*({'torch', 'transformers', 'megatron'} & set(sys.modules)))"
+        f"print(*({HEAVY} & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("tool", COMMANDS, ids=lambda path: path.stem)
+def test_help_loads_nothing_that_the_command_line_does_not_need(tool: Path) -> None:
+    heavy = HEAVY | {"numpy", "pyarrow", "pydantic"}
+    program = (
+        "import runpy, sys\n"
+        f"sys.argv = [{str(tool)!r}, '--help']\n"
+        f"sys.path.insert(0, {str(tool.parent)!r})\n"
+        "try:\n"
+        "    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    print('status', end.code)\n"
+        f"print(*({heavy} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert "usage: " in done.stdout
+    assert done.stdout.splitlines()[-2:] == ["status 0", ""]
 
 
 def test_what_is_imported_is_declared() -> None:

@@ -85,7 +85,7 @@ def test_a_malformed_record_is_told_by_file_record_and_field(
         next(records)
     told = str(caught.value)
     assert told.startswith(f"{file}: record 2: {reason}")
-    assert told.endswith("; mend the record, or set on_malformed: set_aside")
+    assert told.endswith("; fix the record, or set on_malformed: set_aside")
     assert "\n" not in told
 
 
@@ -141,7 +141,7 @@ def test_dropped_records_keep_their_reason() -> None:
 
 def test_the_default_stops_at_the_first_malformed_record(tmp_path: Path) -> None:
     aside = SetAside()
-    with pytest.raises(UserError, match="mend the record"):
+    with pytest.raises(UserError, match="fix the record"):
         aside.malformed("f: record 1: field x: is empty", "{}")
     assert aside.counts == {}
 

@@ -12,23 +12,22 @@ import json
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from benchmarks.figures import Row
-
-from megatron_dasd.artifacts import write_atomic
+if TYPE_CHECKING:
+    from benchmarks.figures import Row
 
 ROOMS = (
-    *(
-        "checkpoint",
-        "data",
-        "device",
-        "divergence",
-        "filters",
-        "losses",
-        "on_policy",
-        "teacher",
-        "training",
-    ),
+    "checkpoint",
+    "data",
+    "device",
+    "divergence",
+    "evaluation",
+    "filters",
+    "losses",
+    "on_policy",
+    "teacher",
+    "training",
 )
 """Modules of ``tools/benchmarks``."""
 
@@ -39,6 +38,8 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=ROOMS, help="this room (repeatable)")
     parser.add_argument("--out", type=Path, default=Path("bench/results.json"))
     options = parser.parse_args()
+    from megatron_dasd.artifacts import write_atomic  # imports pyarrow
+
     results: list[Row] = []
     for room in options.only or ROOMS:
         for row in import_module(f"benchmarks.{room}").rows():

@@ -6,7 +6,7 @@ Usage: tools/inspect_data.py FOLDER [--row N] [--model FOLDER] | FOLDER --check
 
 import sys
 
-from megatron_dasd.data.inspect import main
+from megatron_dasd.data.inspect_cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,10 +1,11 @@
 """The model card of an exported folder: what the hub reads, and what the pipeline knows.
 
-Facts come from the manifests of the stages that the checkpoint rests on, told apart by digest: a
-folder that no longer holds what was read tells nothing.
+Facts come from the manifests of the stages that the checkpoint depends on.  They are identified by
+digest: a folder that no longer holds what was read is left out.
 """
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from huggingface_hub import ModelCardData, metadata_load
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from megatron_dasd import __version__
-from megatron_dasd.checkpoint.artifact import FOLDER
+from megatron_dasd.checkpoint.artifact import CHECKPOINT_FOLDER
 from megatron_dasd.checkpoint.hf_folder import README, HfWeights, read_config
 from megatron_dasd.config.training import ModelCard
 from megatron_dasd.manifests import LOGS, METRICS, Manifest, lineage
@@ -22,8 +23,8 @@ from megatron_dasd.manifests import LOGS, METRICS, Manifest, lineage
 _LICENCE_FIELDS = ("license", "license_name", "license_link")
 _TRAIN = "train"
 _UNKNOWN = "-"
-"""Also of a setting that the version which ran the stage did not have."""
-_TOLD_SETTINGS = (
+"""Shown for what is not known, such as a setting that an older version did not have."""
+_SHOWN_SETTINGS = (
     "checkpoint",
     "data",
     "epochs",
@@ -46,7 +47,7 @@ def write_card(folder: Path, card: ModelCard, source: Path, checkpoint: Path) ->
         folder: with config and weights.
         card: what the user says; goes before what the source's card says.
         source: Hugging Face folder that the student came from.
-        checkpoint: the stage that was exported, or a plain checkpoint, which tells nothing.
+        checkpoint: the stage that was exported, or a plain checkpoint, which has no manifest.
     """
     config = read_config(folder)
     front = _front_matter(card, source, config)
@@ -69,7 +70,7 @@ def write_card(folder: Path, card: ModelCard, source: Path, checkpoint: Path) ->
     (folder / README).write_text(f"---\n{ModelCardData(**front).to_yaml()}\n---\n\n{text}\n")
 
 
-def _front_matter(card: ModelCard, source: Path, config: dict[str, Any]) -> dict[str, Any]:
+def _front_matter(card: ModelCard, source: Path, config: Mapping[str, object]) -> dict[str, Any]:
     """Fields of the card's YAML; those that nobody states are left out."""
     before = _card_of(source)
     fields: dict[str, Any] = {
@@ -110,23 +111,23 @@ def _has_chat_template(folder: Path) -> bool:
     return inside_it or (folder / "chat_template.jinja").exists()
 
 
-def _training(folder: Path, manifest: Manifest) -> dict[str, Any]:
-    newest: dict[str, Any] = {}
+def _training(folder: Path, manifest: Manifest) -> dict[str, object]:
+    newest: dict[str, float] = {}
     metrics = folder / LOGS / METRICS
     for line in metrics.read_text().splitlines() if metrics.exists() else ():
         with suppress(json.JSONDecodeError):  # cut off by a kill
             newest |= json.loads(line)
     losses = {name: newest.get(name) for name in ("loss", "heldout_loss")}
-    told = {name: _UNKNOWN if x is None else f"{x:.4f}" for name, x in losses.items()}
+    shown = {name: _UNKNOWN if x is None else f"{x:.4f}" for name, x in losses.items()}
     return {
         "stage": manifest.stage,
         "steps": manifest.figures.get("iterations", _UNKNOWN),
-        **{name: manifest.settings.get(name, _UNKNOWN) for name in _TOLD_SETTINGS},
-        **told,
+        **{name: manifest.settings.get(name, _UNKNOWN) for name in _SHOWN_SETTINGS},
+        **shown,
     }
 
 
-def _stage(manifest: Manifest) -> dict[str, Any]:
+def _stage(manifest: Manifest) -> dict[str, object]:
     counts = ", ".join(f"{name} {count:,}" for name, count in sorted(manifest.counts.items()))
     return {
         "stage": manifest.stage,
@@ -139,4 +140,4 @@ def _stage(manifest: Manifest) -> dict[str, Any]:
 
 
 def _has_checkpoint(manifest: Manifest) -> bool:
-    return any(Path(name).parts[0] == FOLDER for name in manifest.files)
+    return any(Path(name).parts[0] == CHECKPOINT_FOLDER for name in manifest.files)

@@ -1,40 +1,35 @@
-"""One-rank program of a verification: every tensor of both sides, bit for bit.
-
-Payload: model, checkpoint, dtype, result.
-"""
-
-from pathlib import Path
-from typing import Any
+"""One-rank program of a verification: every tensor of both sides, bit for bit."""
 
 import torch
 from torch import Tensor
 
-from megatron_dasd.checkpoint.convert import check_source, expected_tensors, rule_table, to_hf
+from megatron_dasd.checkpoint.convert import check_source, expected_tensors, mapping_table, to_hf
 from megatron_dasd.checkpoint.hf_folder import HfWeights, weights_dtype
+from megatron_dasd.checkpoint.payloads import ComparePayload, TensorComparison
 from megatron_dasd.checkpoint.process import write_result
 from megatron_dasd.checkpoint.stored_model import StoredModel
 from megatron_dasd.device.launch import run_program
 from megatron_dasd.models.architecture import read_architecture
 
 
-def main(payload: dict[str, Any]) -> None:
+def main(payload: ComparePayload) -> None:
     """Count the tensors and name those that are not what the checkpoint holds."""
-    folder = Path(payload["model"])
+    folder = payload.model
     architecture = read_architecture(folder)
     dtype = getattr(torch, weights_dtype(folder))
-    model = StoredModel(architecture, Path(payload["checkpoint"]), payload["dtype"])
+    model = StoredModel(architecture, payload.checkpoint, payload.dtype)
     weights = HfWeights(folder)
-    table = rule_table(architecture, model.parameters)
+    table = mapping_table(architecture, model.parameters)
     expected = expected_tensors(table, model.parameters, dtype)
     check_source(weights, expected, architecture)
     different = [
         hf_name
-        for name, rule in table.items()
-        for hf_name, tensor in to_hf(model.read(name), rule, dtype).items()
+        for name, mapping in table.items()
+        for hf_name, tensor in to_hf(model.read(name), mapping, dtype).items()
         if not same_bits(tensor, weights.read(hf_name))
     ]
     model.check_read_once()
-    write_result(payload, num_tensors=len(expected), different=different)
+    write_result(payload, TensorComparison(num_tensors=len(expected), different=different))
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:

@@ -9,47 +9,52 @@ import torch
 from torch import Tensor
 
 from megatron_dasd.checkpoint.hf_folder import HfWeights, TensorInfo
-from megatron_dasd.checkpoint.names import Rule, rules
+from megatron_dasd.checkpoint.names import TensorMapping, tensor_mappings
 from megatron_dasd.errors import UserError
 from megatron_dasd.models.architecture import Architecture
 
 _IGNORED_HF = ("rotary_emb.inv_freq",)
 """Computed from the config; older files hold it all the same."""
+_EMBEDDING_HF = "model.embed_tokens.weight"
 _TIED_HF = "lm_head.weight"
 """The embedding once more, in some folders whose config ties both."""
 
 
-def rule_table(architecture: Architecture, parameters: Mapping[str, Tensor]) -> dict[str, Rule]:
-    """The rules by Megatron parameter, in order: one for each parameter, and none left over.
+def mapping_table(
+    architecture: Architecture, parameters: Mapping[str, Tensor]
+) -> dict[str, TensorMapping]:
+    """The mappings by Megatron parameter, in order: one for each parameter, and none left over.
 
     Args:
         parameters: of the whole model on one rank, by name.
     """
-    table: dict[str, Rule] = {}
-    for rule in rules(architecture):
-        if rule.megatron in table or rule.megatron not in parameters:
-            raise RuntimeError(f"a rule for {rule.megatron}, which is not there or has one already")
-        table[rule.megatron] = rule
+    table: dict[str, TensorMapping] = {}
+    for mapping in tensor_mappings(architecture):
+        if mapping.megatron in table or mapping.megatron not in parameters:
+            raise RuntimeError(
+                f"a mapping for {mapping.megatron}, which is not there or has one already"
+            )
+        table[mapping.megatron] = mapping
     if missing := parameters.keys() - table.keys():
-        raise RuntimeError(f"no rule for the Megatron tensors {sorted(missing)}")
+        raise RuntimeError(f"no mapping for the Megatron tensors {sorted(missing)}")
     return table
 
 
 def expected_tensors(
-    table: Mapping[str, Rule], parameters: Mapping[str, Tensor], dtype: torch.dtype
+    table: Mapping[str, TensorMapping], parameters: Mapping[str, Tensor], dtype: torch.dtype
 ) -> dict[str, TensorInfo]:
-    """The Hugging Face tensors that a model has, in the order of the rules.
+    """The Hugging Face tensors that a model has, in the order of the mappings.
 
     Args:
         parameters: may be on the meta device.
         dtype: of the Hugging Face tensors.
     """
     tensors: dict[str, TensorInfo] = {}
-    for name, rule in table.items():
-        parts = rule.split(parameters[name])
-        for hf_name, part in zip(rule.hf, parts, strict=True):
+    for name, mapping in table.items():
+        parts = mapping.split(parameters[name])
+        for hf_name, part in zip(mapping.hf, parts, strict=True):
             if hf_name in tensors:
-                raise RuntimeError(f"two rules for the Hugging Face tensor {hf_name}")
+                raise RuntimeError(f"two mappings for the Hugging Face tensor {hf_name}")
             tensors[hf_name] = TensorInfo(tuple(part.shape), dtype)
     return tensors
 
@@ -60,36 +65,42 @@ def check_source(
     """Make sure that a folder holds the tensors that its config asks for, and no others.
 
     Raises:
-        UserError: naming a tensor that is missing, left over, of another shape or type.
+        UserError: naming a tensor that is missing, left over, of another shape or type, or a head
+            that is not the embedding which the config ties it to.
     """
     folder, found = weights.folder, weights.tensors
-    for name, wanted in expected.items():
+    for name, info in expected.items():
         if name not in found:
             raise UserError(f"{folder}: tensor {name} is missing")
-        if found[name].shape != wanted.shape:
+        if found[name].shape != info.shape:
             raise UserError(
                 f"{folder}: tensor {name} has shape {list(found[name].shape)}, "
-                f"the config asks for {list(wanted.shape)}"
+                f"the config asks for {list(info.shape)}"
             )
-        if found[name].dtype != wanted.dtype:
+        if found[name].dtype != info.dtype:
             raise UserError(
                 f"{folder}: tensor {name} is {_type(found[name])}, config.json says "
-                f"{_type(wanted)}; set its field dtype to what the weights are, all of one type"
+                f"{_type(info)}; set its field dtype to what the weights are, all of one type"
             )
     for name in sorted(found.keys() - expected.keys()):
         tied = architecture.tied_embeddings and name == _TIED_HF
+        if tied and not torch.equal(weights.read(name), weights.read(_EMBEDDING_HF)):
+            raise UserError(
+                f"{folder}: config.json ties {name} to the embedding, and the file holds another "
+                "one; set its field tie_word_embeddings to false, or take the tensor out"
+            )
         if not tied and not name.endswith(_IGNORED_HF):
             raise UserError(f"{folder}: tensor {name} is not part of the architecture")
 
 
-def from_hf(weights: HfWeights, rule: Rule) -> Tensor:
+def from_hf(weights: HfWeights, mapping: TensorMapping) -> Tensor:
     """One Megatron parameter from the folder."""
-    return rule.join([weights.read(name) for name in rule.hf])
+    return mapping.join([weights.read(name) for name in mapping.hf])
 
 
-def to_hf(parameter: Tensor, rule: Rule, dtype: torch.dtype) -> dict[str, Tensor]:
+def to_hf(parameter: Tensor, mapping: TensorMapping, dtype: torch.dtype) -> dict[str, Tensor]:
     """The Hugging Face tensors of one Megatron parameter, in ``dtype``."""
-    return dict(zip(rule.hf, rule.split(parameter.to(dtype)), strict=True))
+    return dict(zip(mapping.hf, mapping.split(parameter.to(dtype)), strict=True))
 
 
 def total_bytes(tensors: Mapping[str, TensorInfo]) -> int:

@@ -1,36 +1,33 @@
-"""One-rank program of an export.
-
-Payload: model, checkpoint, dtype, max_shard_bytes, out, result.
-"""
-
-from pathlib import Path
-from typing import Any
+"""One-rank program of an export."""
 
 import torch
 
-from megatron_dasd.checkpoint.convert import expected_tensors, rule_table, to_hf, total_bytes
+from megatron_dasd.checkpoint.convert import expected_tensors, mapping_table, to_hf, total_bytes
 from megatron_dasd.checkpoint.hf_folder import require_space
 from megatron_dasd.checkpoint.hf_writer import HfWriter
-from megatron_dasd.checkpoint.process import write_result
+from megatron_dasd.checkpoint.payloads import Converted, ExportPayload
+from megatron_dasd.checkpoint.process import peak_memory_bytes, write_result
 from megatron_dasd.checkpoint.stored_model import StoredModel
 from megatron_dasd.device.launch import run_program
 from megatron_dasd.models.architecture import read_architecture
 
 
-def main(payload: dict[str, Any]) -> None:
+def main(payload: ExportPayload) -> None:
     """Read the checkpoint tensor by tensor and write each under its own name."""
-    out, dtype = Path(payload["out"]), getattr(torch, payload["dtype"])
-    architecture = read_architecture(Path(payload["model"]))
-    model = StoredModel(architecture, Path(payload["checkpoint"]), payload["dtype"])
-    table = rule_table(architecture, model.parameters)
+    out, dtype = payload.out, getattr(torch, payload.dtype)
+    architecture = read_architecture(payload.model)
+    model = StoredModel(architecture, payload.checkpoint, payload.dtype)
+    table = mapping_table(architecture, model.parameters)
     tensors = expected_tensors(table, model.parameters, dtype)
     require_space(out, total_bytes(tensors))
-    with HfWriter(out, tensors, payload["max_shard_bytes"]) as writer:
-        for name, rule in table.items():
-            for hf_name, tensor in to_hf(model.read(name), rule, dtype).items():
+    with HfWriter(out, tensors, payload.max_shard_bytes) as writer:
+        for name, mapping in table.items():
+            for hf_name, tensor in to_hf(model.read(name), mapping, dtype).items():
                 writer.write(hf_name, tensor)
     model.check_read_once()
-    write_result(payload, num_tensors=len(tensors))
+    write_result(
+        payload, Converted(num_tensors=len(tensors), peak_memory_bytes=peak_memory_bytes())
+    )
 
 
 if __name__ == "__main__":

@@ -2,55 +2,59 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.checkpoint.artifact import MegatronCheckpoint, open_checkpoint
 from megatron_dasd.checkpoint.card import write_card
 from megatron_dasd.checkpoint.hf_folder import GIGABYTE, copy_companions, set_dtype
-from megatron_dasd.checkpoint.process import run_rank, writing_progress
+from megatron_dasd.checkpoint.payloads import Converted, ExportPayload
+from megatron_dasd.checkpoint.process import RESULT, Conversion, run_rank, writing_progress
 from megatron_dasd.config.training import ExportHf
 from megatron_dasd.manifests import LOGS, MODEL, model_folder
 
 
-def run(settings: ExportHf, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
+def run(settings: ExportHf, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, object]:
     """Export the checkpoint in the type it was trained in."""
     checkpoint = open_checkpoint(inputs[settings.checkpoint])
     source = model_folder(inputs[settings.model])
     scratch = folder.scratch(MODEL)
-    figures = export_hf(checkpoint, source, scratch, folder.path / LOGS, settings.max_shard_gb)
+    converted = export_hf(checkpoint, source, scratch, folder.path / LOGS, settings.max_shard_gb)
     card = settings.card.model_copy(update={"name": settings.card.name or folder.path.name})
     write_card(scratch, card, source, inputs[settings.checkpoint])
     folder.commit(scratch)
-    return figures
+    return converted.figures()
 
 
 def export_hf(
     checkpoint: MegatronCheckpoint, source: Path, out: Path, log_dir: Path, max_shard_gb: float
-) -> dict[str, Any]:
+) -> Conversion:
     """Write a checkpoint's weights beside what the model came with.
 
     Args:
+        checkpoint: of any layout.
         source: Hugging Face folder with the config, tokenizer and so on; needs no weights.
         out: an empty folder.
+        log_dir: where the program's log goes.
         max_shard_gb: size of a safetensors file, in units of 1e9 bytes.
 
-    Returns:
-        The type of the weights, the number of tensors, the largest memory it took.
+    Raises:
+        UserError: the disk is full, or the checkpoint is not of the config's architecture.
     """
     copy_companions(source, out)
     set_dtype(out, checkpoint.dtype)
     with writing_progress("export", out, checkpoint.num_bytes) as show:
-        figures = run_rank(
+        converted = run_rank(
             "megatron_dasd.checkpoint.export_program",
-            {
-                "model": str(source),
-                "checkpoint": str(checkpoint.weights),
-                "dtype": checkpoint.dtype,
-                "max_shard_bytes": round(max_shard_gb * GIGABYTE),
-                "out": str(out),
-            },
+            ExportPayload(
+                model=source,
+                result=log_dir / RESULT,
+                checkpoint=checkpoint.weights,
+                dtype=checkpoint.dtype,
+                max_shard_bytes=round(max_shard_gb * GIGABYTE),
+                out=out,
+            ),
+            Converted,
             log_dir,
             on_poll=show,
         )
-    return {"dtype": checkpoint.dtype, **figures}
+    return Conversion(checkpoint.dtype, converted)

@@ -4,18 +4,20 @@ Nothing is unpickled, no code in a folder is run, and no file outside it is read
 """
 
 import json
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from megatron_dasd.errors import UserError
+from megatron_dasd.models.architecture import HfConfig
 
 GIGABYTE = 10**9
 INDEX = "model.safetensors.index.json"
@@ -24,30 +26,21 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32}
 README = "README.md"
 """A model's card."""
-COMPANIONS = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "LICENSE",
-    "LICENSE.txt",
-    "LICENSE.md",
-    "NOTICE",
-    "USE_POLICY.md",
-)
-"""Files that go with the weights from folder to folder."""
+_GO_ALONG = (".jinja", ".json", ".md", ".model", ".tiktoken", ".txt")
+"""How files are called that go with the weights from folder to folder, and those without a dot."""
+_STAY = (README, INDEX, "adapter_config.json", "trainer_state.json")
+TEMPLATES = "additional_chat_templates"
+"""Chat templates beside the first one, each a file of its own."""
+_ADAPTER = "adapter_*"
+_OWN_CODE = "auto_map"
+"""In JSON: which code of the folder's own is to be run; none is, and none is carried along."""
+_STACKED = re.compile(r"(.*\.mlp\.experts)\.(gate_up_proj|down_proj)")
+"""The experts of a layer in one tensor, ``[experts, 2F, H]`` and ``[experts, H, F]``."""
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What a file says of a tensor in it."""
+    """Shape and type of a tensor, as its file's header has them."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -56,6 +49,20 @@ class TensorInfo:
     def num_bytes(self) -> int:
         """Size of its numbers."""
         return prod(self.shape) * self.dtype.itemsize
+
+
+class _Place(NamedTuple):
+    """Where a tensor lies."""
+
+    file: Path
+    stored: str
+    """Name of the tensor that holds it."""
+    slices: tuple[int | slice, ...]
+    """Its part of that; none: all of it."""
+
+
+type _Part = tuple[str, tuple[int | slice, ...], tuple[int, ...]]
+"""A tensor within a stored one: its name, its slices there (none: all of it), its shape."""
 
 
 class HfWeights:
@@ -68,14 +75,20 @@ class HfWeights:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._file_of: dict[str, Path] = {}
+        for adapter in sorted(folder.glob(_ADAPTER)):
+            raise UserError(
+                f"{adapter}: an adapter lies beside the weights, which transformers would add to "
+                "them and this import would not; merge it into them, or take it away"
+            )
+        self._place_of: dict[str, _Place] = {}
         self.tensors: dict[str, TensorInfo] = {}
-        """By name, in no order."""
+        """By name, in no order; experts that are stacked in a file are tensors of their own."""
+        self._found: set[str] = set()
         index = _read_index(folder)
         for path in _weight_files(folder, index):
             self._read_header(path, index)
         for name, file in sorted(index.items()):
-            if name not in self._file_of:
+            if name not in self._found:
                 raise UserError(f"{folder / file}: tensor {name} of {INDEX} is missing in it")
 
     def _read_header(self, path: Path, index: Mapping[str, str]) -> None:
@@ -95,12 +108,17 @@ class HfWeights:
             raise UserError(
                 f"{path}: tensor {name} is of type {dtype}; only {', '.join(DTYPES)} are supported"
             )
-        self._file_of[name] = path
-        self.tensors[name] = TensorInfo(shape, DTYPES[dtype])
+        self._found.add(name)
+        parts: Iterable[_Part] = [(name, (), shape)]
+        if (stacked := _STACKED.fullmatch(name)) and len(shape) == 3:
+            parts = _unstacked(stacked[1], stacked[2], *shape)
+        for part, where, size in parts:
+            self._place_of[part] = _Place(path, name, where)
+            self.tensors[part] = TensorInfo(size, DTYPES[dtype])
 
     def names(self) -> set[str]:
         """All tensors' names."""
-        return set(self._file_of)
+        return set(self._place_of)
 
     def read(self, name: str) -> Tensor:
         """One tensor.
@@ -108,11 +126,29 @@ class HfWeights:
         Raises:
             UserError: no tensor of that name.
         """
-        if name not in self._file_of:
+        if name not in self._place_of:
             raise UserError(f"{self.folder}: tensor {name} is missing")
+        place = self._place_of[name]
         # opened anew for each: a file kept open keeps in memory all that was ever read of it
-        with safe_open(self._file_of[name], framework="pt") as file:
-            return file.get_tensor(name)  # type: ignore[no-any-return]
+        with safe_open(place.file, framework="pt") as file:
+            if not place.slices:
+                return file.get_tensor(place.stored)  # type: ignore[no-any-return]
+            return file.get_slice(place.stored)[place.slices]  # type: ignore[no-any-return]
+
+
+def _unstacked(experts: str, kind: str, number: int, rows: int, columns: int) -> Iterator[_Part]:
+    """The tensors of each expert in a stacked one.
+
+    Args:
+        experts: the layer's.
+        kind: ``gate_up_proj``, which holds two, or ``down_proj``.
+    """
+    names = ("gate_proj", "up_proj") if kind == "gate_up_proj" else ("down_proj",)
+    size = rows // len(names)
+    for expert in range(number):
+        for part, name in enumerate(names):
+            where = (expert, slice(part * size, (part + 1) * size))
+            yield f"{experts}.{expert}.{name}.weight", where, (size, columns)
 
 
 def _read_index(folder: Path) -> dict[str, str]:
@@ -128,7 +164,7 @@ def _read_index(folder: Path) -> dict[str, str]:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not an index of safetensors files ({error})") from None
     if not isinstance(index, dict) or not all(isinstance(x, str) for x in index.values()):
-        raise UserError(f"{path}: field weight_map: wanted a file's name for every tensor")
+        raise UserError(f"{path}: field weight_map: must give a file's name for every tensor")
     return index
 
 
@@ -155,7 +191,7 @@ def inside(folder: Path, name: str) -> Path:
     """
     path = folder / name
     if not path.is_file():
-        raise UserError(f"{path}: no such file; wanted safetensors weights and their config")
+        raise UserError(f"{path}: no such file; safetensors weights and their config are needed")
     home, real = folder.resolve(), path.resolve()
     roots = [home]
     if home.parent.name == "snapshots":  # the hub's cache links a snapshot's files to its blobs
@@ -166,21 +202,47 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def copy_companions(source: Path, folder: Path) -> None:
-    """Copy what goes with the weights (config, tokenizer, template, licence)."""
-    for name in COMPANIONS:
-        if (source / name).exists():
-            shutil.copyfile(inside(source, name), folder / name)
+    """Copy what goes with the weights: config, tokenizer, templates, licence and their like."""
+    for path in sorted(source.iterdir()):
+        if _goes_along(path):
+            shutil.copyfile(inside(source, path.name), folder / path.name)
+            if path.suffix == ".json":
+                _drop_own_code(folder / path.name)
+    for path in sorted((source / TEMPLATES).glob("*.jinja")):
+        (folder / TEMPLATES).mkdir(exist_ok=True)
+        name = f"{TEMPLATES}/{path.name}"
+        shutil.copyfile(inside(source, name), folder / name)
+
+
+def _goes_along(path: Path) -> bool:
+    named = path.suffix in _GO_ALONG or (not path.suffix and not path.name.startswith("."))
+    weights = path.name.endswith(".index.json")
+    return path.is_file() and named and not weights and path.name not in _STAY
+
+
+def _drop_own_code(path: Path) -> None:
+    """Take the names of code that stays behind out of a JSON file."""
+    text = path.read_bytes()
+    if _OWN_CODE.encode() not in text:
+        return
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return  # who reads it says so
+    if isinstance(content, dict) and _OWN_CODE in content:
+        del content[_OWN_CODE]
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def set_dtype(folder: Path, dtype: str) -> None:
-    """Let a folder's config tell the type of its weights; all its other fields stay as they are."""
+    """Set the type of the weights in a folder's config; all other fields stay as they are."""
     config = read_config(folder)
-    told = {name: dtype for name in ("dtype", "torch_dtype") if name in config} or {"dtype": dtype}
-    if config | told != config:
-        (folder / "config.json").write_text(json.dumps(config | told, indent=2) + "\n")
+    named = {name: dtype for name in ("dtype", "torch_dtype") if name in config} or {"dtype": dtype}
+    if config | named != config:
+        (folder / "config.json").write_text(json.dumps(config | named, indent=2) + "\n")
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> HfConfig:
     """A folder's ``config.json``.
 
     Raises:

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import BinaryIO, Self
 
 import torch
 from torch import Tensor
@@ -23,9 +23,9 @@ _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class HfWriter:
-    """Writes tensors, in the order and of the shapes that were told before, into shards.
+    """Writes tensors into shards, in the order and shapes that are given beforehand.
 
-    A shard's header tells where each tensor of it lies, so it is known before the first number;
+    A shard's header says where each of its tensors lies, so it is known before the first number;
     the tensors then follow one another.
     """
 
@@ -56,9 +56,9 @@ class HfWriter:
     def write(self, name: str, tensor: Tensor) -> None:
         """Write the next tensor."""
         shard, expected = self._coming.pop()
-        told = self._tensors[name]
-        if name != expected or tuple(tensor.shape) != told.shape or tensor.dtype != told.dtype:
-            raise RuntimeError(f"tensor {name} is not what was told: {expected} {told}")
+        info = self._tensors[name]
+        if name != expected or tuple(tensor.shape) != info.shape or tensor.dtype != info.dtype:
+            raise RuntimeError(f"tensor {name} is not the one laid out: {expected} {info}")
         if self._open is None or self._open[0] != shard:
             self._close()
             file = (self._folder / self._files[shard]).open("wb")
@@ -112,7 +112,7 @@ def _shards(tensors: Mapping[str, TensorInfo], max_shard_bytes: int) -> list[lis
 
 def _header(tensors: Mapping[str, TensorInfo]) -> bytes:
     """A safetensors file's beginning: 8 bytes of length, then JSON, filled up to 8 bytes."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     start = 0
     for name, info in tensors.items():
         end = start + info.num_bytes

@@ -1,6 +1,6 @@
 """One table of names and transforms between Hugging Face and Megatron, for both directions.
 
-A rule pairs one Megatron tensor with the Hugging Face tensors that it is made of.  Shapes: V
+A mapping pairs one Megatron tensor with the Hugging Face tensors that it is made of.  Shapes: V
 vocabulary, H hidden, F feed-forward, Q query heads, G key-value heads, D channels a head.
 Megatron's names are those of a whole model on one rank with the local layer spec: experts are
 numbered over all, each with tensors of its own.
@@ -16,7 +16,7 @@ from megatron_dasd.models.architecture import Architecture
 
 
 @dataclass(frozen=True)
-class Rule:
+class TensorMapping:
     """One Megatron tensor and its Hugging Face tensors."""
 
     megatron: str
@@ -27,22 +27,22 @@ class Rule:
     """The inverse, bit for bit."""
 
 
-def rules(architecture: Architecture) -> Iterator[Rule]:
-    """All rules of a model, in layer order; every tensor of either side occurs exactly once."""
+def tensor_mappings(architecture: Architecture) -> Iterator[TensorMapping]:
+    """All mappings of a model, in layer order; every tensor of either side occurs exactly once."""
     yield _vocabulary("embedding.word_embeddings.weight", "model.embed_tokens.weight", architecture)
     for layer in range(architecture.num_layers):
-        yield from _layer_rules(layer, architecture)
+        yield from _layer_mappings(layer, architecture)
     yield _same("decoder.final_layernorm.weight", "model.norm.weight")
     if not architecture.tied_embeddings:
         yield _vocabulary("output_layer.weight", "lm_head.weight", architecture)
 
 
-def _layer_rules(layer: int, architecture: Architecture) -> Iterator[Rule]:
+def _layer_mappings(layer: int, architecture: Architecture) -> Iterator[TensorMapping]:
     ours, theirs = f"decoder.layers.{layer}.", f"model.layers.{layer}."
     yield _same(ours + "input_layernorm.weight", theirs + "input_layernorm.weight")
     parts = ("weight", "bias") if architecture.family.qkv_bias else ("weight",)
     for part in parts:
-        yield Rule(
+        yield TensorMapping(
             f"{ours}self_attention.linear_qkv.{part}",
             tuple(f"{theirs}self_attn.{x}_proj.{part}" for x in "qkv"),
             lambda tensors: join_qkv(tensors, architecture),
@@ -65,9 +65,9 @@ def _layer_rules(layer: int, architecture: Architecture) -> Iterator[Rule]:
         )
 
 
-def _feed_forward(ours: str, theirs: str) -> Iterator[Rule]:
+def _feed_forward(ours: str, theirs: str) -> Iterator[TensorMapping]:
     """Gate above up, ``[2F, H]``, and down, ``[H, F]``."""
-    yield Rule(
+    yield TensorMapping(
         ours + "linear_fc1.weight",
         (theirs + "gate_proj.weight", theirs + "up_proj.weight"),
         torch.cat,
@@ -76,14 +76,14 @@ def _feed_forward(ours: str, theirs: str) -> Iterator[Rule]:
     yield _same(ours + "linear_fc2.weight", theirs + "down_proj.weight")
 
 
-def _same(megatron: str, hf: str) -> Rule:
-    return Rule(megatron, (hf,), lambda tensors: tensors[0], lambda tensor: [tensor])
+def _same(megatron: str, hf: str) -> TensorMapping:
+    return TensorMapping(megatron, (hf,), lambda tensors: tensors[0], lambda tensor: [tensor])
 
 
-def _vocabulary(megatron: str, hf: str, architecture: Architecture) -> Rule:
+def _vocabulary(megatron: str, hf: str, architecture: Architecture) -> TensorMapping:
     """``[V, H]`` padded with rows of zeros, which belong to no token, and cropped again."""
     missing = architecture.padded_vocab_size - architecture.vocab_size
-    return Rule(
+    return TensorMapping(
         megatron,
         (hf,),
         lambda tensors: torch.nn.functional.pad(tensors[0], (0, 0, 0, missing)),

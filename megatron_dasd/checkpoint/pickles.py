@@ -7,25 +7,31 @@ anything but what checkpoints are made of is refused before they open it.
 """
 
 import io
+import os
 import pickle
+from math import prod
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
     BytesStorageMetadata,
+    ChunkStorageMetadata,
     Metadata,
+    MetadataIndex,
     TensorStorageMetadata,
 )
 
+from megatron_dasd.checkpoint.inspection import DTYPES, EXTRA_STATE, check_entry, refusal
+from megatron_dasd.checkpoint.opcodes import check_opcodes
 from megatron_dasd.errors import UserError
 
 METADATA = ".metadata"
 _LEGACY_COMMON = "common.pt"
+_NO_METADATA = "does not hold a checkpoint's metadata"
+_UNPICKLES_EXTRA_STATE = "NVTE_ALLOW_UNSAFE_PICKLE_EXTRA_STATE"
 
-_DTYPES = {f"torch {name}" for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
-_METADATA_NAMES = _DTYPES | {
+_METADATA_NAMES = DTYPES | {
     "torch Size",
     "torch.serialization _get_layout",
     "torch.distributed.checkpoint.filesystem _StorageInfo",
@@ -55,62 +61,6 @@ _METADATA_NAMES = _DTYPES | {
         )
     ),
 }
-_ENTRY_NAMES = _DTYPES | {
-    *(
-        f"torch {kind}Storage"
-        for kind in ("BFloat16", "Bool", "Byte", "Char", "Double", "Float", "Half", "Int", "Long")
-    ),
-    "torch Size",
-    "torch device",
-    "torch._utils _rebuild_tensor_v2",
-    "torch.storage UntypedStorage",
-    "_codecs encode",
-    "_io BytesIO",
-    "argparse Namespace",
-    "collections OrderedDict",
-    "numpy dtype",
-    "numpy ndarray",
-    "numpy._core.multiarray _reconstruct",
-    "numpy._core.multiarray scalar",
-    "numpy.core.multiarray _reconstruct",
-    "numpy.core.multiarray scalar",
-    "numpy.dtypes UInt32DType",
-    "pathlib PosixPath",
-    "pathlib._local PosixPath",
-    "signal Signals",
-    "types SimpleNamespace",
-    "megatron.core.enums ModelType",
-    "megatron.core.optimizer.optimizer_config OptimizerConfig",
-    "megatron.core.rerun_state_machine RerunDiagnostic",
-    "megatron.core.rerun_state_machine RerunMode",
-    "megatron.core.rerun_state_machine RerunState",
-    "megatron.core.transformer.enums AttnBackend",
-    "megatron.core.transformer.enums CudaGraphModule",
-    "megatron.core.transformer.enums CudaGraphScope",
-    "megatron.core.transformer.enums InferenceCudaGraphScope",
-    *(
-        f"transformer_engine.common.recipe {name}"
-        for name in (
-            "DelayedScaling",
-            "Float8BlockScaling",
-            "Float8CurrentScaling",
-            "Format",
-            "MMParams",
-            "MXFP8BlockScaling",
-            "NVFP4BlockScaling",
-            "QParams",
-            "_FormatHelper",
-        )
-    ),
-    "megatron.core.extensions.transformer_engine TEDelayedScaling",
-}
-_ZIP = b"PK\x03\x04"
-_UNKNOWN_FORMAT = "is not what torch.save writes: refused, it could be anything"
-_NESTED_LOADERS = {
-    "torch.storage _load_from_bytes",
-    "megatron.core.safe_globals safe_load_from_bytes",
-}
-"""What a tensor in a plain pickle names: the bytes that it is given hold a pickle of their own."""
 
 
 def read_metadata(folder: Path) -> Metadata:
@@ -124,80 +74,110 @@ def read_metadata(folder: Path) -> Metadata:
             outside the folder.
     """
     path = folder / METADATA
+    if not path.exists():
+        raise UserError(f"{path}: no such file; wanted a torch_dist checkpoint")
+    metadata = _unpickled(_file(folder, METADATA, path))
+    _check_types(path, metadata)
+    _check_files(folder, metadata)
+    _check_entries(folder, metadata)
+    return metadata
+
+
+def allow_extra_states() -> None:
+    """Let Transformer Engine unpickle the extra states of checkpoints that this process loads.
+
+    It refuses them by default.  To be called when :func:`read_metadata` has passed each checkpoint
+    that this process is going to load, and only then.
+    """
+    os.environ[_UNPICKLES_EXTRA_STATE] = "1"
+
+
+def _unpickled(path: Path) -> Metadata:
+    data = path.read_bytes()
     try:
-        with path.open("rb") as file:
-            metadata = _MetadataUnpickler(file).load()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; wanted a torch_dist checkpoint") from None
+        check_opcodes(data)
+        metadata = _MetadataUnpickler(io.BytesIO(data)).load()
     except pickle.UnpicklingError as error:
         raise UserError(f"{path}: {error}") from None
     except Exception as error:  # a damaged pickle raises anything
-        raise UserError(f"{path}: damaged ({error})") from None
-    if not isinstance(metadata, Metadata) or not isinstance(metadata.storage_data, dict):
-        raise UserError(f"{path}: does not hold a checkpoint's metadata")
-    _check_files(folder, metadata)
-    _check_entries(folder, metadata)
+        raise UserError(f"{path}: damaged ({_shown(error)})") from None
+    if not isinstance(metadata, Metadata):
+        raise UserError(f"{path}: {_NO_METADATA}")
     return metadata
 
 
 class _MetadataUnpickler(pickle.Unpickler):
     """Makes a checkpoint's metadata, and nothing else."""
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> object:
         if f"{module} {name}" not in _METADATA_NAMES:
-            raise pickle.UnpicklingError(_refusal(module, name))
+            raise pickle.UnpicklingError(refusal(module, name))
         return super().find_class(module, name)
 
 
-class _Inert:
-    """Stands for what is admitted in an entry: takes anything, does nothing."""
-
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-
-    def __setstate__(self, _: Any) -> None: ...
-
-    def __setitem__(self, _: Any, __: Any) -> None: ...
-
-    def append(self, _: Any) -> None: ...
-
-    def extend(self, _: Any) -> None: ...
-
-    def __hash__(self) -> int:
-        return id(self)
-
-
-class _Inspector(pickle.Unpickler):
-    """Looks through an entry's pickle; what it names stays a name, so nothing of it runs."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        known = f"{module} {name}"
-        if known in _NESTED_LOADERS:
-            return _inspect_nested
-        if known not in _ENTRY_NAMES:
-            raise pickle.UnpicklingError(_refusal(module, name))
-        return _Inert
-
-    def persistent_load(self, _: Any) -> Any:
-        return _Inert()
+def _check_types(path: Path, metadata: Metadata) -> None:
+    """Everything that is used of the metadata is of the type that it should be."""
+    kinds, places = metadata.state_dict_metadata, metadata.storage_data
+    if not isinstance(kinds, dict) or not isinstance(places, dict):
+        raise UserError(f"{path}: {_NO_METADATA}")
+    for name, kind in kinds.items():
+        if not isinstance(name, str):
+            raise UserError(f"{path}: {_NO_METADATA}")
+        if isinstance(kind, TensorStorageMetadata):
+            _check_tensor(path, name, kind)
+        elif not isinstance(kind, BytesStorageMetadata):
+            raise UserError(f"{path}: entry {name} is of no known kind")
+    for index, info in places.items():
+        whole = isinstance(index, MetadataIndex) and isinstance(info, _StorageInfo)
+        if not whole or not isinstance(index.fqn, str) or index.fqn not in kinds:
+            raise UserError(f"{path}: {_NO_METADATA}")
+        values = vars(info)
+        if values.get("transform_descriptors"):
+            raise UserError(f"{path}: entry {index.fqn} is compressed, which is not supported")
+        if not isinstance(values.get("relative_path"), str):
+            raise UserError(f"{path}: {_NO_METADATA}")
+        if not all(_is_count(values.get(name)) for name in ("offset", "length")):
+            raise UserError(f"{path}: entry {index.fqn} has an impossible offset or length")
 
 
-def _refusal(module: str, name: str) -> str:
-    return f"names {module}.{name}, which no checkpoint needs: refused, it could run a program"
+def _check_tensor(path: Path, name: str, kind: TensorStorageMetadata) -> None:
+    if EXTRA_STATE in name:
+        raise UserError(f"{path}: entry {name} is a tensor of many ranks: refused")
+    dtype = getattr(getattr(kind, "properties", None), "dtype", None)
+    chunks = vars(kind).get("chunks")
+    whole = isinstance(dtype, torch.dtype) and isinstance(chunks, list) and _is_size(kind.size)
+    if not whole or not all(
+        isinstance(chunk, ChunkStorageMetadata)
+        and _is_size(vars(chunk).get("offsets"))
+        and _is_size(vars(chunk).get("sizes"))
+        for chunk in chunks or ()
+    ):
+        raise UserError(f"{path}: tensor {name} is described in an impossible way")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and value >= 0
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, torch.Size) and all(number >= 0 for number in value)
 
 
 def _check_files(folder: Path, metadata: Metadata) -> None:
     """Every file that the metadata names lies in the folder and is as long as it says."""
     ends: dict[str, int] = {}
-    for info in metadata.storage_data.values():
-        if not isinstance(info, _StorageInfo) or not isinstance(info.relative_path, str):
-            raise UserError(f"{folder / METADATA}: does not hold a checkpoint's metadata")
+    sizes = {
+        (name, chunk.offsets): prod(chunk.sizes) * kind.properties.dtype.itemsize
+        for name, kind in metadata.state_dict_metadata.items()
+        if isinstance(kind, TensorStorageMetadata)
+        for chunk in kind.chunks
+    }
+    for index, info in metadata.storage_data.items():
+        if sizes.get((index.fqn, index.offset), 0) > info.length:
+            raise UserError(f"{folder / METADATA}: tensor {index.fqn} is larger than its place")
         ends[info.relative_path] = max(ends.get(info.relative_path, 0), info.offset + info.length)
     for name, end in sorted(ends.items()):
-        path = folder / name
-        if Path(name).name != name or path.resolve().parent != folder.resolve():
-            raise UserError(f"{folder / METADATA}: {name} leaves the folder")
-        if not path.is_file():
-            raise UserError(f"{path}: is missing from the checkpoint")
+        path = _file(folder, name, folder / METADATA)
         if path.stat().st_size < end:
             raise UserError(
                 f"{path}: is cut off: {path.stat().st_size:,} bytes of the {end:,} that the "
@@ -205,61 +185,43 @@ def _check_files(folder: Path, metadata: Metadata) -> None:
             )
 
 
+def _file(folder: Path, name: str, named_by: Path) -> Path:
+    """A file that really lies in a folder.
+
+    Raises:
+        UserError: it does not, or it is no plain file.
+    """
+    path = folder / name
+    if "\0" in name or Path(name).name != name or path.resolve().parent != folder.resolve():
+        raise UserError(f"{named_by}: {ascii(name)[1:-1]} leaves the folder")
+    if not path.is_file():
+        raise UserError(f"{path}: is missing from the checkpoint, or is no file")
+    return path
+
+
 def _check_entries(folder: Path, metadata: Metadata) -> None:
     """Look through every entry that is no tensor, and a ``common.pt`` of older checkpoints."""
     for index, info in metadata.storage_data.items():
-        kind = metadata.state_dict_metadata.get(index.fqn)
-        if isinstance(kind, BytesStorageMetadata):
+        if isinstance(metadata.state_dict_metadata[index.fqn], BytesStorageMetadata):
             path = folder / info.relative_path
             with path.open("rb") as file:
                 file.seek(info.offset)
-                _check_entry(f"{path}: {index.fqn}", file.read(info.length))
-        elif not isinstance(kind, TensorStorageMetadata):
-            raise UserError(f"{folder / METADATA}: entry {index.fqn} is of no known kind")
+                _check_entry(f"{path}: {index.fqn}", file.read(info.length), index.fqn)
     common = folder / _LEGACY_COMMON
-    if common.exists():
-        _check_entry(str(common), common.read_bytes())
+    if common.exists() or common.is_symlink():
+        _check_entry(str(common), _file(folder, _LEGACY_COMMON, common).read_bytes(), common.name)
 
 
-def _check_entry(where: str, data: bytes) -> None:
+def _check_entry(where: str, data: bytes, name: str) -> None:
     try:
-        _inspect_archive(data, may_nest="_extra_state" in where)
+        check_entry(data, extra_state=EXTRA_STATE in name)
     except pickle.UnpicklingError as error:
         raise UserError(f"{where}: {error}") from None
     except Exception as error:
-        raise UserError(f"{where}: damaged ({error})") from None
+        raise UserError(f"{where}: damaged ({_shown(error)})") from None
 
 
-def _inspect_archive(data: bytes, may_nest: bool = False) -> None:
-    """Look through what ``torch.save`` wrote: a zip with a pickle and the tensors' bytes.
-
-    Read by torch's own reader: what another one finds in a zip need not be what torch would load.
-
-    Args:
-        may_nest: whether a tensor's bytes may be a pickle, as Transformer Engine's extra states
-            are, which it unpickles.
-    """
-    if data[:4] != _ZIP:
-        raise pickle.UnpicklingError(_UNKNOWN_FORMAT)
-    archive = torch._C.PyTorchFileReader(io.BytesIO(data))
-    names = archive.get_all_records()
-    if "constants.pkl" in names:
-        raise pickle.UnpicklingError("holds a TorchScript program: refused")
-    _Inspector(io.BytesIO(archive.get_record("data.pkl"))).load()
-    for name in names if may_nest else ():
-        content = archive.get_record(name)
-        if name.startswith("data/") and content[:1] == pickle.PROTO and len(content) > 2:
-            _Inspector(io.BytesIO(content)).load()
-
-
-def _inspect_nested(data: bytes) -> _Inert:
-    """Look through the bytes of a storage inside a plain pickle, in torch's new or old format."""
-    if data[:4] == _ZIP:
-        _inspect_archive(data)
-        return _Inert()
-    file = io.BytesIO(data)
-    if _Inspector(file).load() != torch.serialization.MAGIC_NUMBER:
-        raise pickle.UnpicklingError(_UNKNOWN_FORMAT)
-    for _ in range(4):  # protocol, machine, the object, its storages' names; raw numbers follow
-        _Inspector(file).load()
-    return _Inert()
+def _shown(error: Exception) -> str:
+    """An error's first line, or its kind."""
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,37 +1,63 @@
-"""What the stages and the programs of conversion say to one another while they run."""
+"""How the stages of conversion run their one-rank programs, and get their results."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from pydantic import BaseModel
+
+from megatron_dasd.checkpoint.payloads import ConversionPayload, Converted
 from megatron_dasd.device.launch import launch
 from megatron_dasd.progress import progress
 
+RESULT = "result.json"
+"""In the folder of logs: what a program gave back."""
 _MEGABYTE = 10**6
 
 
-def run_rank(
+@dataclass(frozen=True)
+class Conversion:
+    """What an import or export did."""
+
+    dtype: str
+    """Type of the weights."""
+    converted: Converted
+
+    def figures(self) -> dict[str, object]:
+        """For a stage's manifest."""
+        return {"dtype": self.dtype, **self.converted.model_dump()}
+
+
+def run_rank[R: BaseModel](
     module: str,
-    payload: dict[str, Any],
+    payload: ConversionPayload,
+    kind: type[R],
     log_dir: Path,
     on_poll: Callable[[], None] | None = None,
-) -> dict[str, Any]:
-    """Run a program on one rank and return what it gives to :func:`write_result`."""
-    result = log_dir / "result.json"
-    launch(module, payload | {"result": str(result)}, 1, log_dir, on_poll)
-    figures: dict[str, Any] = json.loads(result.read_text())
-    return figures
+) -> R:
+    """Run a program on one rank and return what it gives to :func:`write_result`.
+
+    Args:
+        module: the program.
+        payload: what it is to do; its ``result`` lies in ``log_dir``.
+        kind: class of its result.
+        log_dir: where its log goes.
+        on_poll: called several times a second.
+
+    Raises:
+        UserError: the program failed.
+    """
+    launch(module, payload, 1, log_dir, on_poll)
+    return kind.model_validate_json(payload.result.read_text())
 
 
-def write_result(payload: dict[str, Any], **figures: Any) -> None:
-    """Hand figures back to the launching process, and the largest memory this one ever had."""
-    figures |= {"peak_memory_bytes": _peak_memory_bytes()}
-    Path(payload["result"]).write_text(json.dumps(figures))
+def write_result(payload: ConversionPayload, result: BaseModel) -> None:
+    """Hand a program's result back to the process that launched it."""
+    payload.result.write_text(result.model_dump_json())
 
 
-def _peak_memory_bytes() -> int:
+def peak_memory_bytes() -> int:
     """Largest resident set of this process so far, pages of mapped files included."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):

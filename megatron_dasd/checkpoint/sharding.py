@@ -22,6 +22,7 @@ from megatron.core.dist_checkpointing.mapping import (
     ShardedTensorFactory,
 )
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
+from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 from torch.distributed._shard._utils import narrow_tensor_by_index
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
@@ -54,12 +55,12 @@ Place = tuple[str, tuple[int, ...]]
 class Placement:
     """Which pieces each parameter of a model is."""
 
-    def __init__(self, model: Any, metadata: dict[str, Any] | None = None) -> None:
+    def __init__(self, model: GPTModel, metadata: dict[str, object] | None = None) -> None:
         """Ask the model.
 
         Args:
             model: Megatron's, whole; may be on the meta device.
-            metadata: what the checkpoint says of how its model's state is laid out.
+            metadata: the checkpoint's own record of how its model's state is laid out.
         """
         state = model.sharded_state_dict(metadata=metadata)
         self.parameters = dict(model.named_parameters())
@@ -119,7 +120,7 @@ class StreamingSave(TorchDistSaveShardedStrategy):  # type: ignore[misc]
         self._placement = placement
         self._make = make
 
-    def save(self, sharded_state_dict: dict[str, Any], checkpoint_dir: Path) -> None:
+    def save(self, sharded_state_dict: dict[str, object], checkpoint_dir: Path) -> None:
         """Write everything in the state dict; tensors of the model need no data."""
         planner = _SavePlanner(list(nested_values(sharded_state_dict)), self._placement, self._make)
         # no copying ahead: that would make parameters before their turn
@@ -131,7 +132,7 @@ class _SavePlanner(DefaultSavePlanner):
     """Plans the pieces of a model that has no data yet, and makes their data when asked."""
 
     def __init__(
-        self, entries: list[Any], placement: Placement, make: Callable[[str], Tensor]
+        self, entries: list[object], placement: Placement, make: Callable[[str], Tensor]
     ) -> None:
         super().__init__(flatten_state_dict=False)
         self._placement, self._make = placement, make
@@ -183,7 +184,7 @@ class _SavePlanner(DefaultSavePlanner):
         return self._newest[1].pop(where).contiguous().view(chunk.sizes)
 
 
-def _saved(value: Any) -> io.BytesIO:
+def _saved(value: object) -> io.BytesIO:
     data = io.BytesIO()
     torch.save(value, data)
     return data
@@ -265,7 +266,7 @@ class PieceReader(DefaultLoadPlanner):
     # -- what DCP asks of a planner -------------------------------------------------------------
 
     def resolve_tensor(self, read_item: ReadItem) -> Tensor:
-        """The part of the wanted piece that a stored chunk fills."""
+        """The part of the requested piece that a stored chunk fills."""
         self._times_read[read_item.storage_index] += prod(read_item.lengths)
         return narrow_tensor_by_index(self._target, read_item.dest_offsets, read_item.lengths)
 

@@ -11,9 +11,11 @@ from pathlib import Path
 
 from megatron_dasd.artifacts import write_atomic
 from megatron_dasd.checkpoint.artifact import TRACKER, iteration_name
-from megatron_dasd.checkpoint.seal import damage
+from megatron_dasd.checkpoint.seal import damage, is_sealed, unseal
 
 _WRITTEN_LAST = "metadata.json"
+_DAMAGED, _GIVEN_UP = "damaged", "given_up"
+"""How the names of folders begin that Megatron no longer looks at."""
 
 
 def checkpoint_folder(saves: Path, iteration: int) -> Path:
@@ -26,6 +28,11 @@ def iteration_of(folder: Path) -> int:
     return int(folder.name.removeprefix("iter_"))
 
 
+def _folders(saves: Path) -> list[Path]:
+    """Folders under a name that Megatron gives its checkpoints."""
+    return [path for path in saves.glob("iter_*") if path.name[len("iter_") :].isdecimal()]
+
+
 def read(saves: Path) -> int:
     """The iteration that the tracker names; 0 when it names none."""
     try:
@@ -36,7 +43,7 @@ def read(saves: Path) -> int:
 
 def whole(saves: Path) -> list[Path]:
     """Folders of the checkpoints that were written to their end, the oldest first."""
-    return sorted(filter(_is_whole, saves.glob("iter_*")), key=iteration_of)
+    return sorted(filter(_is_whole, _folders(saves)), key=iteration_of)
 
 
 def _is_whole(folder: Path) -> bool:
@@ -47,23 +54,58 @@ def _is_whole(folder: Path) -> bool:
     return True
 
 
-def repair(saves: Path) -> int:
-    """Remove half-written checkpoints and let the tracker name the newest whole one.
+def make_way(saves: Path, iteration: int) -> None:
+    """Before a checkpoint is written: what lies there of the same and of later iterations.
 
-    One whose files are not as they were when it was sealed is told and set aside, under a name
-    that Megatron does not look for.
+    A checkpoint that is written again is not whole, and has no seal, until that is done.  Later
+    ones are of a run that was given up when this one went back behind them; they are set aside.
+    """
+    folder = checkpoint_folder(saves, iteration)
+    unseal(folder)
+    (folder / _WRITTEN_LAST).unlink(missing_ok=True)
+    for later in _folders(saves):
+        if iteration_of(later) > iteration:
+            _set_aside(later, _GIVEN_UP)
+
+
+def _set_aside(folder: Path, why: str) -> None:
+    aside = folder.with_name(f"{why}_{folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
+
+
+def _lineage(saves: Path, kept: list[Path]) -> list[Path]:
+    """The checkpoints of the run that the tracker names, the oldest first.
+
+    A later one has no seal when a kill came between its last file and the tracker.  One with a seal
+    was named by the tracker once, and left behind when a run went back.
+    """
+    named = read(saves)
+    if checkpoint_folder(saves, named) not in kept:
+        return kept
+    return [folder for folder in kept if iteration_of(folder) <= named or not is_sealed(folder)]
+
+
+def repair(saves: Path) -> int:
+    """Remove half-written checkpoints and make the tracker name the newest whole one of its run.
+
+
+    One that a run went back behind is set aside, and so is one whose files have changed since it
+    was sealed, which is reported: under names that Megatron does not look for.
 
     Returns:
         The newest whole checkpoint's iteration; 0 when there is none.
     """
     kept = whole(saves)
-    for folder in set(saves.glob("iter_*")) - set(kept):
+    for folder in set(_folders(saves)) - set(kept):
         shutil.rmtree(folder)
+    whole_ones, kept = kept, _lineage(saves, kept)
+    for folder in set(whole_ones) - set(kept):
+        _set_aside(folder, _GIVEN_UP)
+        print(f"    {folder.name} set aside: the tracker was set back behind it", flush=True)
     while kept and (found := damage(kept[-1])):
         folder = kept.pop()
-        aside = folder.with_name(f"damaged_{folder.name}")
-        shutil.rmtree(aside, ignore_errors=True)
-        folder.rename(aside)
+        _set_aside(folder, _DAMAGED)
         before = f"the checkpoint of iteration {iteration_of(kept[-1])}" if kept else "the start"
         print(f"    damaged checkpoint set aside ({found}); going on from {before}", flush=True)
     newest, tracker = iteration_of(kept[-1]) if kept else 0, saves / TRACKER

@@ -1,12 +1,18 @@
 """Stage verify_conversion: a Hugging Face folder against a checkpoint of the same model."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.checkpoint.artifact import MegatronCheckpoint, open_checkpoint
-from megatron_dasd.checkpoint.process import run_rank
+from megatron_dasd.checkpoint.payloads import (
+    ComparePayload,
+    LogitComparison,
+    LogitsPayload,
+    TensorComparison,
+)
+from megatron_dasd.checkpoint.process import RESULT, run_rank
 from megatron_dasd.config.training import VerifyConversion
 from megatron_dasd.errors import UserError
 from megatron_dasd.manifests import LOGS, model_folder
@@ -18,9 +24,21 @@ SAMPLE = Path(__file__).with_name("sample.txt")
 """Some 600 tokens of prose, mathematics and code, for a comparison without a text of one's own."""
 
 
+@dataclass(frozen=True)
+class Verification:
+    """A Hugging Face folder and a checkpoint, compared."""
+
+    tensors: TensorComparison
+    logits: LogitComparison
+
+    def figures(self) -> dict[str, object]:
+        """For a stage's manifest."""
+        return {**self.tensors.model_dump(), **self.logits.model_dump()}
+
+
 def run(
     settings: VerifyConversion, inputs: Mapping[str, Path], folder: StageFolder
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Compare every tensor, and the logits at every position of real text in fp32.
 
     Raises:
@@ -33,9 +51,9 @@ def run(
     if not token_ids:
         raise UserError(f"{responses}: no text to compare the models on")
     checkpoint = open_checkpoint(inputs[settings.checkpoint])
-    figures = verify(model, checkpoint, token_ids, folder.path / LOGS)
-    check(model, figures, settings.tolerance)
-    figures |= {"tolerance": settings.tolerance}
+    verification = verify(model, checkpoint, token_ids, folder.path / LOGS)
+    check(model, verification, settings.tolerance)
+    figures = {**verification.figures(), "tolerance": settings.tolerance}
     folder.write_json("comparison.json", figures)
     return figures
 
@@ -53,46 +71,52 @@ def text_tokens(model: Path, texts: Iterable[str], num_tokens: int) -> list[int]
 
 def verify(
     model: Path, checkpoint: MegatronCheckpoint, token_ids: list[int], log_dir: Path
-) -> dict[str, Any]:
+) -> Verification:
     """Compare a model's folder with a checkpoint.
 
-    Returns:
-        ``num_tensors``, ``different`` (names of tensors that are not equal bit for bit),
-        ``num_tokens``, and of the logits ``max_difference``, ``min_cosine`` and
-        ``top_token_agreement``.
+    Args:
+        model: Hugging Face folder.
+        checkpoint: of the same model.
+        token_ids: text to compare the logits on.
+        log_dir: where the programs' logs go.
 
     Raises:
         UserError: a tensor of either side has no counterpart, or more than one.
     """
-    common = {"model": str(model)}
+    result = log_dir / RESULT
     tensors = run_rank(
         "megatron_dasd.checkpoint.compare_program",
-        common | {"checkpoint": str(checkpoint.weights), "dtype": checkpoint.dtype},
+        ComparePayload(
+            model=model, result=result, checkpoint=checkpoint.weights, dtype=checkpoint.dtype
+        ),
+        TensorComparison,
         log_dir,
     )
     logits = run_rank(
         "megatron_dasd.checkpoint.verify_program",
-        common | {"checkpoint": str(checkpoint.folder), "token_ids": token_ids},
+        LogitsPayload(
+            model=model, result=result, checkpoint=checkpoint.folder, token_ids=token_ids
+        ),
+        LogitComparison,
         log_dir,
     )
-    figures = tensors | logits
-    figures.pop("peak_memory_bytes")
-    return figures
+    return Verification(tensors, logits)
 
 
-def check(model: Path, figures: Mapping[str, Any], tolerance: float) -> None:
+def check(model: Path, verification: Verification, tolerance: float) -> None:
     """Judge what :func:`verify` found.
 
     Raises:
         UserError: the logits' largest difference is over the tolerance, or a tensor differs.
     """
-    if not figures["max_difference"] <= tolerance:  # also when it is no number
+    difference = verification.logits.max_difference
+    if not difference <= tolerance:  # also when it is NaN
         raise UserError(
             f"{model}: logits differ from the checkpoint's by up to "
-            f"{figures['max_difference']:.2e}, over the tolerance {tolerance:.0e}"
+            f"{difference:.2e}, over the tolerance {tolerance:.0e}"
         )
-    if different := figures["different"]:
+    if different := verification.tensors.different:
         raise UserError(
-            f"{model}: {len(different)} of {figures['num_tensors']} tensors differ from the "
-            f"checkpoint's, the first of them {different[0]}"
+            f"{model}: {len(different)} of {verification.tensors.num_tensors} tensors differ from "
+            f"the checkpoint's, the first of them {different[0]}"
         )

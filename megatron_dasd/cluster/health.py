@@ -1,6 +1,6 @@
-"""Whether a node can work: run on every node of a job, it prints the node's name and what is wrong.
+"""The health check of a node: run on every node of a job, it prints the node's name and its fault.
 
-A site adds a check of its own as ``DASD_HEALTH_COMMAND``, a shell command that fails on a bad node.
+A site adds its own check as ``DASD_HEALTH_COMMAND``, a shell command that fails on a bad node.
 """
 
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 _SHARED_MEMORY = Path("/dev/shm")
 _LEAST_SHARED_BYTES = 1 << 28
-"""NCCL's buffers between the processes of a node, and data loaders, lie there."""
+"""NCCL's buffers between processes of a node, and data loaders, use shared memory."""
 _SECONDS = 60
 _GPU_QUERY = [
     "nvidia-smi",
@@ -21,21 +21,21 @@ _GPU_QUERY = [
 
 
 def what_is_wrong() -> str:
-    """In one line; empty when nothing is."""
+    """The node's fault in one line; empty: none."""
     return _shared_memory() or _gpus() or _own_check()
 
 
 def _shared_memory() -> str:
     free = shutil.disk_usage(_SHARED_MEMORY).free
     if free < _LEAST_SHARED_BYTES:
-        return f"{_SHARED_MEMORY}: {free / 1e6:.0f} MB free, wanted {_LEAST_SHARED_BYTES / 1e6:.0f}"
+        return f"{_SHARED_MEMORY}: {free / 1e6:.0f} MB free, needs {_LEAST_SHARED_BYTES / 1e6:.0f}"
     return ""
 
 
 def _gpus() -> str:
-    """GPUs that Slurm gave to the job, as the driver sees them."""
-    given = [x for x in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if x]
-    if not given or not shutil.which("nvidia-smi"):
+    """The fault of a GPU that Slurm gave to the job, as the driver reports it."""
+    allocated = [x for x in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if x]
+    if not allocated or not shutil.which("nvidia-smi"):
         return ""
     try:
         done = subprocess.run(
@@ -46,8 +46,8 @@ def _gpus() -> str:
     if done.returncode:
         return f"nvidia-smi: {' '.join(done.stdout.split() + done.stderr.split())[:200]}"
     rows = [line.split(", ") for line in done.stdout.splitlines() if line.strip()]
-    if len(rows) < len(given):
-        return f"{len(rows)} GPUs answer, {len(given)} are given"
+    if len(rows) < len(allocated):
+        return f"{len(rows)} GPUs answer, {len(allocated)} are given"
     broken = [index for index, errors in rows if errors.isdigit() and int(errors)]
     return f"uncorrected memory errors of GPU {', '.join(broken)}" if broken else ""
 
@@ -64,8 +64,8 @@ def _own_check() -> str:
         return f"DASD_HEALTH_COMMAND does not end within {_SECONDS} s"
     if done.returncode == 0:
         return ""
-    said = " ".join((done.stdout + done.stderr).split())[:200]
-    return said or f"DASD_HEALTH_COMMAND ends with status {done.returncode}"
+    output = " ".join((done.stdout + done.stderr).split())[:200]
+    return output or f"DASD_HEALTH_COMMAND ends with status {done.returncode}"
 
 
 if __name__ == "__main__":

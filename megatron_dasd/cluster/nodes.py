@@ -1,4 +1,4 @@
-"""Nodes that are bad: found by a check on every node of a job, remembered, left out."""
+"""Bad nodes: a check on every node of a job finds them, and later submits exclude them."""
 
 from pathlib import Path
 
@@ -9,37 +9,37 @@ from megatron_dasd.errors import UserError
 
 
 def bad_nodes_file(pipeline: Pipeline) -> Path:
-    """Where bad nodes are remembered: a line each, name, tab, reason."""
+    """The file of bad nodes: one line each, name, tab, reason."""
     return pipeline.run_dir / JOBS / "bad_nodes"
 
 
 def known_bad_nodes(pipeline: Pipeline) -> dict[str, str]:
-    """By name what was found wrong with them."""
+    """Reasons by name of the bad nodes found so far."""
     path = bad_nodes_file(pipeline)
     lines = path.read_text().splitlines() if path.exists() else []
     return {line.split("\t")[0]: line.partition("\t")[2] for line in lines if line.strip()}
 
 
 def bad_nodes(report: str, num_nodes: int) -> dict[str, str]:
-    """By name what is wrong with nodes of this job.
+    """Reasons by name of the bad nodes of this job.
 
     Args:
-        report: a line a node: name, tab, what is wrong or nothing.
+        report: one line a node: name, tab, what is wrong or nothing.
 
     Raises:
-        UserError: not all nodes have answered, and none says why.
+        UserError: not all nodes have answered, and none of those is bad.
     """
-    told = dict(line.split("\t", 1) for line in report.splitlines() if "\t" in line)
-    bad = {node: wrong for node, wrong in told.items() if wrong}
-    if len(told) < num_nodes and not bad:
+    answers = dict(line.split("\t", 1) for line in report.splitlines() if "\t" in line)
+    bad = {node: wrong for node, wrong in answers.items() if wrong}
+    if len(answers) < num_nodes and not bad:
         raise UserError(
-            f"the health check ran on {len(told)} of {num_nodes} nodes; what srun says stands above"
+            f"the health check ran on {len(answers)} of {num_nodes} nodes; srun's error is above"
         )
     return bad
 
 
 def remember_bad_nodes(pipeline: Pipeline, bad: dict[str, str]) -> None:
-    """Keep the names, which later submits leave out, and why."""
+    """Add nodes to the file; later submits exclude them."""
     path = bad_nodes_file(pipeline)
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [f"{node}\t{reason}\n" for node, reason in (known_bad_nodes(pipeline) | bad).items()]

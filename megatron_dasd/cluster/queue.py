@@ -1,4 +1,4 @@
-"""What Slurm is asked: jobs put into its queue, their states."""
+"""Commands of Slurm: submit a job, query the states of jobs."""
 
 import os
 import subprocess
@@ -9,8 +9,19 @@ from pathlib import Path
 from megatron_dasd.errors import UserError
 
 LIVE = {
-    *("PENDING", "RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "REQUEUED", "RESIZING"),
-    *("REQUEUE_HOLD", "REQUEUE_FED", "SIGNALING", "STAGE_OUT", "STOPPED", "SPECIAL_EXIT"),
+    "PENDING",
+    "RUNNING",
+    "CONFIGURING",
+    "COMPLETING",
+    "SUSPENDED",
+    "REQUEUED",
+    "RESIZING",
+    "REQUEUE_HOLD",
+    "REQUEUE_FED",
+    "SIGNALING",
+    "STAGE_OUT",
+    "STOPPED",
+    "SPECIAL_EXIT",
 }
 """States of jobs that are not over."""
 SUCCEEDED = "COMPLETED"
@@ -18,13 +29,12 @@ SUCCEEDED = "COMPLETED"
 
 @dataclass(frozen=True)
 class State:
-    """What Slurm says of a job."""
+    """The state of a job, as Slurm reports it."""
 
     state: str
     reason: str = ""
-    """Of a job that waits."""
+    """Why a pending job waits."""
     nodes: str = ""
-    restarts: int = 0
 
     @property
     def is_live(self) -> bool:
@@ -33,25 +43,25 @@ class State:
 
 
 def sbatch(command: Sequence[str], environment: Mapping[str, str]) -> str:
-    """Put a job into the queue; returns its number.
+    """Submit a job; returns its number.
 
     Raises:
-        UserError: Slurm refuses it, or is not there.
+        UserError: Slurm refuses it, or is not installed here.
     """
-    answer = _run(command, environment)
-    return answer.split(";")[0].strip()  # on several clusters it is followed by the cluster's name
+    output = _run(command, environment)
+    return output.split(";")[0].strip()  # with several clusters the cluster's name follows
 
 
 def states(ids: Iterable[str]) -> dict[str, State]:
-    """States of jobs by their number; those that Slurm has forgotten are left out.
+    """States of jobs by number; jobs that Slurm no longer knows are left out.
 
     Raises:
-        UserError: Slurm is not there.
+        UserError: Slurm is not installed here.
     """
-    wanted = sorted(set(ids))
-    if not wanted:
+    numbers = sorted(set(ids))
+    if not numbers:
         return {}
-    # asked for all of the user's jobs: a number that is not known any more would be an error
+    # Lists all of the user's jobs: squeue fails on a number that it no longer knows.
     user = str(os.getuid())
     listed = _run(
         ["squeue", "--noheader", "--states=all", f"--user={user}", "--format=%i|%T|%r|%N"]
@@ -59,14 +69,14 @@ def states(ids: Iterable[str]) -> dict[str, State]:
     found = {}
     for line in listed.splitlines():
         number, state, reason, nodes = line.split("|", 3)
-        if number in wanted:
+        if number in numbers:
             found[number] = State(state, "" if reason == "None" else reason, nodes)
-    forgotten = [number for number in wanted if number not in found]
+    forgotten = [number for number in numbers if number not in found]
     return found | (_accounted(forgotten) if forgotten else {})
 
 
 def _accounted(ids: Sequence[str]) -> dict[str, State]:
-    """States from the accounting, where there is one."""
+    """States from Slurm's accounting; none where it is not set up."""
     command = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={','.join(ids)}"]
     try:
         listed = _run([*command, "--format=JobID,State,NodeList"])
@@ -89,8 +99,10 @@ def _run(command: Sequence[str], environment: Mapping[str, str] | None = None) -
             check=False,
         )
     except FileNotFoundError:
-        raise UserError(f"{command[0]} is not here: run this on a cluster's login node") from None
+        raise UserError(
+            f"{command[0]} is not installed here: run this on a cluster's login node"
+        ) from None
     if done.returncode:
-        said = " ".join(done.stderr.split()) or f"status {done.returncode}"
-        raise UserError(f"{Path(command[0]).name}: {said}")
+        reason = " ".join(done.stderr.split()) or f"status {done.returncode}"
+        raise UserError(f"{Path(command[0]).name}: {reason}")
     return done.stdout

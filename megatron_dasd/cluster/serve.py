@@ -1,4 +1,4 @@
-"""A server of one model as a job: started, waited for, announced, ended with the job.
+"""A server of one model as a job: it is started, announced once healthy, and ended with the job.
 
 ``python -m megatron_dasd.cluster.serve PIPELINE SERVICE``, in ``slurm/serve.sbatch``.
 """
@@ -17,7 +17,8 @@ from pathlib import Path
 
 from megatron_dasd.config.cluster import ServerJob
 from megatron_dasd.config.pipeline import Pipeline, load_pipeline
-from megatron_dasd.engines.services import Wanted, announce, wanted_weights
+from megatron_dasd.device.ports import free_port
+from megatron_dasd.engines.services import RequestedWeights, announce, wanted_weights
 from megatron_dasd.errors import MISTAKE_STATUS, STOPPED_STATUS, UserError
 from megatron_dasd.manifests import model_folder
 
@@ -26,7 +27,7 @@ _END_SECONDS = 20.0
 
 
 def main() -> int:
-    """Serve until told to stop; returns the exit status."""
+    """Serve until the job is stopped; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pipeline", type=Path)
     parser.add_argument("service")
@@ -42,35 +43,36 @@ def main() -> int:
 
 
 def serve(pipeline: Pipeline, service: str) -> int:
-    """Run a server until it ends or this process is told to stop; returns its status.
+    """Run a server until it ends or this process is stopped; returns its exit status.
 
-    When a stage wants the service to have other weights, it is started again with these.
+    When a stage requests other weights of the service, the server is started again with them.
 
     Raises:
-        UserError: it does not come up.
+        UserError: there is no such service, or the server does not become healthy.
     """
     if service not in pipeline.cluster.servers:
         raise UserError(f"{pipeline.path}: cluster.servers has no {service}")
-    stops = _note_signals()
+    stops = _collect_stop_signals()
     status = None
     while status is None and not stops:
-        status = _Served(pipeline, service, wanted_weights(service), stops).run()
+        status = _ServerProcess(pipeline, service, wanted_weights(service), stops).run()
     return STOPPED_STATUS if status is None or stops else status
 
 
 @dataclass(frozen=True)
-class _Served:
-    """A server with some weights."""
+class _ServerProcess:
+    """A server with one set of weights."""
 
     pipeline: Pipeline
     service: str
-    weights: Wanted | None
+    weights: RequestedWeights | None
     stops: list[int]
+    """Signals to stop that have arrived."""
 
     def run(self) -> int | None:
-        """Serve; gives the server's status, None when other weights are wanted."""
+        """Serve; returns the server's exit status, or None once other weights are requested."""
         settings = self.pipeline.cluster.servers[self.service]
-        port = _free_port()
+        port = free_port()
         with subprocess.Popen(self._command(settings, port)) as server:
             announced = None
             try:
@@ -97,19 +99,26 @@ class _Served:
         return self.weights.version if self.weights else self.service
 
     def _command(self, settings: ServerJob, port: int) -> list[str]:
-        named = self.pipeline.resolve(settings.model) if settings.model else None
-        model = self.weights.folder if self.weights else str(model_folder(named)) if named else ""
-        said = " ".join(settings.command)
-        if self.weights and not ("{model}" in said and "{name}" in said):
+        words = " ".join(settings.command)
+        if self.weights and not ("{model}" in words and "{name}" in words):
             raise UserError(
                 f"{self.pipeline.path}: cluster.servers.{self.service}.command: to be started with "
                 "other weights it needs {model} and, for the name that it serves them by, {name}"
             )
-        words = {"{port}": str(port), "{model}": model, "{name}": self._name}
-        return [_replaced(word, words) for word in settings.command]
+        model = ""
+        if self.weights:
+            model = self.weights.folder
+        elif settings.model:
+            model = str(model_folder(self.pipeline.resolve(settings.model)))
+        values = {"{port}": str(port), "{model}": model, "{name}": self._name}
+        return [_replaced(word, values) for word in settings.command]
 
     def _wait(self, server: "subprocess.Popen[bytes]", url: str, seconds: float) -> bool:
-        """Wait until it answers; gives whether its weights are still wanted then."""
+        """Wait until the server is healthy; False: it must stop first, or its weights are outdated.
+
+        Raises:
+            UserError: it ends before, or is not healthy within ``seconds``.
+        """
         until = time.monotonic() + seconds
         while not _answers(url):
             if self.stops:
@@ -127,17 +136,18 @@ class _Served:
         return wanted_weights(self.service) != self.weights
 
 
-def _replaced(word: str, words: dict[str, str]) -> str:
-    for name, value in words.items():
+def _replaced(word: str, values: dict[str, str]) -> str:
+    for name, value in values.items():
         word = word.replace(name, value)
     return word
 
 
-def _note_signals() -> list[int]:
-    came: list[int] = []
+def _collect_stop_signals() -> list[int]:
+    """A list that grows by each signal to stop that arrives."""
+    arrived: list[int] = []
     for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, lambda number, _: came.append(number))
-    return came
+        signal.signal(number, lambda number, _: arrived.append(number))
+    return arrived
 
 
 def _answers(url: str) -> bool:
@@ -155,12 +165,6 @@ def _end(server: "subprocess.Popen[bytes]") -> None:
             server.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
             server.kill()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""What a job looks at before its stage starts: the nodes, and whether starting again gets on.
+"""Checks of a job before its stage starts: bad nodes, and restarts that make no progress.
 
-``python -m megatron_dasd.cluster.start REPORT PIPELINE STAGE [OPTIONS]`` ends with status 0: go on;
-2: do not; 75: nodes are bad, start on others.  The report is what ``cluster.health`` printed.
+``python -m megatron_dasd.cluster.start REPORT PIPELINE STAGE [OPTIONS]`` exits with status 0: run
+the stage; 2: do not; 75: nodes are bad, restart on others.  REPORT is the output of
+``cluster.health``.  Where several tasks of the job share the stage's work over MPI, it makes the
+file ``mpi`` in the folder ``DASD_STEPS``, which the job script looks for.
 """
 
 import argparse
@@ -12,21 +14,32 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from megatron_dasd.artifacts import write_atomic
 from megatron_dasd.cluster.jobs import JOBS
 from megatron_dasd.cluster.nodes import bad_nodes, remember_bad_nodes
 from megatron_dasd.config.pipeline import Pipeline, load_pipeline
+from megatron_dasd.device.srun import steps_folder
 from megatron_dasd.errors import MISTAKE_STATUS, STOPPED_STATUS, UserError
 from megatron_dasd.manifests import ATTEMPT, LOCK, LOGS
 
 _TRANSIENT = (LOGS, LOCK, ATTEMPT)
-"""In a stage's folder, what comes and goes without any work being done."""
+"""Files of a stage's folder that come and go without any progress."""
+
+
+class _Start(TypedDict):
+    """One start of a stage, as the file of starts keeps it."""
+
+    job: str
+    marker: str
+    """See :func:`progress_marker`."""
+    time: int
+    """Seconds since the epoch."""
 
 
 def main() -> int:
-    """Look, and say what is wrong in one line."""
+    """Check; what is wrong is printed in one line.  Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("report", type=Path)
     parser.add_argument("pipeline", type=Path)
@@ -45,6 +58,7 @@ def main() -> int:
             remember_bad_nodes(pipeline, bad)
             return STOPPED_STATUS
         note_start(pipeline, options.stage, os.environ["SLURM_JOB_ID"])
+        _note_mpi(pipeline.stages[options.stage].stage.over_mpi)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return MISTAKE_STATUS
@@ -52,15 +66,15 @@ def main() -> int:
 
 
 def note_start(pipeline: Pipeline, stage: str, job: str) -> None:
-    """Remember that a job starts a stage, and what is there of it.
+    """Record that a job starts a stage, with a marker of the work done so far.
 
     Raises:
-        UserError: it has started so often without progress that something is at fault.
+        UserError: ``max_fruitless_starts`` starts of the job have made no progress.
     """
     path = pipeline.run_dir / JOBS / "starts" / f"{stage}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    starts: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
-    starts = [start for start in starts if start["job"] == job]  # another submit counts anew
+    starts: list[_Start] = json.loads(path.read_text()) if path.exists() else []
+    starts = [start for start in starts if start["job"] == job]  # each submit counts from 0
     marker = progress_marker(pipeline.stage_dir(stage))
     fruitless = 0
     for start in reversed(starts):
@@ -74,12 +88,18 @@ def note_start(pipeline: Pipeline, stage: str, job: str) -> None:
         raise UserError(
             f"stage {stage}: {fruitless} starts of job {job} without progress "
             f"(max_fruitless_starts {most}); look at {pipeline.stage_dir(stage) / LOGS} and at the "
-            "job's log, mend it, and submit again"
+            "job's log, fix the cause, and submit again"
         )
 
 
+def _note_mpi(over_mpi: bool) -> None:
+    steps = steps_folder()
+    if steps and over_mpi and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+        (steps / "mpi").touch()
+
+
 def progress_marker(folder: Path) -> str:
-    """A hash of what lies in a stage's folder: the same, and nothing has been done."""
+    """A hash of the file names in a stage's folder, which changes with every piece of work done."""
     names = sorted(_durable(folder, depth=2)) if folder.exists() else []
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
 

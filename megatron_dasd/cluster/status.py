@@ -1,4 +1,4 @@
-"""What has become of a pipeline's jobs: stage, job, state, progress, last line of the log."""
+"""The status of a pipeline's jobs: stage, job, state, progress, last line of the log."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from megatron_dasd.cluster import queue
 from megatron_dasd.cluster.jobs import JOBS
 from megatron_dasd.cluster.submit import job_numbers
 from megatron_dasd.config.pipeline import Pipeline
-from megatron_dasd.manifests import LOGS, METRICS, read_manifest
+from megatron_dasd.manifests import LOGS, METRICS, part_files, read_manifest
 from megatron_dasd.training.metrics_file import last_step
 
 _TAIL_BYTES = 4096
@@ -27,24 +27,24 @@ class Line:
     name: str
     job: str
     state: str
-    """Slurm's, with its reason; ``done``: the stage has finished; ``not submitted``."""
+    """Slurm's state with its reason; ``done``: the stage has finished; ``not submitted``."""
     progress: str
     last: str
-    """Last line of its log."""
+    """Last line of the job's log."""
     log: Path | None
 
     @property
     def has_failed(self) -> bool:
-        """Whether it is over, and not as it should be."""
+        """Whether the job is over without having succeeded."""
         state = self.state.split(" ")[0]
         return state not in ("done", "not", "ended") and state not in queue.LIVE
 
 
 def look(pipeline: Pipeline) -> list[Line]:
-    """Every stage in running order, then every server.
+    """One line for every stage in running order, then for every server.
 
     Raises:
-        UserError: Slurm is not there, or the numbers of the jobs cannot be read.
+        UserError: Slurm is not installed here, or the file of the jobs' numbers is damaged.
     """
     numbers = job_numbers(pipeline)
     states = queue.states(numbers.values())
@@ -60,7 +60,7 @@ def look(pipeline: Pipeline) -> list[Line]:
 
 
 def show(lines: list[Line]) -> None:
-    """Print a table, and where to look for what has failed."""
+    """Print a table, and for each failed job its last line and its log."""
     table = Table(box=SIMPLE)
     for column in ("stage", "job", "state", "progress", "last line"):
         table.add_column(column, overflow="fold")
@@ -76,7 +76,7 @@ def show(lines: list[Line]) -> None:
 
 
 def _is_done(pipeline: Pipeline, stage: str) -> bool:
-    """Whether a stage has finished with the settings of the file; inputs are not looked at."""
+    """Whether a stage has finished with the settings of the file; inputs are not compared."""
     manifest = read_manifest(pipeline.stage_dir(stage))
     return manifest is not None and manifest.settings == pipeline.stages[stage].identity()
 
@@ -90,8 +90,8 @@ def _state(number: str, state: queue.State | None, is_server: bool) -> str:
         return NOT_STARTED
     if is_server and not state.is_live:
         return f"ended {state.state}"
-    told = " ".join(filter(None, [state.reason and f"({state.reason})", state.nodes]))
-    return f"{state.state} {told}".strip()
+    details = " ".join(filter(None, [state.reason and f"({state.reason})", state.nodes]))
+    return f"{state.state} {details}".strip()
 
 
 def _progress(pipeline: Pipeline, name: str) -> str:
@@ -103,8 +103,8 @@ def _progress(pipeline: Pipeline, name: str) -> str:
         return ", ".join(f"{what} {count:,}" for what, count in manifest.counts.items())
     step = last_step(folder / LOGS / METRICS)
     if step:
-        return f"iteration {step['iteration']:,}, loss {step['loss']:.4f}"
-    num_parts = len(list(folder.glob("part-*.parquet"))) if folder.exists() else 0
+        return f"iteration {step.iteration:,}, loss {step.loss:.4f}"
+    num_parts = len(part_files(folder))
     return f"{num_parts:,} parts" if num_parts else ""
 
 

@@ -1,4 +1,4 @@
-"""A pipeline put into Slurm's queue as a graph of jobs; a second time, what is left of it."""
+"""Submits a pipeline to Slurm as a graph of jobs; a second time, what is not done or under way."""
 
 import json
 import shlex
@@ -12,7 +12,7 @@ from rich.table import Table
 
 from megatron_dasd.artifacts import write_atomic
 from megatron_dasd.cluster import queue
-from megatron_dasd.cluster.jobs import JOBS, NUMBERS, Job, plan_jobs
+from megatron_dasd.cluster.jobs import JOBS, NUMBERS, SlurmJob, plan_jobs
 from megatron_dasd.cluster.nodes import known_bad_nodes
 from megatron_dasd.config.pipeline import Pipeline
 from megatron_dasd.errors import UserError
@@ -20,25 +20,25 @@ from megatron_dasd.pipeline.runner import stages_to_run
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is to be put into the queue."""
+class Submission:
+    """The jobs to submit, and what needs none."""
 
-    jobs: list[Job]
-    ids: dict[str, str]
-    """Numbers of jobs of an earlier submit that still wait or run."""
+    jobs: list[SlurmJob]
+    under_way: dict[str, str]
+    """Numbers by name of jobs of an earlier submit that still wait or run."""
     num_done: int
-    """Stages that are up to date."""
+    """Number of stages that are up to date."""
 
 
-def make_plan(
+def prepare(
     pipeline: Pipeline, stages: Collection[str], more: Sequence[str], ask: bool = True
-) -> Plan:
-    """Find what is left to do.
+) -> Submission:
+    """Find the jobs that have to be submitted.
 
     Args:
-        stages: those that are wanted, in running order.
+        stages: the stages to bring up to date, in running order.
         more: options of the pipeline's command line for each stage's job.
-        ask: whether Slurm is asked for jobs that wait or run already.
+        ask: whether to query Slurm for jobs that wait or run already.
 
     Raises:
         UserError: an input that is not among the stages has not finished and is not under way.
@@ -55,22 +55,22 @@ def make_plan(
                     "that stage on"
                 )
     jobs = [job for job in plan_jobs(pipeline, left, more) if job.name not in live]
-    return Plan(jobs, live, len(stages) - len(left))
+    return Submission(jobs, live, len(stages) - len(left))
 
 
-def submit(pipeline: Pipeline, plan: Plan, scripts: Path) -> dict[str, str]:
-    """Put the jobs into the queue; returns their numbers, those of earlier ones too.
+def submit(pipeline: Pipeline, submission: Submission, scripts: Path) -> dict[str, str]:
+    """Submit the jobs; returns their numbers by name, with those under way.
 
-    Each number is on the disk before the next job is submitted: what is killed on the way goes on.
+    Each number is written before the next job is submitted, so a submit that is killed resumes.
 
     Raises:
         UserError: Slurm refuses a job.
     """
     place = pipeline.run_dir / JOBS
     place.mkdir(parents=True, exist_ok=True)
-    ids = dict(plan.ids)
+    ids = dict(submission.under_way)
     bad = known_bad_nodes(pipeline)
-    for job in plan.jobs:
+    for job in submission.jobs:
         command = job.command(ids, scripts, place, bad)
         ids[job.name] = queue.sbatch(command, {**job.environment, "DASD_HOME": str(scripts.parent)})
         numbers = job_numbers(pipeline) | ids
@@ -80,10 +80,10 @@ def submit(pipeline: Pipeline, plan: Plan, scripts: Path) -> dict[str, str]:
 
 
 def job_numbers(pipeline: Pipeline) -> dict[str, str]:
-    """Numbers of the jobs that were submitted, the newest of each name.
+    """Number of the newest submitted job of each name.
 
     Raises:
-        UserError: their file is damaged.
+        UserError: the file that keeps them is damaged.
     """
     path = pipeline.run_dir / JOBS / NUMBERS
     try:
@@ -95,12 +95,12 @@ def job_numbers(pipeline: Pipeline) -> dict[str, str]:
     return found
 
 
-def show(plan: Plan, scripts: Path, logs: Path, with_scripts: bool = False) -> None:
-    """Print the graph of jobs; and each command and script as they are sent."""
+def show(submission: Submission, scripts: Path, logs: Path, with_scripts: bool = False) -> None:
+    """Print the graph of jobs; with ``with_scripts``, each sbatch command and job script too."""
     table = Table(box=SIMPLE, title="Jobs", title_justify="left")
     for column in ("job", "script", "nodes x ranks", "GPUs a node", "time", "after"):
         table.add_column(column)
-    for job in plan.jobs:
+    for job in submission.jobs:
         waits = [*job.after_ok, *(f"start of {name}" for name in job.after_start)]
         waits += [f"end of {name}" for name in job.after_any]
         table.add_row(
@@ -114,10 +114,12 @@ def show(plan: Plan, scripts: Path, logs: Path, with_scripts: bool = False) -> N
     Console().print(table)
     if not with_scripts:
         return
-    placeholders = {job.name: f"<{job.name}>" for job in plan.jobs}
-    for job in plan.jobs:
+    placeholders = {job.name: f"<{job.name}>" for job in submission.jobs}
+    for job in submission.jobs:
         settings = [f"{name}={shlex.quote(value)}" for name, value in job.environment.items()]
-        print(*settings, shlex.join(job.command(plan.ids | placeholders, scripts, logs)))
-    for script in sorted({job.script for job in plan.jobs}):
+        print(
+            *settings, shlex.join(job.command(submission.under_way | placeholders, scripts, logs))
+        )
+    for script in sorted({job.script for job in submission.jobs}):
         path = scripts / f"{script}.sbatch"
         print(f"\n--- {path}\n{path.read_text()}")

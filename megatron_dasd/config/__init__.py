@@ -1,4 +1,4 @@
 """Settings of every stage kind, typed, and the pipeline file.
 
-Imports no torch, so that a plan is read in no time.
+Nothing here imports torch, so that a pipeline file is checked at once.
 """

@@ -1,13 +1,17 @@
-"""What the settings of all stage kinds share.
+"""What the settings of all stage kinds share, and how a stage kind is declared.
 
-A field of type :data:`Input` names another stage of the pipeline, or a path of the user's.
+A stage kind is a subclass of :class:`Settings` with a ``kind`` and a :class:`Stage`.  Declaring it
+registers it; ``config.stages`` finds it by its kind.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from megatron_dasd.config.execution import Execution, execution_settings, models_within
 
 
 class Reference:
@@ -20,32 +24,23 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 OnMalformed = Literal["stop", "set_aside"]
 
 
-_REACHING = dict.fromkeys(
-    (
-        *("urls", "service", "api_key_env", "concurrency", "deadline_seconds"),
-        *("max_attempts", "patience_seconds", "probe", "reload"),
-    ),
-    True,
-)
-"""Settings of a server that say how it is reached, not what it is asked."""
-_OWN_FIELDS = (
-    *("model", "prompt", "messages", "temperature", "top_p", "stop", "seed", "n", "stream"),
-    *("max_tokens", "logprobs", "prompt_logprobs", "echo"),
-)
-"""Fields of a request that follow from other settings, or that the answers are read by."""
-_HOW: Any = {
-    "launch": True,
-    "loader": True,
-    "chunked_loss": True,
-    "loss_gradients": True,
-    "keep_checkpoints": True,
-    "num_workers": True,
-    "engine": {"server": _REACHING},
-    "server": _REACHING,
-}
-"""Settings that say how the work is done, and leave the result as it is."""
-_HOW_OF_ALL = _HOW | {"on_policy": {"stages": {"__all__": _HOW}}}
-"""The same, of the stages within a stage too."""
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What a stage kind declares beside its settings."""
+
+    module: str
+    """Module whose ``run(settings, inputs, folder)`` does the work and returns the figures.  It is
+    imported when the stage runs, so a pipeline file is checked without torch."""
+    warning_seconds: int = 60
+    """Seconds before the time limit of its Slurm job at which it is asked to stop: enough to keep
+    its work."""
+    over_mpi: bool = False
+    """Whether several tasks of its Slurm job share the work, as one MPI job."""
+    in_rounds: bool = False
+    """Whether it may be a stage of an on-policy round."""
+    describes_run: bool = False
+    """Whether the manifests of all stages that it depends on, wall times included, are its inputs
+    too."""
 
 
 class Settings(BaseModel):
@@ -53,41 +48,77 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    tells_of_run: ClassVar[bool] = False
-    """Whether the manifests of all stages that this one rests on, wall times included, are its
-    inputs too."""
+    stage: ClassVar[Stage]
 
     kind: str
     """Which stage this is; each subclass has one name for itself."""
     seed: int | None = None
     """Default: the pipeline's."""
 
-    def identity(self) -> dict[str, Any]:
-        """What determines the result, as JSON values: every setting but those of how it is made.
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        """Register the kind.  A subclass without a kind of its own is a base of other kinds."""
+        super().__pydantic_init_subclass__(**options)
+        for kind in get_args(cls.model_fields["kind"].annotation):
+            if "stage" not in cls.__dict__:
+                raise TypeError(f"{cls.__name__}: stage kind {kind} declares no Stage")
+            if other := _KINDS.get(kind):
+                raise TypeError(
+                    f"{cls.__name__}: stage kind {kind} is registered already, by "
+                    f"{other.__module__}.{other.__name__}"
+                )
+            _KINDS[kind] = cls
 
-        A stage may go on under another layout of processes, with another loader of the same rows
-        or with other servers of the same model than it began with.
+    def identity(self) -> dict[str, Any]:
+        """What determines the result, as JSON values: every setting not marked as execution.
+
+        A stage may resume with another layout of processes, with another loader of the same rows
+        or with other servers of the same model.
         """
-        return self.model_dump(mode="json", exclude=_HOW_OF_ALL)
+        return self.model_dump(mode="json", exclude=execution_settings(self))
 
     @property
     def inner_stages(self) -> "Mapping[str, Settings]":
         """Stages that this one runs within itself, by name; they may read what it makes too."""
         return {}
 
+    @property
+    def needs_gpus(self) -> bool:
+        """Whether the stage computes with a model itself; one that asks servers does not."""
+        return False
+
+    @property
+    def num_ranks(self) -> int | None:
+        """Ranks of a distributed stage; None: it is not distributed."""
+        return None
+
+    @property
+    def services(self) -> list[str]:
+        """The services that the stage asks, or stages within it; each once."""
+        servers = (model for model in models_within(self) if isinstance(model, Server))
+        return list(dict.fromkeys(server.service for server in servers if server.service))
+
+
+_KINDS: dict[str, type[Settings]] = {}
+
+
+def registered_kinds() -> dict[str, type[Settings]]:
+    """Settings classes by kind, of the modules imported so far; see ``config.stages``."""
+    return dict(_KINDS)
+
 
 class ThinkingFormat(BaseModel):
-    """Where a model's thinking part begins and ends in its text."""
+    """Delimiters of the thinking part in a model's text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal["delimiters", "harmony"] = "delimiters"
-    """``harmony``: the channels of gpt-oss; ``open`` and ``close`` are then its own."""
+    """``harmony``: the channels of gpt-oss, which have their own ``open`` and ``close``."""
     open: str = "<think>\n"
-    """What precedes the thinking part; empty: the text begins with it."""
+    """Text before the thinking part; empty: the response begins with the thinking part."""
     close: str = Field(default="\n</think>\n\n", min_length=1)
-    """What stands between the thinking part and the answer.  Whitespace at the ends of both does
-    not matter when a text is read; it is written when the teacher is to continue one."""
+    """Text between the thinking part and the answer.  Whitespace at the ends of both delimiters is
+    ignored in reading, and is written where the teacher continues a text."""
 
     @model_validator(mode="before")
     @classmethod
@@ -103,46 +134,66 @@ class ThinkingFormat(BaseModel):
         return given | own
 
 
+_OWN_FIELDS = [
+    "model",
+    "prompt",
+    "messages",
+    "temperature",
+    "top_p",
+    "stop",
+    "seed",
+    "n",
+    "stream",
+    "max_tokens",
+    "logprobs",
+    "prompt_logprobs",
+    "echo",
+]
+"""Fields of a request that follow from other settings, or that the answers are parsed by."""
+
+
 class Server(BaseModel):
     """OpenAI-compatible servers (vLLM, SGLang, a hosted one) that run one model; docs/sampling.md.
 
-    Another set of servers, or another way to reach them, leaves a stage's result as it is.
+    Other servers of the same model, or another way to reach them, do not change a stage's result.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    urls: list[str] = []
-    """Base URLs, e.g. ``http://node7:8000/v1``; requests go to the one with the fewest."""
-    service: str | None = None
-    """Of a submitted pipeline, the name of one of ``cluster.servers``: its servers are found when
-    they have started."""
+    urls: Annotated[list[str], Execution()] = []
+    """Base URLs, e.g. ``http://node7:8000/v1``; each request goes to the server with the fewest."""
+    service: Annotated[str | None, Execution()] = None
+    """Name of one of ``cluster.servers``, in a submitted pipeline: its servers are found once they
+    have started."""
     api: Literal["completions", "chat"] = "completions"
-    """``completions``: the chat template of ``model`` is applied here; ``chat``: the server's."""
+    """``completions``: this program applies the chat template of ``model``; ``chat``: the server
+    applies its own."""
     model: str | None = None
-    """The model's name at the servers; None: the only one there."""
+    """The model's name at the servers; None: they serve only one."""
     extra_body: dict[str, Any] = {}
-    """Fields added to every request, e.g. ``{top_k: 40}``.  ``null`` leaves one of the program's
-    own out: ``{return_token_ids: null}`` for servers that refuse what they do not know."""
-    reload: Literal["vllm", "sglang", "restart"] | None = None
-    """How the servers are given the weights of the stage's model, if they have others: asked to
-    load them from its folder, or, servers of a ``service``, started again.  None: they run it."""
+    """Fields added to every request, e.g. ``{top_k: 40}``.  ``null`` removes one of the program's
+    fields: ``{return_token_ids: null}`` for servers that refuse unknown fields."""
+    reload: Annotated[Literal["vllm", "sglang", "restart"] | None, Execution()] = None
+    """How the servers get the weights of the stage's model, if they run others: ``vllm`` and
+    ``sglang`` are asked to load its folder; ``restart`` restarts the servers of a ``service``.
+    None: they run it already."""
     send_seed: bool = True
-    """Whether each request carries its seed; vLLM draws without seeds faster."""
+    """Whether each request carries its seed; vLLM samples faster without seeds."""
     rescore_by: Literal["prompt_logprobs", "echo"] = "prompt_logprobs"
-    """How log-probs of a given text are asked for: vLLM's field, or the older ``echo``."""
-    api_key_env: str | None = None
+    """Field that requests the log-probs of a given text: vLLM's, or the older ``echo``."""
+    api_key_env: Annotated[str | None, Execution()] = None
     """Environment variable that holds the API key; None: no key is sent."""
-    concurrency: Positive = 256
-    """Requests in flight, over all servers."""
-    deadline_seconds: Annotated[float, Field(gt=0)] = 3600.0
-    """Of one attempt at a request."""
-    max_attempts: Positive = 6
-    """Attempts at a request until it is set aside.  Those that reached no server or were told to
-    come later (429) do not count."""
-    patience_seconds: Annotated[float, Field(ge=0)] = 600.0
-    """How long to wait while no server answers, and for one request that is told to come later."""
-    probe: bool = True
-    """Whether sampling begins with a check that the log-probs are of the untempered
+    concurrency: Annotated[Positive, Execution()] = 256
+    """Most requests in flight, over all servers."""
+    deadline_seconds: Annotated[float, Field(gt=0), Execution()] = 3600.0
+    """Timeout of one attempt at a request, in seconds."""
+    max_attempts: Annotated[Positive, Execution()] = 6
+    """Attempts at a request before it is set aside.  Attempts that reach no server or get status
+    429 do not count."""
+    patience_seconds: Annotated[float, Field(ge=0), Execution()] = 600.0
+    """Seconds to wait while no server answers, and for a request that keeps getting status 429."""
+    probe: Annotated[bool, Execution()] = True
+    """Whether sampling begins with a check that the log-probs are those of the untempered
     distribution."""
 
     @model_validator(mode="after")
@@ -155,7 +206,7 @@ class Server(BaseModel):
     @model_validator(mode="after")
     def _who_starts_servers_again(self) -> "Server":
         if self.reload == "restart" and (self.urls or not self.service or self.model):
-            raise ValueError("reload: restart is of servers of a service, without urls and model")
+            raise ValueError("reload: restart needs servers of a service, without urls and model")
         return self
 
     @model_validator(mode="after")
@@ -180,20 +231,26 @@ class Engine(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     batch_size: Positive = 32
-    """Requests of one part of the result; in this process, sequences generated together."""
+    """Requests of one part file; in this process, also the sequences generated together."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Of the model in this process."""
+    """Precision of the model in this process."""
     server: Server | None = None
-    """None: in this process."""
+    """None: the engine runs in this process."""
+
+    @property
+    def name(self) -> str:
+        """The engine's name in ``engines.open``: that of the block of settings that is given."""
+        given = (name for name, value in self if isinstance(value, BaseModel))
+        return next(given, "transformers")
 
     @property
     def own_template(self) -> bool:
-        """Whether servers apply their own chat template, and none is applied here."""
+        """Whether servers apply their own chat template, in place of this program."""
         return self.server is not None and self.server.api == "chat"
 
 
 class Launch(BaseModel):
-    """Processes of a Megatron program on this machine, and its parallel layout."""
+    """Number of ranks of a Megatron program, and its parallel layout."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -205,7 +262,7 @@ class Launch(BaseModel):
     context_parallel: Positive = 1
     """Ranks that divide the positions of every document among themselves."""
     expert_parallel: Positive = 1
-    """Ranks that share a layer's experts; taken from among the data- and context-parallel ones."""
+    """Ranks that share a layer's experts; they are data- and context-parallel ranks."""
     distributed_optimizer: bool = False
     """Whether the data-parallel ranks divide the optimizer's state among themselves."""
 
@@ -224,5 +281,5 @@ class Launch(BaseModel):
                 "context-parallel ranks (num_ranks over tensor_parallel x pipeline_parallel)"
             )
         if self.virtual_pipeline > 1 and self.pipeline_parallel == 1:
-            raise ValueError("virtual_pipeline wants pipeline_parallel > 1")
+            raise ValueError("virtual_pipeline > 1 needs pipeline_parallel > 1")
         return self

@@ -1,21 +1,22 @@
 """Settings of preprocessing: texts and responses to packed indexed data."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from megatron_dasd.config.base import Input, OnMalformed, Positive, Settings
+from megatron_dasd.config.base import Input, OnMalformed, Positive, Settings, Stage
+from megatron_dasd.config.execution import Execution
 
 
 class Packed(Settings):
     """Settings of packing."""
 
     seq_length: Positive
-    """Tokens of a row."""
+    """Tokens of a packed row."""
     pack_align: Positive = 64
-    """In a row every document is padded to a multiple of so many positions, so that one packing
-    serves every layout: 2 x the context-parallel size must divide it, and the multiple that FP8
-    asks for.  1 wastes nothing where neither is used."""
+    """Every document of a row is padded to a multiple of this many positions, so that one packing
+    serves every layout: 2 x the context-parallel size must divide it, and so must the multiple that
+    FP8 needs.  1 pads nothing; it is right where neither is used."""
 
     @model_validator(mode="after")
     def _divides(self) -> "Packed":
@@ -30,13 +31,14 @@ class PreprocessText(Packed):
     """Plain text to packed indexed data, loss on every token."""
 
     kind: Literal["preprocess_text"]
+    stage: ClassVar[Stage] = Stage(module="megatron_dasd.data.preprocess_text")
     model: Input
     """Hugging Face folder of the tokenizer."""
     packages: dict[str, str] = {}
     """Text files that Python packages carry: package -> path inside it."""
     files: list[Input] = []
     document_tokens: Positive = 256
-    """Length that texts are cut into."""
+    """Tokens of each document that the texts are cut into."""
     max_tokens: Positive | None = None
 
 
@@ -44,10 +46,13 @@ class PreprocessData(Packed):
     """Responses to packed indexed data: tokens, loss mask and companions, aligned."""
 
     kind: Literal["preprocess_data"]
+    stage: ClassVar[Stage] = Stage(
+        module="megatron_dasd.data.preprocess_data", over_mpi=True, in_rounds=True
+    )
     model: Input
     responses: Input
     temperature: float | None = None
-    """Only responses of this temperature; None: all."""
+    """Only responses sampled at this temperature; None: all."""
     split: Literal["train", "heldout", "all"] = "train"
     mix: Input | None = None
     """Responses mixed in (off-policy data beside mixed-policy data)."""
@@ -57,9 +62,8 @@ class PreprocessData(Packed):
     mask_student_prefix: bool = False
     """Leave the student's prefix out of the loss (the report found this worse)."""
     reweight_tau: Annotated[float, Field(gt=0)] | None = None
-    """Weigh a prompt's responses by the teacher's own probability of them, softmax(mean teacher
-    log-prob / tau) times their number, so that they weigh 1 on average.  In nats a token; None:
-    all weigh the same."""
-    num_workers: Positive | None = None
-    """Processes that tokenise; None: one a core.  Under MPI its ranks do, whatever this says."""
+    """tau, in nats a token.  The loss of each of a prompt's n responses is weighted by n x softmax
+    over them of (mean teacher log-prob / tau), which is 1 on average.  None: all weights are 1."""
+    num_workers: Annotated[Positive | None, Execution()] = None
+    """Processes that tokenise; None: one a core.  Ignored under MPI, where its ranks tokenise."""
     on_malformed: OnMalformed = "stop"

@@ -4,16 +4,17 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from megatron_dasd.config.base import Engine, Input, OnMalformed, Positive, Settings
+from megatron_dasd.config.base import Engine, Input, OnMalformed, Positive, Settings, Stage
 
 
 class Evaluate(Settings):
     """Accuracy on the held-out prompts that carry a reference answer."""
 
     kind: Literal["evaluate"]
+    stage: ClassVar[Stage] = Stage(module="megatron_dasd.evaluation.runner", warning_seconds=120)
     prompts: Input
     models: dict[str, Input] = Field(min_length=1)
-    """Hugging Face folders by the name that the report shows."""
+    """Hugging Face folders, by the name that the report shows."""
     num_samples: Positive = 1
     temperature: Annotated[float, Field(ge=0)] = 1.0
     """0: greedy."""
@@ -29,19 +30,24 @@ class Evaluate(Settings):
             raise ValueError("engine.server: servers run one model; give one in models")
         return self
 
+    @property
+    def needs_gpus(self) -> bool:
+        """Whether the engine runs in this process."""
+        return self.engine.server is None
+
 
 class Report(Settings):
     """``report.html`` and ``report.json`` of a run."""
 
-    tells_of_run: ClassVar[bool] = True
-
     kind: Literal["report"]
+    stage: ClassVar[Stage] = Stage(module="megatron_dasd.evaluation.report", describes_run=True)
     title: str
     heldout_scores: dict[str, Input] = Field(min_length=1)
-    """score_student stages by what they show: before, stage1, stage2, stage3."""
+    """score_student stages of held-out responses, by the student that they score: before, stage1,
+    stage2, stage3."""
     exposure_scores: dict[str, Input] = {}
-    """By some of the same names, score_student stages of held-out continuations by the teacher of
-    the student's own prefixes: exposure bias."""
+    """score_student stages of the teacher's held-out continuations of the student's own prefixes,
+    by names in ``heldout_scores``: they give the exposure bias."""
     sample: Input
     filters: list[Input] = []
     select: Input

@@ -1,39 +1,19 @@
-"""A pipeline file: YAML in, checked settings and an ordered graph of stages out."""
+"""A pipeline: checked settings and an ordered graph of stages, from a pipeline file."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Annotated, Any, get_args
-
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing import get_args
 
 from megatron_dasd.config.base import Reference, Settings
 from megatron_dasd.config.cluster import Cluster
 from megatron_dasd.config.on_policy import CHECKPOINT, WEIGHTS
+from megatron_dasd.config.pipeline_file import Expanded, checked, read_expanded
 from megatron_dasd.config.planning import Plan
-from megatron_dasd.config.stages import StageSettings
+from megatron_dasd.config.yaml_files import yaml_text
 from megatron_dasd.errors import UserError
-
-StageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-"""It is a folder's name too."""
-
-
-class PipelineFile(BaseModel):
-    """The file as written."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = Field(min_length=1)
-    run_dir: str = Field(min_length=1)
-    """Where the stage folders go, relative to the working directory; may name environment
-    variables, e.g. ``$SCRATCH/run``."""
-    seed: int = 1234
-    stages: dict[StageName, StageSettings] = Field(min_length=1)
-    cluster: Cluster = Cluster()
-    plan: Plan = Plan()
 
 
 @dataclass(frozen=True)
@@ -47,6 +27,8 @@ class Pipeline:
     stages: dict[str, Settings]
     cluster: Cluster = field(default_factory=Cluster)
     plan: Plan = field(default_factory=Plan)
+    base_dir: Path = Path()
+    """Where relative paths among the settings begin."""
 
     def stage_dir(self, stage: str) -> Path:
         """Output folder of a stage."""
@@ -55,16 +37,16 @@ class Pipeline:
     def input_paths(self, stage: str) -> dict[str, Path]:
         """The folder or file behind every reference of a stage, by reference.
 
-        A stage that tells of the run gets every stage that it rests on.
+        A stage that describes the run gets every stage that it depends on.
         """
-        names = self.ancestors(stage) if self.stages[stage].tells_of_run else []
+        names = self.ancestors(stage) if self.stages[stage].stage.describes_run else []
         return {ref: self.resolve(ref) for ref in [*names, *references(self.stages[stage])]}
 
     def resolve(self, reference: str) -> Path:
-        """The folder of the stage of that name, else a path relative to the pipeline file."""
+        """The folder of the stage of that name, else a path relative to ``base_dir``."""
         if reference in self.stages:
             return self.stage_dir(reference)
-        return self.path.parent / reference
+        return self.base_dir / reference
 
     def upstream(self, stage: str) -> list[str]:
         """Stages whose results this stage reads."""
@@ -105,7 +87,7 @@ def own_references(settings: Settings) -> Iterator[str]:
 def resolved(settings: Settings, places: Mapping[str, Path]) -> Settings:
     """The same settings with other names for what they refer to; what has none keeps its own."""
 
-    def renamed(value: Any) -> Any:
+    def renamed(value: object) -> object:
         if isinstance(value, dict):
             return {key: renamed(one) for key, one in value.items()}
         if isinstance(value, list):
@@ -124,36 +106,63 @@ def _reference_fields(settings: Settings) -> Iterator[str]:
             yield name
 
 
-def _holds_reference(annotation: Any) -> bool:
+def _holds_reference(annotation: object) -> bool:
     """Whether an annotation is a list, dict or optional of ``Input``."""
     arguments = get_args(annotation)
     return any(isinstance(a, Reference) or _holds_reference(a) for a in arguments)
 
 
 def load_pipeline(
-    path: Path, run_dir: Path | None = None, overrides: list[str] | None = None
+    path: Path, run_dir: Path | None = None, overrides: Sequence[str] | None = None
 ) -> Pipeline:
     """Read and check a pipeline file.
 
     Args:
         path: the YAML file.
         run_dir: in place of the file's own.
-        overrides: ``stage.setting=value`` (YAML values), nested settings with further dots.
+        overrides: ``stage.setting=value`` or ``recipe.field=value`` (YAML values), nested settings
+            with further dots.
 
     Raises:
-        UserError: naming the file, the stage and the setting.
+        UserError: naming the file, the stage and the setting, or the recipe's field.
     """
-    raw = _extended(path)
-    for override in overrides or []:
-        _override(raw, override)
-    try:
-        file = PipelineFile.model_validate(raw)
-    except ValidationError as error:
-        raise UserError(f"{path}: {_one_line(error)}") from None
+    return _pipeline(path, run_dir, read_expanded(path, overrides or ()))
+
+
+def graph_text(
+    path: Path, run_dir: Path | None = None, overrides: Sequence[str] | None = None
+) -> str:
+    """A pipeline with every stage written out, in running order: a pipeline file itself.
+
+    Its stages have the settings, and so the fingerprints, of the pipeline that ``load_pipeline``
+    gives for the same arguments.  It may lie in any folder: ``base_dir`` says where its paths
+    begin.
+
+    Raises:
+        UserError: as ``load_pipeline``.
+    """
+    expanded = read_expanded(path, overrides or ())
+    pipeline = _pipeline(path, run_dir, expanded)
+    written = expanded.content
+    stages = {name: expanded.stages[name] for name in pipeline.stages}
+    head = {
+        "name": pipeline.name,
+        "run_dir": str(run_dir or written["run_dir"]),
+        "base_dir": str(pipeline.base_dir.resolve()),
+        "seed": pipeline.seed,
+        "stages": stages,
+    }
+    return yaml_text(
+        head | {part: written[part] for part in ("cluster", "plan") if part in written}
+    )
+
+
+def _pipeline(path: Path, run_dir: Path | None, expanded: Expanded) -> Pipeline:
+    file = checked(path, expanded.content)
     pipeline = Pipeline(
         path=path,
         name=file.name,
-        run_dir=run_dir or _expand(path, file.run_dir),
+        run_dir=run_dir or _expand_variables(path, file.run_dir),
         seed=file.seed,
         stages={
             name: s if s.seed is not None else s.model_copy(update={"seed": file.seed})
@@ -161,119 +170,28 @@ def load_pipeline(
         },
         cluster=file.cluster,
         plan=file.plan,
+        base_dir=path.parent / (file.base_dir or ""),
     )
-    _check_references(pipeline)
+    _check_references(pipeline, expanded.left_out)
     _check_cluster(pipeline)
     return in_order(pipeline)
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a key written twice is a mistake, not the last one's victory."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        # `<<` takes over another mapping's keys, which those written here may replace
-        own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        seen: set[Any] = set()
-        for node_of_key in own:
-            key = self.construct_object(node_of_key, deep=True)
-            if key in seen:
-                mark = node_of_key.start_mark
-                raise yaml.MarkedYAMLError(problem=f"{key} is given twice", problem_mark=mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8 text") from None
-    except yaml.MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise UserError(f"{path}: {line}{error.problem}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{path}: wanted a mapping with name, run_dir and stages")
-    return raw
-
-
-def _extended(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A file's content laid over that of the file that it ``extends``, mappings key by key.
-
-    Raises:
-        UserError: a file cannot be read, or files extend each other in a circle.
-    """
-    raw = _read_yaml(path)
-    if "extends" not in raw:
-        return raw
-    base = path.parent / str(raw.pop("extends"))
-    if base.resolve() in seen:
-        raise UserError(f"{path}: extends {base}, which extends this file")
-    return _laid_over(_extended(base, (*seen, path.resolve())), raw)
-
-
-def _laid_over(base: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    result = dict(base)
-    for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(base.get(key), dict)
-        result[key] = _laid_over(base[key], value) if both else value
-    return result
-
-
-def _override(raw: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    parts = key.split(".")
-    if not equals or len(parts) < 2:
-        raise UserError(f"--set {override}: wanted stage.setting=value")
-    stages = raw.get("stages")
-    if not isinstance(stages, dict) or parts[0] not in stages:
-        raise UserError(f"--set {override}: no stage {parts[0]}")
-    place: Any = stages
-    for part in parts[:-1]:
-        place = place.setdefault(part, {})
-        if not isinstance(place, dict):
-            raise UserError(f"--set {override}: {part} has no settings of its own")
-    try:
-        place[parts[-1]] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"--set {override}: the value is not YAML") from None
-
-
-def _expand(path: Path, run_dir: str) -> Path:
+def _expand_variables(path: Path, run_dir: str) -> Path:
     expanded = os.path.expandvars(run_dir)
     if "$" in expanded:
         raise UserError(f"{path}: run_dir: {run_dir} names an environment variable that is not set")
     return Path(expanded)
 
 
-_PLAINLY = {
-    "extra_forbidden": "no such setting",
-    "missing": "must be given",
-    "union_tag_not_found": "must give its kind",
-}
-
-
-def _one_line(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    # the discriminated union puts the kind after the stage's name: it is no setting
-    loc = [
-        str(p) for i, p in enumerate(first["loc"]) if not (i == 2 and first["loc"][0] == "stages")
-    ]
-    what = _PLAINLY.get(first["type"], first["msg"].removeprefix("Value error, "))
-    if first["type"] == "union_tag_invalid":
-        what = f"unknown kind {first['ctx']['tag']} (known: {first['ctx']['expected_tags']})"
-    shown = first["type"] not in _PLAINLY and not isinstance(first["input"], dict)
-    given = f" (got {first['input']!r})" if shown else ""
-    more = f"; and {error.error_count() - 1} more" if error.error_count() > 1 else ""
-    return f"{'.'.join(loc)}: {what}{given}{more}"
-
-
-def _check_references(pipeline: Pipeline) -> None:
+def _check_references(pipeline: Pipeline, left_out: Collection[str]) -> None:
     for name, settings in pipeline.stages.items():
         for ref in references(settings):
+            if ref in left_out:
+                raise UserError(
+                    f"{pipeline.path}: stages.{name} reads {ref}, which is left out; leave {name} "
+                    "out too, or name another input"
+                )
             if ref not in pipeline.stages and not pipeline.resolve(ref).exists():
                 raise UserError(
                     f"{pipeline.path}: stages.{name}: {ref!r} is neither a stage of this pipeline "
@@ -306,7 +224,11 @@ def in_order(pipeline: Pipeline) -> Pipeline:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         stages = " -> ".join(error.args[1])
-        raise UserError(f"{pipeline.path}: stages wait for each other: {stages}") from None
+        path = f"; if the folder {error.args[1][0]} is meant, write ./{error.args[1][0]}"
+        itself = len(set(error.args[1])) == 1
+        raise UserError(
+            f"{pipeline.path}: stages wait for each other: {stages}{path if itself else ''}"
+        ) from None
     ordered: dict[str, None] = {}
 
     def place(name: str) -> None:

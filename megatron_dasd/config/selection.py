@@ -1,6 +1,6 @@
 """Settings from responses to the chosen ones: filters, scores, divergence-aware selection."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -12,8 +12,10 @@ from megatron_dasd.config.base import (
     Positive,
     Server,
     Settings,
+    Stage,
     ThinkingFormat,
 )
+from megatron_dasd.config.execution import Execution
 
 
 class Repetition(BaseModel):
@@ -61,6 +63,7 @@ class FilterResponses(Settings):
     """Quality filters with named reasons, over responses and over continuations."""
 
     kind: Literal["filter_responses"]
+    stage: ClassVar[Stage] = Stage(module="megatron_dasd.filters.runner", in_rounds=True)
     responses: list[Input] = Field(min_length=1)
     student: Input
     """Hugging Face folder; its tokenizer measures the length."""
@@ -82,6 +85,9 @@ class ScoreStudent(Settings):
     """Student log-probs of every response token, by Megatron's forward pass or from servers."""
 
     kind: Literal["score_student"]
+    stage: ClassVar[Stage] = Stage(
+        module="megatron_dasd.student.scoring", warning_seconds=120, in_rounds=True
+    )
     responses: Input
     model: Input
     """Hugging Face folder: architecture and tokenizer."""
@@ -97,7 +103,7 @@ class ScoreStudent(Settings):
     batch_tokens: Positive = 4096
     """Padded tokens of one forward pass."""
     dtype: Literal["bfloat16", "float32"] = "float32"
-    launch: Launch = Launch()
+    launch: Annotated[Launch, Execution()] = Launch()
     on_malformed: OnMalformed = "stop"
 
     @model_validator(mode="after")
@@ -105,6 +111,19 @@ class ScoreStudent(Settings):
         if (self.checkpoint is None) == (self.server is None):
             raise ValueError("give checkpoint or server")
         return self
+
+    @property
+    def needs_gpus(self) -> bool:
+        """Whether Megatron computes the scores, not servers."""
+        return self.server is None
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks of the forward pass."""
+        return self.launch.num_ranks
+
+
+Strategy = Literal["count", "ratio", "longest", "random", "fewest"]
 
 
 class Budget(BaseModel):
@@ -127,6 +146,7 @@ class SelectDas(Settings):
     """Divergence-aware sampling: per prompt and temperature, the candidates that teach most."""
 
     kind: Literal["select_das"]
+    stage: ClassVar[Stage] = Stage(module="megatron_dasd.divergence.runner")
     responses: Input
     """Scored by the student before training."""
     distilled: Input | None = None
@@ -137,7 +157,8 @@ class SelectDas(Settings):
     """Gap between two models' probabilities of a sentence from which on it is the one's."""
     alpha: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Largest gap between any two of three models in a shared sentence; None: beta."""
-    strategy: Literal["count", "ratio", "longest", "random", "fewest"] = "count"
+    strategy: Strategy = "count"
+    """How candidates are ranked: ``divergence/strategies.py``."""
     keep: Positive = 1
     """Candidates kept a prompt and temperature."""
     budget: Budget | None = None

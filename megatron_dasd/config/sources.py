@@ -1,16 +1,17 @@
 """Settings of the sources: models and prompts."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from megatron_dasd.config.base import Input, OnMalformed, Positive, Settings
+from megatron_dasd.config.base import Input, OnMalformed, Positive, Settings, Stage
 
 
 class ImportGguf(Settings):
     """A GGUF file that a Python package carries, dequantised to a Hugging Face folder."""
 
     kind: Literal["import_gguf"]
+    stage: ClassVar[Stage] = Stage(module="megatron_dasd.sources.gguf")
     package: str
     file: str
     """The GGUF file's name inside the package."""
@@ -21,6 +22,7 @@ class RandomModel(Settings):
     """A small Llama-shaped Hugging Face model with random weights and a byte-level tokenizer."""
 
     kind: Literal["random_model"]
+    stage: ClassVar[Stage] = Stage(module="megatron_dasd.sources.random_model")
     num_layers: Positive
     hidden_size: Positive
     num_attention_heads: Positive
@@ -36,11 +38,12 @@ class PruneLayers(Settings):
     """A student made from a model by removing layers, the rest evenly spaced."""
 
     kind: Literal["prune_layers"]
+    stage: ClassVar[Stage] = Stage(module="megatron_dasd.sources.prune")
     model: Input
     num_layers_removed: Positive
     num_key_value_heads: Positive | None = None
-    """More than the model has, for a layout that does not divide the model's: the added heads are
-    zero and stay so.  None: the model's."""
+    """More heads than the model has, for a layout that does not divide the model's number; the
+    added heads are zero and stay zero.  None: the model's."""
 
 
 class ReasoningGymTask(BaseModel):
@@ -57,6 +60,7 @@ class MakePrompts(Settings):
     """Tasks from reasoning-gym and prompts from files, with a held-out part."""
 
     kind: Literal["make_prompts"]
+    stage: ClassVar[Stage] = Stage(module="megatron_dasd.sources.prompts")
     files: list[Input] = []
     """JSON lines or Parquet of Prompt records."""
     tasks: list[ReasoningGymTask] = []
@@ -74,6 +78,7 @@ class ImportResponses(Settings):
     """Responses that a teacher wrote elsewhere, with or without its log-probs."""
 
     kind: Literal["import_responses"]
+    stage: ClassVar[Stage] = Stage(module="megatron_dasd.sources.responses")
     format: Literal["superior-reasoning", "messages", "prompt-response"]
     """``superior-reasoning``: the fields ``uuid``, ``input``, ``output``, ``domain`` of the
     released Superior-Reasoning-SFT data.  ``messages``: a list of turns (``role``, ``content``) of
@@ -83,9 +88,9 @@ class ImportResponses(Settings):
     logprobs: list[Input] = []
     """Parquet of ``sample_uuid``, ``token_ids``, ``logprobs`` (superior-reasoning only)."""
     tokenizer: Input | None = None
-    """Hugging Face folder of the teacher's tokenizer, by which ``token_ids`` are decoded."""
+    """Hugging Face folder of the teacher's tokenizer, which decodes ``token_ids``."""
     temperature: Annotated[float, Field(gt=0)]
-    """At which the responses were sampled: the files do not say."""
+    """Temperature at which the responses were sampled; the files do not record it."""
     model: str = "teacher"
     """The teacher's name."""
     messages_field: str = "messages"
@@ -93,9 +98,9 @@ class ImportResponses(Settings):
     """A text, or a list of turns up to the user's."""
     response_field: str = "response"
     id_field: str | None = None
-    """Names the prompt; None: a hash of the prompt's text does."""
+    """Column of the prompt's id; None: the id is a hash of the prompt's text."""
     domain_field: str = "domain"
-    """Absent or empty: ``unknown``."""
+    """Column of the domain; where it is absent or empty, the domain is ``unknown``."""
     on_malformed: OnMalformed = "stop"
 
     @model_validator(mode="after")

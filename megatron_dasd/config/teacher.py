@@ -1,6 +1,6 @@
-"""Settings of sampling and of mixed-policy revision: what the teacher and the student write."""
+"""Settings of sampling and of mixed-policy revision, where the teacher and the student write."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,30 +12,37 @@ from megatron_dasd.config.base import (
     Positive,
     Server,
     Settings,
+    Stage,
     ThinkingFormat,
 )
 
 
 class SampleTeacher(Settings):
-    """Several responses a prompt from the teacher, at every temperature."""
+    """Sample several responses from the teacher, for every prompt and temperature."""
 
     kind: Literal["sample_teacher"]
+    stage: ClassVar[Stage] = Stage(module="megatron_dasd.teacher.sampling", warning_seconds=120)
     model: Input | None = None
     """Hugging Face folder: the model, or with ``engine.server`` its tokenizer and chat template.
     None: a server with ``api: chat`` has its own."""
     prompts: Input
     temperatures: list[Annotated[float, Field(gt=0)]] = Field([0.6, 1.0], min_length=1)
     num_candidates: Positive = 4
-    """Responses a prompt and temperature."""
+    """Responses for each prompt and temperature."""
     max_new_tokens: Positive
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     system_prompt: str | None = None
     few_shot: Input | None = None
-    """JSON lines of Message records put before the prompt, for the teacher's eyes only."""
+    """JSON lines of Message records put before the prompt; only the teacher reads them."""
     stop: list[str] = []
-    """Texts that end a response; the text ends before them."""
+    """Texts that end a response; they are not part of it."""
     engine: Engine = Engine()
     on_malformed: OnMalformed = "stop"
+
+    @property
+    def needs_gpus(self) -> bool:
+        """Whether the engine runs in this process."""
+        return self.engine.server is None
 
 
 class ScoreTopk(Settings):
@@ -45,6 +52,9 @@ class ScoreTopk(Settings):
     """
 
     kind: Literal["score_topk"]
+    stage: ClassVar[Stage] = Stage(
+        module="megatron_dasd.teacher.top_tokens", warning_seconds=120, in_rounds=True
+    )
     data: Input
     """Packed data."""
     model: Input
@@ -52,17 +62,25 @@ class ScoreTopk(Settings):
     teacher: Input
     """Hugging Face folder of the teacher."""
     top_k: Positive = 64
-    """Tokens kept a position; 8 bytes each."""
+    """Tokens kept at each position; 8 bytes each."""
     only_rollouts: bool = False
-    """Score the documents alone that the student wrote to the end (``keep_rollouts``); the loss of
-    the others is the cross-entropy."""
+    """Score only the documents that the student wrote to the end (``keep_rollouts``); the others
+    are trained on with the cross-entropy alone."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
+
+    @property
+    def needs_gpus(self) -> bool:
+        """It loads the teacher."""
+        return True
 
 
 class ScoreTeacher(Settings):
     """The teacher's log-probs of texts that came without them, or that the student wrote."""
 
     kind: Literal["score_teacher"]
+    stage: ClassVar[Stage] = Stage(
+        module="megatron_dasd.teacher.scoring", warning_seconds=120, in_rounds=True
+    )
     model: Input
     """Hugging Face folder: the teacher's tokenizer and chat template."""
     server: Server
@@ -90,11 +108,14 @@ class RollOutStudent(Settings):
     """The student answers training prompts, capped at a multiple of the teacher's length."""
 
     kind: Literal["roll_out_student"]
+    stage: ClassVar[Stage] = Stage(
+        module="megatron_dasd.revision.rollouts", warning_seconds=120, in_rounds=True
+    )
     model: Input
     responses: Input
     """The selected responses: their prompts are rolled out, their lengths set the caps."""
     split: Literal["train", "heldout"] = "train"
-    """Which prompts; held-out ones to measure exposure bias on."""
+    """Which prompts; held-out ones measure the exposure bias."""
     cap_ratio: Annotated[float, Field(gt=0)] = 1.5
     temperature: Annotated[float, Field(gt=0)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -102,18 +123,24 @@ class RollOutStudent(Settings):
     max_prompts: Positive | None = None
     """Prompts, drawn at random; None: all there are."""
     skip_prompts: Annotated[int, Field(ge=0)] = 0
-    """So many of the random order are passed over, around its end and on: the prompts that others
-    have rolled out."""
+    """Prompts skipped at the start of the random order, which wraps around at its end: those that
+    earlier rounds have rolled out."""
     num_rollouts: Positive = 1
-    """Rollouts a prompt: more where few reach their cap."""
+    """Rollouts of each prompt; raise it where few rollouts reach their cap."""
     engine: Engine = Engine()
     on_malformed: OnMalformed = "stop"
 
+    @property
+    def needs_gpus(self) -> bool:
+        """Whether the engine runs in this process."""
+        return self.engine.server is None
+
 
 class KeepRollouts(Settings):
-    """Rollouts whole, as responses to be packed: for distillation on the student's own text."""
+    """Keep rollouts whole, as responses to pack, for distillation on the student's own text."""
 
     kind: Literal["keep_rollouts"]
+    stage: ClassVar[Stage] = Stage(module="megatron_dasd.revision.whole", in_rounds=True)
     rollouts: Input
     model: Input
     """Hugging Face folder of the student's tokenizer."""
@@ -121,9 +148,12 @@ class KeepRollouts(Settings):
 
 
 class ContinueTeacher(Settings):
-    """Rollouts cut beyond half, continued by the teacher."""
+    """Cut rollouts beyond half and let the teacher continue them."""
 
     kind: Literal["continue_teacher"]
+    stage: ClassVar[Stage] = Stage(
+        module="megatron_dasd.revision.continuation", warning_seconds=120, in_rounds=True
+    )
     model: Input | None = None
     """As for sampling."""
     rollouts: Input
@@ -148,3 +178,8 @@ class ContinueTeacher(Settings):
                 "one that the prefix ends in; use engine.server.api: completions, with model"
             )
         return self
+
+    @property
+    def needs_gpus(self) -> bool:
+        """Whether the engine runs in this process."""
+        return self.engine.server is None

@@ -1,21 +1,24 @@
-"""Settings of training and of checkpoints, in and out."""
+"""Settings of training, and of importing, exporting and verifying checkpoints."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from megatron_dasd.config.base import Fraction, Input, Launch, Positive, Settings
+from megatron_dasd.config.base import Fraction, Input, Launch, Positive, Settings, Stage
+from megatron_dasd.config.choices import (
+    Divergence,
+    Loader,
+    LossGradients,
+    Normalisation,
+    Precision,
+)
+from megatron_dasd.config.execution import Execution
+from megatron_dasd.config.megatron_flags import canonical, checked_mapping
 from megatron_dasd.config.on_policy import OnPolicy
 
-Precision = Literal["fp32", "bf16", "fp8-blockwise", "fp8-tensorwise", "fp8-delayed"]
-Loader = Literal["torch", "dali"]
-LossGradients = Literal["backward", "forward"]
 SET_BY_PRECISION = ("bf16", "fp16", "fp8-format", "fp8-recipe")
 """Megatron's flags that ``precision`` stands for."""
-Normalisation = Literal["token", "sequence"]
-Divergence = Literal["forward_kl", "reverse_kl", "jensen_shannon", "skew_kl", "total_variation"]
-"""See ``losses.cross_entropy`` and ``losses.divergences``."""
 
 
 class Distillation(BaseModel):
@@ -27,19 +30,19 @@ class Distillation(BaseModel):
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """The teacher's share of the mixture in ``jensen_shannon`` and ``skew_kl``."""
     weight: Fraction = 0.5
-    """Of the divergence, where the teacher's tokens are known; the cross-entropy has what is left
-    of 1, and all of it elsewhere."""
+    """Weight of the divergence where the teacher's tokens are known; the cross-entropy has weight
+    1 - ``weight`` there, and 1 elsewhere."""
 
 
 class Ramp(BaseModel):
-    """The share of a second set of data among a training's samples, moving in a straight line."""
+    """The share of a second set of data among a training's samples; it changes linearly."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     start: Fraction = 0.0
-    """At the first sample."""
+    """Share at the first sample."""
     end: Fraction = 1.0
-    """At the end of the ramp, and from there on."""
+    """Share at the end of the ramp, and from there on."""
     over: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the training's samples that the ramp takes."""
 
@@ -48,17 +51,18 @@ class Train(Settings):
     """One training stage through Megatron's ``pretrain()``."""
 
     kind: Literal["train"]
+    stage: ClassVar[Stage] = Stage(module="megatron_dasd.training.stage", warning_seconds=300)
     model: Input
     """Hugging Face folder: architecture and tokenizer."""
     checkpoint: Input
     """Weights to start from: an imported checkpoint or an earlier training stage."""
     data: Input
     ramp_data: Input | None = None
-    """A second set of data, whose share among the samples moves as ``ramp`` says: a continuous
-    form of the method's two stages.  An epoch is then as many samples as both have."""
+    """A second set of data, whose share among the samples follows ``ramp``: a continuous form of
+    the method's two stages.  An epoch is then as many samples as both sets have."""
     ramp: Ramp = Ramp()
     heldout: Input | None = None
-    """Data whose loss is printed during training."""
+    """Data that held-out evaluations compute the loss of."""
     epochs: Annotated[float, Field(gt=0)] = 6
     global_batch_size: Positive = 64
     """Packed rows a step; a micro-batch is one row."""
@@ -74,42 +78,42 @@ class Train(Settings):
     moe_aux_loss_coeff: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the loss that balances the load of routed experts; 0: none."""
     precision: Precision = "bf16"
-    """Of the linear layers' products; weights, optimizer and all else as in bf16.  On a machine
-    without a GPU FP8 is emulated, slowly, by its recipe's own rounding."""
-    loader: Loader = "torch"
+    """Precision of the linear layers' products; with FP8, weights, optimizer and all else are as in
+    bf16.  Without a GPU, FP8 is emulated, slowly, by its recipe's own rounding."""
+    loader: Annotated[Loader, Execution()] = "torch"
     """What makes batches of rows; ``dali`` (NVIDIA DALI) copies them to the GPU ahead."""
     normalise_by: Normalisation = "token"
-    """What weighs the same in the loss: every token with a loss, or every sequence."""
-    chunked_loss: bool = True
-    """Output layer and loss together, without the logits ever being whole: a few percent of the
-    memory for a third more time of that part.  The result is the same."""
-    loss_gradients: LossGradients = "backward"
-    """Where a chunked loss makes its gradients: ``backward``, from logits computed once more; or
-    ``forward``, which saves that quarter of the work, and takes room for a float32 copy of the
+    """What has equal weight in the loss: every token with a loss, or every sequence."""
+    chunked_loss: Annotated[bool, Execution()] = True
+    """Compute output layer and loss together in chunks, never holding all logits: a few percent of
+    the memory for a third more time of that part.  The result is the same."""
+    loss_gradients: Annotated[LossGradients, Execution()] = "backward"
+    """Pass in which a chunked loss computes its gradients: ``backward`` computes the logits once
+    more; ``forward`` saves that quarter of the work and needs memory for a float32 copy of the
     output layer's weight.  The result is the same."""
     teacher_topk: Input | None = None
     """The teacher's likeliest tokens (``score_topk`` of ``data``), for token-level distillation."""
     distillation: Distillation = Distillation()
-    """What is made of them."""
+    """How the loss uses them."""
     on_policy: OnPolicy | None = None
-    """Rows made of the student's own answers while it trains, in place of some of the data's."""
+    """Rows made from the student's own answers while it trains, in place of some of ``data``."""
     save_interval: Positive | None = None
     """Iterations between checkpoints; None: at the end only."""
-    keep_checkpoints: Positive = 2
-    """Of a run on its way so many are kept, the newest; of one that has ended, the last."""
+    keep_checkpoints: Annotated[Positive, Execution()] = 2
+    """Newest checkpoints kept while training; only the last once finished."""
     eval_interval: Positive | None = None
     """Iterations between held-out evaluations; None: at the end only."""
-    launch: Launch = Launch()
+    launch: Annotated[Launch, Execution()] = Launch()
     megatron: dict[str, Any] = {}
     """Further Megatron flags by name, e.g. ``{recompute-activations: true}``."""
 
     @field_validator("megatron")
     @classmethod
-    def _leaves_precision_alone(cls, flags: dict[str, Any]) -> dict[str, Any]:
+    def _gives_no_flag_of_the_stage(cls, flags: dict[str, Any]) -> dict[str, Any]:
         for name in flags:
-            if name.replace("_", "-") in SET_BY_PRECISION:
+            if canonical(name) in SET_BY_PRECISION:
                 raise ValueError(f"{name} follows from the setting precision; leave it out here")
-        return flags
+        return checked_mapping(flags)
 
     @model_validator(mode="after")
     def _distils_in_chunks(self) -> "Train":
@@ -118,13 +122,13 @@ class Train(Settings):
         if self.loss_gradients == "forward" and (self.distils or not self.chunked_loss):
             raise ValueError("loss_gradients: forward needs chunked_loss, and no teacher_topk")
         if self.teacher_topk and self.ramp_data:
-            raise ValueError("teacher_topk is of data alone; leave ramp_data out")
+            raise ValueError("teacher_topk scores data alone; leave ramp_data out")
         return self
 
     @model_validator(mode="after")
     def _blends_once(self) -> "Train":
         if self.on_policy and self.ramp_data:
-            raise ValueError("on_policy and ramp_data both take the place of data; give one")
+            raise ValueError("on_policy and ramp_data both replace rows of data; give one")
         return self
 
     @property
@@ -138,18 +142,29 @@ class Train(Settings):
         """The stages of a worker's round."""
         return self.on_policy.stages if self.on_policy else {}
 
+    @property
+    def needs_gpus(self) -> bool:
+        """It trains here."""
+        return True
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks of the training."""
+        return self.launch.num_ranks
+
 
 class ImportHf(Settings):
     """Hugging Face folder to Megatron ``torch_dist`` checkpoint."""
 
     kind: Literal["import_hf"]
+    stage: ClassVar[Stage] = Stage(module="megatron_dasd.checkpoint.import_stage")
     model: Input
 
 
 class ModelCard(BaseModel):
-    """What the exported model's card says beside what the pipeline knows; hub ids where it says id.
+    """What the exported model's card states beyond what the pipeline knows; an id is a hub id.
 
-    None and empty: left out, or taken over from the card of the model that the student came from.
+    None or empty: left out, or copied from the card of the model that the student was made from.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -159,9 +174,9 @@ class ModelCard(BaseModel):
     license: str | None = None
     """A licence's id, e.g. ``apache-2.0``."""
     base_model: str | None = None
-    """Id of the model that the student came from."""
+    """Id of the model that the student was made from."""
     datasets: list[str] = []
-    """Ids of published data that went into the training."""
+    """Ids of published data that were trained on."""
     language: list[str] = []
     """Codes, e.g. ``en``."""
 
@@ -170,8 +185,9 @@ class ExportHf(Settings):
     """Megatron checkpoint to a Hugging Face folder."""
 
     kind: Literal["export_hf"]
+    stage: ClassVar[Stage] = Stage(module="megatron_dasd.checkpoint.export_stage")
     model: Input
-    """Hugging Face folder that the student came from: config, tokenizer, chat template."""
+    """Hugging Face folder that the student was made from: config, tokenizer, chat template."""
     checkpoint: Input
     max_shard_gb: Annotated[float, Field(gt=0)] = 5.0
     """Size of a safetensors file, in units of 1e9 bytes."""
@@ -182,11 +198,12 @@ class VerifyConversion(Settings):
     """Logits of the Megatron checkpoint against ``transformers``, fp32, on real text."""
 
     kind: Literal["verify_conversion"]
+    stage: ClassVar[Stage] = Stage(module="megatron_dasd.checkpoint.verify_stage")
     model: Input
     """The exported Hugging Face folder."""
     checkpoint: Input
     responses: Input
-    """Records whose outputs are the text."""
+    """Records whose outputs are the text to compare on."""
     num_tokens: Positive = 512
     tolerance: Annotated[float, Field(gt=0)] = 5e-4
-    """Largest difference of a logit."""
+    """Largest difference of a logit that passes."""

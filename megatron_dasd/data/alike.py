@@ -1,4 +1,4 @@
-"""Whether rows of two sets of packed data can stand in one training."""
+"""Checks that rows of two sets of packed data fit into one training."""
 
 from pathlib import Path
 
@@ -7,13 +7,13 @@ from megatron_dasd.errors import UserError
 
 
 def require_alike(first: DataMeta, second: DataMeta, path: Path) -> None:
-    """Make sure that the rows of both are alike.
+    """Check that the rows of both have one length, alignment and vocabulary.
 
     Args:
-        path: the second one's, for what is wrong with it.
+        path: of the second set, for error messages.
 
     Raises:
-        UserError: they are not.
+        UserError: they differ.
     """
     for name in ("seq_length", "pack_align", "vocab_size"):
         mine, other = getattr(first, name), getattr(second, name)

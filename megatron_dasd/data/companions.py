@@ -1,4 +1,4 @@
-"""What is known of each token of a response, found from how many bytes each token adds."""
+"""Log-probs and sentence classes of a response's tokens, matched by the bytes each token adds."""
 
 from collections.abc import Sequence
 
@@ -6,15 +6,14 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
+from megatron_dasd.arrays import Floats, Ints
 from megatron_dasd.records import Span
 from megatron_dasd.text.alignment import NO_SENTENCE, sentence_of_tokens
 from megatron_dasd.text.encoding import token_bytes
 
-Ints = npt.NDArray[np.int64]
-
 
 class TokenBytes:
-    """Of every id of a vocabulary: how many bytes it adds, and which is its first visible one.
+    """For every id of a vocabulary, the bytes that it adds and the place of its first visible one.
 
     Ids beyond the vocabulary, which models with a padded embedding can draw, add none.
     """
@@ -44,11 +43,11 @@ def _first_visible(piece: bytes) -> int:
 
 
 _IS_WIDE_SPACE = np.array([i >= 0x80 and chr(i).isspace() for i in range(0x10000)], dtype=np.bool_)
-"""[UTF-16 code units] whether it is a space of several bytes in UTF-8; surrogates are none."""
+"""[UTF-16 code units] whether each is a space of several bytes in UTF-8; surrogates are not."""
 
 
 def _has_wide_space(text: str) -> bool:
-    """Whether a space of several bytes is in a text, which a token may hold a part of."""
+    """Whether a text has a space of several bytes, of which a token may hold a part."""
     if text.isascii():
         return False
     units = np.frombuffer(text.encode("utf-16-le", errors="surrogatepass"), np.uint16)
@@ -59,7 +58,7 @@ class ResponseTokens:
     """The tokens of one response and their places in its text."""
 
     def __init__(self, output: str, ids: Ints, table: TokenBytes, spans: Sequence[Span]) -> None:
-        """Find the places.
+        """Locate the tokens.
 
         Args:
             output: the response.
@@ -68,7 +67,7 @@ class ResponseTokens:
             spans: bytes of thinking part and answer in ``output``.
 
         Raises:
-            ValueError: the spans do not lie in the output one after the other.
+            ValueError: the spans are not in order within the output.
         """
         self._output, self._ids, self._table, self._spans = output, ids, table, spans
         self._num_bytes = table.num_bytes(ids)
@@ -83,9 +82,9 @@ class ResponseTokens:
         spans: Sequence[Span],
         ids: Ints,
         num_bytes: Ints,
-        logprobs: npt.NDArray[np.float64],
+        logprobs: Floats,
     ) -> npt.NDArray[np.float32]:
-        """Log-probs of the tokens that the teacher wrote too: the same id at the same bytes.
+        """Log-probs of the tokens that the teacher also wrote: the same id at the same bytes.
 
         Args:
             spans: bytes of the same content in the teacher's text.
@@ -162,9 +161,9 @@ class ResponseTokens:
         return values
 
     def _borders(self, num_bytes: Ints) -> tuple[list[Span], Ints]:
-        """The parts that sentences cover, and [sentences, 2] where each begins and ends.
+        """The spans that sentences cover, and [sentences, 2] first and last byte of each.
 
-        A part of which no sentence could be measured has none.
+        A span in which no sentence could be measured is left out.
         """
         ends = np.cumsum(num_bytes)
         covered: list[Span] = []

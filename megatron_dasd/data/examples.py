@@ -1,4 +1,4 @@
-"""Responses to training documents: tokens and loss mask."""
+"""Turns responses into training documents: tokens and loss mask."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,25 +8,24 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
+from megatron_dasd.arrays import Ints
 from megatron_dasd.config.data import PreprocessData
 from megatron_dasd.records import Message
 from megatron_dasd.text.bulk import BulkEncoder
 from megatron_dasd.text.chat import render_prompt
 from megatron_dasd.text.encoding import end_of_turn_id, split_example
 
-Ints = npt.NDArray[np.int64]
-
 
 @dataclass(frozen=True)
 class Turns:
-    """What is encoded of one response: two texts, each by itself, and the student's own ids."""
+    """The parts of one response that are encoded separately, and the student's own ids."""
 
     prompt: str
     rest: str
     """The response without the student's prefix."""
     prefix_ids: Ints
     ends: bool
-    """Whether the turn ends there; a rollout that its cap has cut off does not."""
+    """Whether the turn ends there; not so for a rollout that its cap cut off."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""What documents are told apart by in training's figures: their domain, their temperature.
+"""Groups of documents that training reports separately: by domain, by temperature.
 
 A data set numbers its own names from 1 (``DataMeta.groups``, ``document_groups.npy``).  Data sets
-that are trained on together need one numbering, since every rank and row must log the same names.
+in one training need one numbering, since all ranks and rows must log the same names.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,10 +17,10 @@ from megatron_dasd.data.meta import GROUPS, DataMeta
 from megatron_dasd.records_io import record_files
 
 MAX_NAMES = 64
-"""Kept of a kind, the most frequent: each is a curve of its own, and a sum over all ranks."""
+"""Most names of a kind, the most frequent ones: each costs a curve and a sum over all ranks."""
 
 Names = Mapping[str, Sequence[str]]
-"""By kind the names of the groups, in the order of their numbers from 1."""
+"""Names of the groups by kind, in the order of their numbers from 1."""
 
 
 def groups_of_documents(stage: Path) -> tuple[dict[str, list[str]], npt.NDArray[np.uint16]]:
@@ -47,15 +47,15 @@ def groups_of_documents(stage: Path) -> tuple[dict[str, list[str]], npt.NDArray[
 
 
 def all_names(metas: Iterable[DataMeta]) -> dict[str, list[str]]:
-    """Names of the groups of several data sets together; a kind that none has is left out."""
+    """The names of several data sets joined; a kind that none of them has is left out."""
     found = [meta.groups for meta in metas]
     union = {kind: {name for groups in found for name in groups.get(kind, [])} for kind in GROUPS}
     return {kind: sorted(names) for kind, names in union.items() if names}
 
 
-def renumbered(own: Names, wanted: Names) -> dict[str, npt.NDArray[np.int16]]:
-    """By kind of ``wanted`` the number there of each of a data set's own numbers, 0 first."""
-    places = {kind: {name: i for i, name in enumerate(names, 1)} for kind, names in wanted.items()}
+def renumbered(own: Names, target: Names) -> dict[str, npt.NDArray[np.int16]]:
+    """For each kind of ``target``, its number for each of a data set's own numbers, 0 first."""
+    places = {kind: {name: i for i, name in enumerate(names, 1)} for kind, names in target.items()}
     return {
         kind: np.array([0, *(place.get(name, 0) for name in own.get(kind, []))], np.int16)
         for kind, place in places.items()

@@ -1,11 +1,11 @@
-"""Documents into aligned datasets in Megatron's indexed format: shard by shard, then as one.
+"""Writes documents as aligned datasets in Megatron's indexed format, first in shards, then joined.
 
-Stock ``IndexedDataset`` opens all of them: sequence i is document i, ``loss_mask[i][k] == 1`` says
+Stock ``IndexedDataset`` opens all of them: sequence i is document i, ``loss_mask[i][k] == 1`` means
 that token k of the document is a target, predicted at position k - 1, and a companion has its
 value of token k at the same place.
 
-A shard is a folder of raw values, one file a dataset, and ``sizes.npy``.  Shards are laid end to
-end in their order, so the result does not depend on who wrote them.
+A shard is a folder of raw values, one file a dataset, and ``sizes.npy``.  Shards are concatenated
+in their order, so the result does not depend on which process wrote them.
 """
 
 import json
@@ -45,7 +45,7 @@ class DataFormat:
     seq_length: int
     """Tokens of a row."""
     pack_align: int
-    """In a row every document is padded to a multiple of so many positions."""
+    """In a row every document is padded to a multiple of this many positions."""
     vocab_size: int
     """Token ids must be below it."""
     eod_id: int
@@ -59,10 +59,10 @@ class DataFormat:
 
 
 class ShardWriter:
-    """Writes documents one by one; in memory are their sizes only."""
+    """Writes documents one by one; keeps only their sizes in memory."""
 
     def __init__(self, folder: Path, data_format: DataFormat) -> None:
-        """Begin a shard in an empty folder."""
+        """Start a shard in an empty folder."""
         self._folder, self._format = folder, data_format
         self._dtypes = data_format.dtypes()
         self._files: dict[str, BinaryIO] = {
@@ -74,10 +74,10 @@ class ShardWriter:
         """Append a document.
 
         Args:
-            name: what it is called in errors.
-            document: of each dataset its values, ``[tokens]``, at most a row's length; what is
-                left out of companions is unknown.  The loss mask is 1 for the tokens that are
-                targets; the first never is, since nothing precedes it.
+            name: the document's name in error messages.
+            document: values by dataset, ``[tokens]``, at most a row's length; companions that are
+                left out are unknown.  The loss mask is 1 for targets; the first token is none,
+                since nothing precedes it.
 
         Raises:
             UserError: a token id outside the vocabulary.
@@ -122,13 +122,13 @@ def write_data(
     data_format: DataFormat,
     groups: Mapping[str, list[str]] | None = None,
 ) -> DataMeta:
-    """Lay shards end to end as indexed datasets, pack their documents, say what is there.
+    """Concatenate shards into indexed datasets, pack their documents, and write the metadata.
 
-    A companion that knows nothing of any token is left out.
+    A companion of which no token's value is known is left out.
 
     Args:
-        folder: an empty folder, or the only shard, whose files are then taken as they are.
-        groups: names of the groups that the documents are numbered by, see ``data.groups``.
+        folder: an empty folder; or the only shard, whose files then stay where they are.
+        groups: names of the documents' groups, see ``data.groups``.
 
     Raises:
         UserError: a shard is damaged, or there is no document.
@@ -183,13 +183,13 @@ def write_index(
     """Write the ``.idx`` of an indexed dataset in which every document is one sequence.
 
     The format is Megatron's: header, version, type, two counts, then lengths int32, byte offsets
-    int64 and document borders int64.  Its own writer would hold Python lists of them all.
+    int64 and document borders int64.  Megatron's writer would hold them all in Python lists.
 
     Args:
         path: the ``.idx`` file.
         dtype: of the values in the ``.bin`` file.
         lengths: [documents] values of each.
-        num_chunk: numbers made at a time; memory does not grow beyond them.
+        num_chunk: numbers written at a time, which bounds the memory.
     """
     count = len(lengths)
     with path.open("wb") as file:
@@ -207,7 +207,7 @@ def write_index(
 
 
 def index_head(dtype: type[np.number], num_documents: int) -> bytes:
-    """How the ``.idx`` of so many documents of values of a type begins."""
+    """The first bytes of the ``.idx`` of some documents with values of a type."""
     counts = num_documents.to_bytes(8, "little") + (num_documents + 1).to_bytes(8, "little")
     return _INDEX_HEADER + _INDEX_CODES[dtype].to_bytes(1, "little") + counts
 
@@ -236,7 +236,7 @@ def _read_sizes(shards: Sequence[Path], data_format: DataFormat) -> npt.NDArray[
 
 
 def _concatenate(sources: Sequence[Path], target: Path, names: Sequence[str]) -> None:
-    """Lay the files of a name in all folders end to end, several names at a time."""
+    """Concatenate the files of each name over all folders, several names at a time."""
 
     def lay(name: str) -> None:
         with (target / name).open("wb") as out:

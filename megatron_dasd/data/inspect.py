@@ -4,12 +4,11 @@ Masked text is dim, sentences have the colours of their classes, and a line stan
 begins and where padding does.
 """
 
-import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.rule import Rule
@@ -19,36 +18,47 @@ from transformers import PreTrainedTokenizerBase
 from megatron_dasd.data.integrity import faults
 from megatron_dasd.data.meta import CLASS_NAMES, LOSS_MASK, SENTENCE_CLASSES, TOKENS
 from megatron_dasd.data.packed_dataset import PackedDataset
+from megatron_dasd.data.rows import Row
 from megatron_dasd.errors import UserError
-from megatron_dasd.manifests import model_folder, read_manifest
+from megatron_dasd.manifests import model_folder, part_files, read_manifest
 from megatron_dasd.text.encoding import load_tokenizer
 
 STYLES = ("default", "green", "red", "default", "magenta")
 """Of a target by its sentence's class: none, teacher, student, shared, boosted."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Show or check; returns the exit status, 1 where something is wrong with the data."""
-    parser = argparse.ArgumentParser(description="Look into packed data.")
-    parser.add_argument("folder", type=Path, help="a preprocessing stage's folder")
-    parser.add_argument("--row", type=int, default=0, metavar="N", help="row to show (default 0)")
-    parser.add_argument(
-        "--model", type=Path, help="Hugging Face folder of the tokenizer, or its stage's folder"
-    )
-    parser.add_argument("--check", action="store_true", help="check all instead, a line a fault")
-    options = parser.parse_args(arguments)
+def show_row(folder: Path, row: int, model: Path | None = None) -> None:
+    """Print a row.
+
+    Args:
+        folder: a preprocessing stage's.
+        row: its number, from 0.
+        model: folder of the tokenizer, or of its stage; None: as the stage's manifest says.
+
+    Raises:
+        UserError: no such row, no packed data or no tokenizer.
+    """
+    data = PackedDataset(folder)
+    tokenizer = load_tokenizer(_tokenizer_folder(folder, model))
     console = Console(highlight=False)
-    try:
-        if options.check:
-            return _check(options.folder)
-        data = PackedDataset(options.folder)
-        tokenizer = load_tokenizer(_tokenizer_folder(options.folder, options.model))
-        for line in row_lines(data, options.folder, options.row, tokenizer):
-            console.print(line)
-    except UserError as error:
-        Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
-        return 2
-    return 0
+    for line in row_lines(data, folder, row, tokenizer):
+        console.print(line)
+
+
+def check(folder: Path) -> bool:
+    """Print every fault of a data set, a line each; returns whether there is any.
+
+    Raises:
+        UserError: no packed data there.
+    """
+    found = False
+    for fault in faults(folder):
+        found = True
+        print(fault, flush=True)
+    if not found:
+        meta = PackedDataset(folder).meta
+        print(f"{folder}: {meta.num_documents:,} documents in {meta.num_packs:,} rows, no fault")
+    return found
 
 
 def row_lines(
@@ -86,12 +96,12 @@ def row_lines(
         start = end
 
 
-def _document_text(document: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Text:
+def _document_text(document: Row, tokenizer: PreTrainedTokenizerBase) -> Text:
     """A document, runs of tokens of one style decoded together."""
-    classes = document.get(SENTENCE_CLASSES, [0] * len(document[TOKENS]))
+    classes = document.get(SENTENCE_CLASSES, np.zeros(len(document[TOKENS]), np.uint8))
     styles = [
         STYLES[number] if target else "dim"
-        for target, number in zip(document[LOSS_MASK], classes, strict=True)
+        for target, number in zip(document[LOSS_MASK], classes.tolist(), strict=True)
     ]
     text = Text()
     for style, run in groupby(zip(styles, document[TOKENS], strict=True), key=lambda pair: pair[0]):
@@ -103,7 +113,7 @@ def _names(folder: Path, documents: Sequence[int]) -> dict[int, str]:
     """Names of documents by their records; their parts are counted, not read, on the way there."""
     names = dict.fromkeys(documents, "no record")
     first = 0
-    for part in sorted(folder.glob("part-*.parquet")):
+    for part in part_files(folder):
         count = pq.read_metadata(part).num_rows
         here = [number for number in documents if first <= number < first + count]
         if here:
@@ -111,17 +121,6 @@ def _names(folder: Path, documents: Sequence[int]) -> dict[int, str]:
             names.update((number, column[number - first].as_py()) for number in here)
         first += count
     return names
-
-
-def _check(folder: Path) -> int:
-    found = False
-    for fault in faults(folder):
-        found = True
-        print(fault, flush=True)
-    if not found:
-        meta = PackedDataset(folder).meta
-        print(f"{folder}: {meta.num_documents:,} documents in {meta.num_packs:,} rows, no fault")
-    return int(found)
 
 
 def _tokenizer_folder(folder: Path, given: Path | None) -> Path:

@@ -1,13 +1,13 @@
-"""Whether packed data is what it says: everything that opening it leaves unread."""
+"""Checks of packed data that opening it leaves out: they read every byte."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
+from megatron_dasd.arrays import Bools, Ints
 from megatron_dasd.data.meta import (
     CLASS_NAMES,
     LOSS_MASK,
@@ -26,7 +26,7 @@ from megatron_dasd.data.meta import (
 from megatron_dasd.data.packed_dataset import PackedDataset
 from megatron_dasd.data.packing import aligned
 from megatron_dasd.errors import UserError
-from megatron_dasd.manifests import file_sha256, read_manifest
+from megatron_dasd.manifests import file_sha256, part_files, read_manifest
 from megatron_dasd.records_io import read_records
 
 _CHUNK_VALUES = 1 << 22
@@ -35,9 +35,9 @@ MAX_FAULTS_OF_A_KIND = 5
 
 
 def faults(path: Path) -> Iterator[str]:
-    """Yield what is wrong with a preprocessing stage's folder, or its ``data``, a line a fault.
+    """Yield what is wrong with a preprocessing stage's folder, or its ``data``, one line a fault.
 
-    Reads every byte once or twice; in memory are a few megabytes and a byte for every document.
+    Reads every byte once or twice; takes a few megabytes of memory and a byte for every document.
     """
     yield from _faults_of_files(path)
     try:
@@ -48,7 +48,7 @@ def faults(path: Path) -> Iterator[str]:
     shape_faults = [*_faults_of_lengths(data)]
     yield from shape_faults
     yield from _faults_of_packs(data)
-    if not shape_faults:  # values are looked for by the lengths
+    if not shape_faults:  # places of values follow from the lengths
         for name in dtypes(data.meta):
             yield from _few(_faults_of_values(data, name))
         yield from _few(_faults_of_records(path, data))
@@ -63,7 +63,7 @@ def _few(found: Iterator[str]) -> Iterator[str]:
 
 
 def _faults_of_files(path: Path) -> Iterator[str]:
-    """Files that are not those of the stage's manifest."""
+    """Files that differ from the stage's manifest."""
     manifest = read_manifest(path)
     for name, facts in (manifest.files if manifest else {}).items():
         file = path / name
@@ -76,7 +76,7 @@ def _faults_of_files(path: Path) -> Iterator[str]:
 
 
 def _faults_of_lengths(data: PackedDataset) -> Iterator[str]:
-    """Documents' lengths and places that do not fit each other, the file or the meta data."""
+    """Lengths and places of documents that contradict each other, the file or the meta data."""
     tokens = data.datasets[TOKENS]
     for name, dataset in data.datasets.items():
         itemsize = dataset.index.dtype_size
@@ -154,9 +154,7 @@ def _faults_of_values(data: PackedDataset, name: str) -> Iterator[str]:
         yield f"{META}: names {data.meta.num_loss_tokens} targets, {LOSS_MASK}.bin {num_targets}"
 
 
-def _wrong_values(
-    name: str, values: npt.NDArray[Any], starts: npt.NDArray[np.int64], meta: DataMeta
-) -> npt.NDArray[np.bool_]:
+def _wrong_values(name: str, values: npt.NDArray[np.number], starts: Ints, meta: DataMeta) -> Bools:
     if name == TOKENS:
         return (values < 0) | (values >= meta.vocab_size)
     if name == LOSS_MASK:
@@ -164,7 +162,8 @@ def _wrong_values(
         wrong[starts] |= values[starts] != 0  # nothing precedes a document's first token
         return wrong
     if name == TEACHER_LOGPROBS:
-        return (values > 1e-6) | np.isneginf(values)  # NaN: unknown
+        wrong = (values > 1e-6) | (values == -np.inf)  # NaN: unknown
+        return np.asarray(wrong, np.bool_)
     if name == WRITERS:
         return (values < 1) | (values > len(WRITER_NAMES))
     assert name == SENTENCE_CLASSES
@@ -184,7 +183,7 @@ def _chunks(dataset: IndexedDataset) -> Iterator[tuple[int, int]]:
 
 def _faults_of_records(path: Path, data: PackedDataset) -> Iterator[str]:
     """Document records that are not those of the datasets."""
-    if not list(path.glob("part-*.parquet")):
+    if not part_files(path):
         return
     number = -1
     lengths = data.datasets[TOKENS].sequence_lengths

@@ -1,4 +1,4 @@
-"""What packed data says of itself; read without torch, so that a plan is made in no time.
+"""Metadata of packed data, read without torch so that planning stays fast.
 
 ::
 
@@ -8,8 +8,8 @@
         meta.json            DataMeta
         tokens.bin/.idx      Megatron indexed dataset, a sequence a document
         loss_mask.bin/.idx   the same shape, uint8: 1 marks a token that is a target
-        <companion>.bin/.idx the same shape, where there is something to say: see COMPANIONS
-        sequence_weights.npy [documents] float32, where asked for: factors of the documents' losses
+        <companion>.bin/.idx the same shape, where anything is known: see COMPANIONS
+        sequence_weights.npy [documents] float32, optional: factors of the documents' losses
         document_groups.npy  [documents, kinds] uint16, of responses: numbers of ``groups``
         pack_documents.npy   [documents] document ids, those of a pack next to each other
         pack_offsets.npy     [packs + 1] where each pack begins among them
@@ -18,7 +18,6 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,10 +43,10 @@ class Companion:
 
     dtype: type[np.number]
     unknown: float
-    """Stands where nothing is known of a token, and on padding."""
+    """Value of tokens of which nothing is known, and of padding."""
 
-    def unknowns(self, size: int) -> npt.NDArray[Any]:
-        """[size] of tokens of which nothing is known."""
+    def unknowns(self, size: int) -> npt.NDArray[np.number]:
+        """[size] The companion of tokens of which nothing is known."""
         return np.full(size, self.unknown, self.dtype)
 
 
@@ -62,10 +61,10 @@ COMPANIONS = {
 CLASS_NAMES = ("teacher", "student", "shared", "boosted")
 """Sentence classes in the order of their numbers, from 1."""
 WRITER_NAMES = ("response", "prefix", "continuation")
-"""Whose a token is, in the order of the numbers, from 1: the teacher's, of a response that it wrote
-from the start; the student's; the teacher's behind those."""
+"""Who wrote a token, in the order of the numbers from 1: the teacher, in a response of its own; the
+student, in a prefix; the teacher, continuing such a prefix."""
 GROUPS = ("domain", "temperature")
-"""Kinds of groups that documents belong to: fields of :class:`Document`, and of a row."""
+"""Kinds of groups that documents belong to; fields of :class:`Document` and of a row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,18 +72,18 @@ class Document:
     """One document of packed data.  Producer: preprocess_text, preprocess_data."""
 
     name: str
-    """Where it comes from."""
+    """Where the document comes from."""
     num_tokens: int
     num_loss_tokens: int
     prompt_id: str | None = None
-    """Of a response, as all that follows."""
+    """This and the fields below are set for responses."""
     domain: str | None = None
     temperature: float | None = None
     candidate: int | None = None
     mean_teacher_logprob: float | None = None
     """Mean ln p of the tokens that the teacher wrote, its own tokens, untempered."""
     num_prefix_tokens: int = 0
-    """Tokens behind the prompt that the student wrote; 0: the teacher wrote the whole response."""
+    """Response tokens that the student wrote; 0: the teacher wrote the whole response."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +93,7 @@ class DataMeta:
     seq_length: int
     """Tokens of a row."""
     pack_align: int
-    """In a row every document is padded to a multiple of so many positions."""
+    """In a row every document is padded to a multiple of this many positions."""
     num_documents: int
     num_tokens: int
     num_loss_tokens: int
@@ -102,26 +101,26 @@ class DataMeta:
     num_packs: int
     """Rows."""
     fill: float
-    """Share of the rows' positions that hold a token; what aligns documents is padding."""
+    """Share of the rows' positions that hold a token; alignment counts as padding."""
     vocab_size: int
     """Token ids are below it."""
     eod_id: int
     """The token that ends an assistant turn."""
     companions: list[str]
-    """Those of ``COMPANIONS`` that are there."""
+    """Names of ``COMPANIONS`` that the data has."""
     file_bytes: dict[str, int]
     """Size of every file beside ``meta.json``."""
     groups: dict[str, list[str]] = field(default_factory=dict)
-    """By kind the names of the documents' groups, in the order of their numbers from 1."""
+    """Names of the documents' groups by kind, in the order of their numbers from 1."""
 
 
 def token_dtype(vocab_size: int) -> type[np.number]:
-    """The type of ids, by Megatron's rule: two bytes where they do."""
+    """The type of token ids, by Megatron's rule: two bytes where those suffice."""
     return np.uint16 if vocab_size < 65_500 else np.int32
 
 
 def dtypes(meta: DataMeta) -> dict[str, type[np.number]]:
-    """Types of the values of all datasets that are there, the tokens first."""
+    """Types of the values of all datasets of the data, the tokens first."""
     companions = {name: COMPANIONS[name].dtype for name in meta.companions}
     return {TOKENS: token_dtype(meta.vocab_size), LOSS_MASK: np.uint8, **companions}
 
@@ -130,7 +129,7 @@ def data_folder(path: Path) -> Path:
     """The folder that holds the packed data of an input: the path itself or ``data`` inside it.
 
     Raises:
-        UserError: neither does.
+        UserError: neither holds any.
     """
     for folder in (path, path / DATA):
         if (folder / META).is_file():
@@ -139,7 +138,7 @@ def data_folder(path: Path) -> Path:
 
 
 def read_meta(path: Path) -> DataMeta:
-    """Read the meta data of a preprocessing stage's folder.
+    """Read the metadata of a preprocessing stage's folder.
 
     Raises:
         UserError: it is missing or damaged.

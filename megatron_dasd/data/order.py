@@ -1,8 +1,8 @@
 """The order of the packs in an epoch, one place at a time.
 
-A permutation of all packs would take memory that grows with the data set, on every rank and at
-every restart.  A Feistel network on the numbers below a power of four is a permutation that can be
-asked for a single place; places beyond the packs are sent through again until they fall among them
+A stored permutation of all packs would take memory that grows with the data set, on every rank.  A
+Feistel network on the numbers below a power of four is a permutation that can be
+evaluated at a single place; a result beyond the packs is permuted again until it is among them
 (Black and Rogaway, Ciphers with Arbitrary Finite Domains, 2002: cycle walking).
 """
 
@@ -14,9 +14,8 @@ _ROUNDS = 8
 
 
 def pack_at(position: int, num_packs: int, seed: int, epoch: int) -> int:
-    """The pack at a position of an epoch's order; a function of the arguments alone.
-
-    Over all positions every pack comes once.
+    """The pack at a position of an epoch's order; deterministic, and over all positions a
+    permutation.
 
     Raises:
         IndexError: no such position.

@@ -1,12 +1,12 @@
 """Rows of packed documents, ready for the model.
 
-Opening costs the same for any number of documents: what can be told from sizes and counts is
-checked then, what a row rests on when the row is read, and the whole by ``data.integrity``.
+Opening costs the same for any number of documents: it checks sizes and counts only.  What a row
+depends on is checked when the row is read; ``data.integrity`` checks everything.
 """
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,15 @@ from megatron_dasd.errors import UserError
 _AGAIN = "run the preprocessing stage again"
 
 
+class LossCounts(NamedTuple):
+    """How much of a row counts."""
+
+    tokens: int
+    """Positions with a loss."""
+    sequences: int
+    """Documents with any."""
+
+
 class PackedDataset:
     """The rows of a preprocessing stage's folder (see ``data.rows``), read through memory maps."""
 
@@ -45,10 +54,9 @@ class PackedDataset:
 
         Args:
             path: the stage's folder, or ``data`` in it.
-            names: what the groups of documents are numbered by in the rows; this data set's own
-                by default.
-            companions: those that the rows have, unknown where this data set has none; its own by
-                default.
+            names: numbering of the documents' groups in the rows; default: this data set's own.
+            companions: companions of the rows, unknown where this data set lacks one; default:
+                its own.
 
         Raises:
             UserError: a file is missing, cut short, or does not fit the others.
@@ -85,7 +93,7 @@ class PackedDataset:
 
         Raises:
             IndexError: no such row.
-            UserError: what the row is made of does not fit together.
+            UserError: the row's documents, packing and metadata contradict each other.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
@@ -103,17 +111,28 @@ class PackedDataset:
             )
         return row
 
-    def lengths(self, index: int) -> npt.NDArray[Any]:
+    def lengths(self, index: int) -> npt.NDArray[np.number]:
         """[documents] tokens of each document in a row."""
-        lengths: npt.NDArray[Any] = self.datasets[TOKENS].sequence_lengths[self.packs[index]]
+        lengths: npt.NDArray[np.number] = self.datasets[TOKENS].sequence_lengths[self.packs[index]]
         return lengths
 
-    def document(self, number: int) -> dict[str, npt.NDArray[Any]]:
-        """Values of a document in every dataset, ``[tokens]``, and the numbers of its groups.
+    def loss_counts(self, index: int) -> LossCounts:
+        """What of a row a loss is taken of, without reading the rest of it."""
+        tokens = [self._num_loss_tokens(number) for number in self.packs[index].tolist()]
+        return LossCounts(sum(tokens), sum(count > 0 for count in tokens))
 
-        The loss mask is weighted.
+    def _num_loss_tokens(self, number: int) -> int:
+        if self._weights is not None and not self._weights[number] > 0:
+            return 0
+        # the first token has no prefix, see ``data.rows``
+        return int(np.count_nonzero(self.datasets[LOSS_MASK][number][1:] > 0))
+
+    def document(self, number: int) -> dict[str, npt.NDArray[np.number]]:
+        """A document's values in every dataset, ``[tokens]``, and the numbers of its groups.
+
+        The loss mask is multiplied by the document's weight.
         """
-        # copies: a dataset that goes unmaps its file under the views that it gave
+        # copies: a dataset that is collected unmaps the file under the views that it returned
         values = {name: dataset[number].copy() for name, dataset in self.datasets.items()}
         if self._weights is not None:
             values[LOSS_MASK] = values[LOSS_MASK] * self._weights[number]
@@ -126,7 +145,7 @@ class PackedDataset:
         return values
 
     def padding_row(self) -> Row:
-        """A row without documents, which counts for nothing."""
+        """A row without documents, which adds nothing to the loss."""
         return packed_row([], self.meta.seq_length, self.meta.pack_align, self._fields)
 
     def _refuse(self, misfits: Iterator[str]) -> None:
@@ -149,7 +168,7 @@ class PackedDataset:
                     yield f"{name}.idx is not of {count} {dtype.__name__} documents"
 
     def _misfits_of_counts(self) -> Iterator[str]:
-        """Packing that is of other documents or packs."""
+        """Packing that belongs to other documents or packs."""
         meta = self.meta
         borders = self.packs.offsets
         if self.packs.documents.shape != (meta.num_documents,):

@@ -1,21 +1,20 @@
-"""Documents into rows of equal length, by their lengths alone (METHOD: greedy packing)."""
+"""Packs documents into rows of equal length, by their lengths alone (METHOD: greedy packing)."""
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
+from megatron_dasd.arrays import Ints
 
 
 @dataclass(frozen=True)
 class Packs:
-    """Which documents lie in which row."""
+    """Which row holds which documents."""
 
     documents: Ints
-    """[documents] every document once, those of a pack next to each other."""
+    """[documents] numbers of all documents, those of a pack next to each other."""
     offsets: Ints
     """[packs + 1] pack i holds ``documents[offsets[i] : offsets[i + 1]]``."""
 
@@ -38,8 +37,8 @@ def best_fit_decreasing(lengths: Ints, capacity: int) -> Packs:
     """Put every document, the longest first, into the fullest pack that still has room for it.
 
     Best fit decreasing opens at most 11/9 of the fewest possible packs, plus 4.  Time grows as
-    documents x log(distinct free spaces).  A function of its arguments: equal lengths keep the
-    order of the documents.
+    documents x log(distinct free spaces).  Deterministic: documents of equal length keep their
+    order.
 
     Args:
         lengths: [documents] tokens of each document, at least 1.

@@ -2,13 +2,13 @@
 
 ::
 
-    files ─► shards ─► workers: tokens, masks, companions of a shard each ─► laid end to end, packed
+    files ─► shards ─► workers: tokens, masks, companions of a shard each ─► concatenated, packed
 
-What a shard is follows from the input files alone, and shards are laid end to end in their order:
-the result is the same byte for byte for any number of workers.  A shard is there whole or not at
-all, so a run that was killed goes on after those that are there.
+Shards are cut by the input files alone and concatenated in their order, so the result is the same
+byte for byte for any number of workers.  A shard exists only when it is complete, so a run that was
+killed resumes after the shards that exist.
 
-Mixed-policy data takes off-policy responses beside it (``mix``), drawn without replacement.
+For mixed-policy data, off-policy responses are added (``mix``), drawn without replacement.
 """
 
 from array import array
@@ -16,11 +16,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from megatron_dasd.arrays import Ints
 from megatron_dasd.artifacts import StageFolder, write_atomic
 from megatron_dasd.config.data import PreprocessData
 from megatron_dasd.data.groups import groups_of_documents
@@ -34,28 +34,28 @@ from megatron_dasd.data.meta import (
     Document,
     read_meta,
 )
-from megatron_dasd.data.responses import IDENTITY, Shard, plan_shards, read_shard
-from megatron_dasd.data.shards import Job, is_done, make_shard, shard_path, skipped, tools
+from megatron_dasd.data.pieces import InputShard, plan_shards
+from megatron_dasd.data.responses import IDENTITY, read_shard
+from megatron_dasd.data.shards import ShardJob, is_done, make_shard, shard_path, skipped, tools
 from megatron_dasd.data.tokenizer import read_vocab_size
 from megatron_dasd.data.weights import sequence_weights
 from megatron_dasd.data.workers import run_all
 from megatron_dasd.errors import NothingLeftError, UserError
+from megatron_dasd.json_values import Figures
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.progress import progress
-from megatron_dasd.records_io import SetAside, read_records
+from megatron_dasd.records_io import ignore_malformed, read_records
 from megatron_dasd.seeds import derive_seed
 from megatron_dasd.text.bulk import ExactnessError, choose_library
 from megatron_dasd.text.encoding import end_of_turn_id
 
 _SHARDS = ".shards.tmp"
-"""Goes when the stage finishes, as all that ends so."""
+"""Deleted when the stage finishes, as everything that ends in ``.tmp``."""
 _INEXACT = "inexact"
-"""In the folder of shards, once ``gigatoken`` was found not to give the exact ids."""
+"""File in the folder of shards that exists once ``gigatoken`` was found to give wrong ids."""
 
 
-def run(
-    settings: PreprocessData, inputs: Mapping[str, Path], folder: StageFolder
-) -> dict[str, Any]:
+def run(settings: PreprocessData, inputs: Mapping[str, Path], folder: StageFolder) -> Figures:
     """Write the packed data, and a record of every document beside it.
 
     Raises:
@@ -68,7 +68,7 @@ def run(
 
 
 def _is_whole(folder: StageFolder) -> bool:
-    """Whether the data is there, which comes last, and a record of every document."""
+    """Whether the data exists, which is written last, and a record of every document."""
     if not (folder.path / DATA / META).exists():
         return False
     return _num_kept(folder) == read_meta(folder.path).num_documents
@@ -105,12 +105,12 @@ class _Preprocessing:
             library, reason = "tokenizers", (self._shards / _INEXACT).read_text()
         if reason:
             print(f"tokenising with tokenizers, not gigatoken: {reason}", flush=True)
-        self._template = Job(
+        self._template = ShardJob(
             0, (), settings, self._format, library, model, folder.path, self._shards
         )
 
     def run(self) -> None:
-        """Make all shards and lay them end to end."""
+        """Make all shards and concatenate them."""
         try:
             shards = self._make_shards()
         except ExactnessError as error:
@@ -128,7 +128,7 @@ class _Preprocessing:
         self._folder.commit(scratch)
 
     def _weights(self, tau: float) -> npt.NDArray[np.float32]:
-        """[documents] their weights.
+        """[documents] The weight of each.
 
         Raises:
             UserError: the teacher's log-probs of a response are missing.
@@ -145,7 +145,7 @@ class _Preprocessing:
         return sequence_weights(prompt_ids, logprobs, tau)
 
     def _make_shards(self) -> list[Path]:
-        """Make what is not there yet; returns the folders of all shards, in order."""
+        """Make the missing shards; returns the folders of all, in order."""
         jobs = [
             replace(self._template, index=index, shard=shard)
             for index, shard in enumerate(plan_shards(self._responses))
@@ -157,7 +157,7 @@ class _Preprocessing:
             jobs += mixed
         return [shard_path(self._shards, job.index) for job in jobs]
 
-    def _do(self, jobs: Sequence[Job], label: str) -> None:
+    def _do(self, jobs: Sequence[ShardJob], label: str) -> None:
         missing = [job for job in jobs if not is_done(job)]
         num_tokens = 0
         done = len(jobs) - len(missing)
@@ -167,8 +167,8 @@ class _Preprocessing:
                 num_tokens += more
                 bar.advance(1, note=f"{num_tokens:,} tokens")
 
-    def _mix_jobs(self, pool: Path, first_index: int, num_kept: int) -> list[Job]:
-        """Jobs for the shards of the pool that something was drawn of."""
+    def _mix_jobs(self, pool: Path, first_index: int, num_kept: int) -> list[ShardJob]:
+        """Jobs for the shards of the pool from which a response was drawn."""
         shards = plan_shards(pool)
         num_wanted = round(self._settings.mix_ratio * num_kept)
         drawn = [
@@ -184,11 +184,11 @@ class _Preprocessing:
             jobs[0] = replace(jobs[0], counts=Counter({"mix: wanted": num_wanted}))
         return jobs
 
-    def _draw(self, shards: Sequence[Shard], num_wanted: int) -> list[npt.NDArray[np.int64]]:
-        """Of each shard, the numbers of the responses drawn: ``num_wanted`` or all there are.
+    def _draw(self, shards: Sequence[InputShard], num_wanted: int) -> list[Ints]:
+        """Draw ``num_wanted`` responses, or all if there are fewer; their numbers by shard.
 
-        A response's place in the draw is a hash of what it is: responses added to the pool do not
-        change how the others are ordered.
+        A response's place in the draw is a hash of its key, so responses added to the pool do not
+        change the order of the others.
         """
         places, numbers, sizes = array("q"), array("q"), []
         with progress("drawing", total=len(shards), unit="shards") as bar:
@@ -209,23 +209,21 @@ class _Preprocessing:
             )
         ]
 
-    def _places(self, shard: Shard) -> Iterator[tuple[int, int]]:
-        """Number in the shard and place in the draw of every wanted response."""
+    def _places(self, shard: InputShard) -> Iterator[tuple[int, int]]:
+        """Number in the shard and place in the draw of every response that is not skipped."""
         first = 0
-        # malformed records are set aside, or stop the run, when the shard itself is made
-        ignore = SetAside("set_aside").malformed
-        for batch in read_shard(shard, IDENTITY, ignore):
+        # making the shard reports malformed records
+        for batch in read_shard(shard, IDENTITY, ignore_malformed):
             for row, reason in enumerate(skipped(batch, self._settings)):
                 if not reason:
                     prompt_id = batch.prompts[row].prompt_id
-                    what = prompt_id, batch.value("temperature", row), batch.value("candidate", row)
+                    what = prompt_id, batch.temperature(row), batch.candidate(row)
                     yield first + row, derive_seed(self._settings.seed, "mix", *what)
             first += len(batch.prompts)
 
     def _give_up_gigatoken(self, reason: str) -> None:
-        """Begin anew with ``tokenizers``: what has been made so far may not be exact."""
-        print(f"beginning anew with tokenizers, not gigatoken: {reason}", flush=True)
+        """Start again with ``tokenizers``: the shards made so far may have wrong ids."""
+        print(f"starting again with tokenizers, not gigatoken: {reason}", flush=True)
         write_atomic(self._shards / _INEXACT, reason.encode())
-        for path in self._folder.path.glob("*-?????.parquet"):
-            path.unlink()
+        self._folder.delete_parts()
         self._template = replace(self._template, library="tokenizers")

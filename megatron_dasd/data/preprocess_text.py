@@ -1,11 +1,10 @@
-"""Stage preprocess_text: plain texts, cut into documents, to packed data; loss on every token."""
+"""Stage preprocess_text: cuts plain texts into documents and packs them; loss on every token."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib.resources import files as package_files
 from itertools import batched
 from pathlib import Path
-from typing import Any
 
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.data import PreprocessText
@@ -13,14 +12,13 @@ from megatron_dasd.data.indexed import DataFormat, ShardWriter, write_data
 from megatron_dasd.data.meta import DATA, LOSS_MASK, TOKENS, Document, read_meta
 from megatron_dasd.data.tokenizer import load_vocabulary
 from megatron_dasd.errors import UserError
+from megatron_dasd.json_values import Figures
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.progress import progress
 from megatron_dasd.text.encoding import encode, end_of_turn_id
 
 
-def run(
-    settings: PreprocessText, inputs: Mapping[str, Path], folder: StageFolder
-) -> dict[str, Any]:
+def run(settings: PreprocessText, inputs: Mapping[str, Path], folder: StageFolder) -> Figures:
     """Write the packed data, and a record of every document beside it.
 
     Raises:

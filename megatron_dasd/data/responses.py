@@ -1,17 +1,16 @@
-"""Responses in bulk: files cut into shards, and shards read as Arrow columns.
+"""Responses in bulk: shards read as Arrow columns.
 
-A record of 64K tokens is a few texts and several lists of 64K numbers; as Python objects those
-lists would cost more than all that is done with them.  So only the columns that are needed are
-read, and what is checked of them is checked as arrays.  Where anything may be wrong the rows are
-checked one by one as ``records_io`` does, which finds the record, the field and the reason.
+Only the columns that training needs are read, and they are checked as arrays (see
+``record_batches``): a record of 64K tokens has several lists of 64K numbers, and as Python objects
+those would cost more than all later work on them.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
 from itertools import batched, islice
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,18 +18,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from megatron_dasd.errors import UserError
-from megatron_dasd.records import FilteredResponse, Prompt, Provenance
-from megatron_dasd.records_io import (
-    OnMalformed,
-    arrow_schema,
-    parse_record,
-    parse_rows,
-    record_files,
+from megatron_dasd.arrays import Ints
+from megatron_dasd.data.pieces import InputShard, Piece, piece_lines
+from megatron_dasd.record_batches import (
+    DoubtError,
+    cast_columns,
+    check_complete,
+    check_token_lists,
+    parse_batch,
 )
+from megatron_dasd.records import FilteredResponse, Prompt, Provenance
+from megatron_dasd.records_io import OnMalformed, arrow_schema, parquet_errors, parse_record
 
-SHARD_BYTES = 64 << 20
-"""Uncompressed size at which a shard is full: some seconds of work."""
 BATCH_RECORDS = 32
 """Some 50 MB of the longest responses; larger batches spend their time on fresh memory."""
 FIELDS = (
@@ -46,10 +45,10 @@ FIELDS = (
     "finish_reason",
     "sentences",
 )
-"""All that a training example is made of."""
+"""The fields that a training example is made from."""
 IDENTITY = ("prompt", "temperature", "candidate")
+"""The fields that identify a response; see ``Response.key``."""
 _OPTIONAL = ("sentences",)
-_LINES_BLOCK = 16 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,82 +67,60 @@ class TrainingResponse(FilteredResponse):
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Some of a file's records: a row group of a Parquet file, or a range of bytes of lines."""
+class NumberLists[D: np.generic]:
+    """A list of numbers for each record, laid end to end."""
 
-    file: Path
-    start: int
-    """Row group, or first byte."""
-    end: int
-    """Row group after the last, or byte after the last."""
-    first_record: int
-    """Number of its first record (or line) in the file, from 1."""
-    num_bytes: int
+    values: npt.NDArray[D]
+    offsets: Ints
 
+    @classmethod
+    def from_arrow(cls, column: pa.ListArray, dtype: type[D]) -> "NumberLists[D]":
+        """The lists of an Arrow column, as views of its buffers where those have the type."""
+        values = column.values.to_numpy(zero_copy_only=False).astype(dtype, copy=False)
+        return cls(values, np.asarray(column.offsets, dtype=np.int64))
 
-Shard = tuple[Piece, ...]
-
-
-def plan_shards(path: Path, shard_bytes: int = SHARD_BYTES) -> list[Shard]:
-    """Cut the records of a file or folder into shards, by what is in the files alone.
-
-    Raises:
-        UserError: nothing to read there, or a file cannot be read.
-    """
-    shards: list[Shard] = []
-    waiting: list[Piece] = []
-    for file in record_files(path):
-        for piece in _parquet_pieces(file) if file.suffix == ".parquet" else _line_pieces(file):
-            waiting.append(piece)
-            if sum(p.num_bytes for p in waiting) >= shard_bytes:
-                shards.append(tuple(waiting))
-                waiting = []
-    return [*shards, tuple(waiting)] if waiting else shards
+    def __getitem__(self, row: int) -> npt.NDArray[D]:
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
 
 
 @dataclass(frozen=True)
-class Batch:
+class ResponseBatch:
     """Some well-formed responses of one file."""
 
     file: Path
     numbers: Sequence[int]
     """[records] place in the file, from 1, malformed records counted."""
     columns: pa.RecordBatch
-    """[records] the fields asked for."""
+    """[records] the fields that were asked for."""
     prompts: Sequence[Prompt]
 
     def texts(self, field: str) -> list[str]:
-        """The values of a text field."""
+        """[records] the values of a text field."""
         return self.columns.column(field).to_pylist()  # type: ignore[no-any-return]
 
-    def value(self, field: str, row: int) -> Any:
-        """The value of a field of one response."""
-        return self.columns.column(field)[row].as_py()
-
-    def numbers_of(self, field: str, inner: str | None = None) -> "Lists":
-        """The values of a field of number lists, or of the lists in a field of structs."""
+    def number_lists[D: np.generic](
+        self, field: str, dtype: type[D], inner: str | None = None
+    ) -> NumberLists[D]:
+        """The lists of a field, or of its inner field where it is a struct."""
         column = self.columns.column(field)
-        return Lists.of(column.field(inner) if inner else column)
+        return NumberLists.from_arrow(column.field(inner) if inner else column, dtype)
+
+    def temperature(self, row: int) -> float:
+        """The temperature that sampled a response."""
+        return float(self.columns.column("temperature")[row].as_py())
+
+    def candidate(self, row: int) -> int:
+        """A response's number among those of its prompt and temperature."""
+        return int(self.columns.column("candidate")[row].as_py())
+
+    def is_continuation(self, row: int) -> bool:
+        """Whether the response continues a student's prefix."""
+        return bool(self.columns.column("student_prefix")[row].as_py())
 
 
-@dataclass(frozen=True)
-class Lists:
-    """A list of numbers a record, laid end to end."""
-
-    values: npt.NDArray[Any]
-    offsets: npt.NDArray[np.int64]
-
-    @classmethod
-    def of(cls, column: pa.ListArray) -> "Lists":
-        """The lists of an Arrow column, as views of its buffers."""
-        values = column.values.to_numpy(zero_copy_only=False)
-        return cls(values, np.asarray(column.offsets, dtype=np.int64))
-
-    def __getitem__(self, row: int) -> npt.NDArray[Any]:
-        return self.values[self.offsets[row] : self.offsets[row + 1]]
-
-
-def read_shard(shard: Shard, fields: Sequence[str], on_malformed: OnMalformed) -> Iterator[Batch]:
+def read_shard(
+    shard: InputShard, fields: Sequence[str], on_malformed: OnMalformed
+) -> Iterator[ResponseBatch]:
     """Yield the well-formed responses of a shard, some at a time.
 
     Args:
@@ -157,80 +134,39 @@ def read_shard(shard: Shard, fields: Sequence[str], on_malformed: OnMalformed) -
         if piece.file.suffix == ".parquet":
             yield from _read_row_groups(piece, fields, on_malformed)
         else:
-            numbered = enumerate(_lines(piece), start=piece.first_record)
+            numbered = enumerate(piece_lines(piece), start=piece.first_record)
             lines = ((number, line) for number, line in numbered if line.strip())
             for some in batched(lines, BATCH_RECORDS):
                 yield _one_by_one(piece.file, some, fields, on_malformed)
 
 
-def _parquet_pieces(file: Path) -> Iterator[Piece]:
-    try:
-        metadata = pq.read_metadata(file)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file}: not a readable Parquet file ({error})") from None
-    first = 1
-    for index in range(metadata.num_row_groups):
-        group = metadata.row_group(index)
-        yield Piece(file, index, index + 1, first, group.total_byte_size)
-        first += group.num_rows
-
-
-def _line_pieces(file: Path) -> Iterator[Piece]:
-    """Ranges of whole lines, each of a shard's size or the rest."""
-    start = end = 0
-    first = number = 1
-    with file.open("rb") as lines:
-        while block := lines.read(_LINES_BLOCK):
-            number += block.count(b"\n")
-            whole = block.rfind(b"\n") + 1
-            if whole and end + whole - start >= SHARD_BYTES:
-                yield Piece(file, start, end + whole, first, end + whole - start)
-                start, first = end + whole, number
-            end += len(block)
-    if end > start:
-        yield Piece(file, start, end, first, end - start)
-
-
-def _lines(piece: Piece) -> Iterator[str]:
-    with piece.file.open("rb") as file:
-        file.seek(piece.start)
-        while file.tell() < piece.end:
-            try:
-                yield file.readline().decode().rstrip("\n")
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{piece.file}: not UTF-8 text ({error.reason} at byte {error.start})"
-                ) from None
-
-
 def _read_row_groups(
     piece: Piece, fields: Sequence[str], on_malformed: OnMalformed
-) -> Iterator[Batch]:
-    """Read the wanted columns; from a batch that does not pass on, all columns, row by row."""
+) -> Iterator[ResponseBatch]:
+    """Read the columns of ``fields``; after the first doubtful batch all columns, row by row."""
     num_passed = 0
-    try:
-        with pq.ParquetFile(piece.file, memory_map=True, pre_buffer=False) as file:
-            wanted = _columns_of(file, fields)
-            for numbers, columns in _numbered_batches(file, piece, wanted):
-                try:
-                    batch = _at_once(piece.file, numbers, columns, fields)
-                except _DoubtError:
-                    break
-                num_passed += 1
-                yield batch
-            else:
-                return
-            # what is wrong may lie in any column
-            rest = _numbered_batches(file, piece, None)
-            for numbers, columns in islice(rest, num_passed, None):
-                rows = zip(numbers, columns.to_pylist(), strict=True)
-                yield _one_by_one(piece.file, rows, fields, on_malformed)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{piece.file}: not a readable Parquet file ({error})") from None
+    with (
+        parquet_errors(piece.file),
+        pq.ParquetFile(piece.file, memory_map=True, pre_buffer=False) as file,
+    ):
+        for numbers, columns in _numbered_batches(file, piece, _columns_of(file, fields)):
+            try:
+                batch = _at_once(piece.file, numbers, columns, fields)
+            except DoubtError:
+                break
+            num_passed += 1
+            yield batch
+        else:
+            return
+        # the fault may lie in any column, so the rest is read with all of them
+        rest = _numbered_batches(file, piece, None)
+        for numbers, columns in islice(rest, num_passed, None):
+            rows = zip(numbers, columns.to_pylist(), strict=True)
+            yield _one_by_one(piece.file, rows, fields, on_malformed)
 
 
 def _columns_of(file: pq.ParquetFile, fields: Sequence[str]) -> list[str]:
-    """The Parquet columns that hold some fields, of sentences those alone that training sees."""
+    """The Parquet columns of some fields; of sentences only what training sees."""
     of_sentence = {field.name for field in dataclass_fields(ClassedSentence)}
     paths = (file.schema.column(i).path for i in range(len(file.schema)))
     return [
@@ -253,76 +189,57 @@ def _numbered_batches(
         number += batch.num_rows
 
 
-class _DoubtError(Exception):
-    """Something in a batch may be malformed; which record it is, and why, is not known."""
-
-
 def _one_by_one(
-    file: Path, rows: Iterable[tuple[int, Any]], fields: Sequence[str], on_malformed: OnMalformed
-) -> Batch:
-    """Check rows as ``read_records`` does, and make a batch of the well-formed ones."""
-    parsed = list(parse_rows(file, rows, TrainingResponse, on_malformed))
-    records = [{key: asdict(record)[key] for key in fields} for _, record in parsed]
-    columns = pa.RecordBatch.from_pylist(records, schema=_schema(fields))
-    return Batch(file, [n for n, _ in parsed], columns, [record.prompt for _, record in parsed])
+    file: Path,
+    rows: Iterable[tuple[int, object]],
+    fields: Sequence[str],
+    on_malformed: OnMalformed,
+) -> ResponseBatch:
+    numbers, records, columns = parse_batch(file, rows, TrainingResponse, on_malformed)
+    prompts = [record.prompt for record in records]
+    return ResponseBatch(file, numbers, columns.select(list(fields)), prompts)
 
 
-def _at_once(file: Path, numbers: range, columns: pa.RecordBatch, fields: Sequence[str]) -> Batch:
+def _at_once(
+    file: Path, numbers: range, columns: pa.RecordBatch, fields: Sequence[str]
+) -> ResponseBatch:
     """Check a batch's columns as arrays, its prompts alone as records.
 
     Raises:
-        _DoubtError: something does not pass.
+        DoubtError: something does not pass.
     """
-    found = {}
-    for field in _schema(fields):
-        if field.name not in columns.schema.names:
-            if field.name not in _OPTIONAL:
-                raise _DoubtError
-            found[field.name] = pa.nulls(len(columns), field.type)
-            continue
-        column = columns.column(field.name)
-        try:
-            found[field.name] = column if column.type == field.type else column.cast(field.type)
-        except pa.ArrowException:
-            raise _DoubtError from None
-        if field.name != "prompt" and _lacks(column, field.name in _OPTIONAL):
-            raise _DoubtError
-    if not _fit(found):
-        raise _DoubtError
-    try:
-        prompts = [parse_record(Prompt, row) for row in found["prompt"].to_pylist()]
-    except ValueError:
-        raise _DoubtError from None
-    table = pa.RecordBatch.from_arrays(list(found.values()), names=list(found))
-    return Batch(file, numbers, table, prompts)
-
-
-def _schema(fields: Sequence[str]) -> pa.Schema:
     schema = arrow_schema(TrainingResponse)
-    return pa.schema([schema.field(name) for name in fields])
+    table = cast_columns(columns, pa.schema([schema.field(name) for name in fields]), _OPTIONAL)
+    for name in fields:
+        if name != "prompt":
+            _check_column(name, table)
+    try:
+        prompts = [parse_record(Prompt, row) for row in table.column("prompt").to_pylist()]
+    except ValueError:
+        raise DoubtError from None
+    return ResponseBatch(file, numbers, table, prompts)
 
 
-def _lacks(column: pa.Array, optional: bool = False) -> bool:
-    """Whether any value is missing, at any depth but the uppermost where that is optional."""
-    if column.null_count and not optional:
-        return True
-    if pa.types.is_struct(column.type):
-        inner = [f.name for f in column.type if f.name not in _OPTIONAL]
-        return any(_lacks(column.field(name)) for name in inner)
-    return pa.types.is_list(column.type) and _lacks(column.flatten())
+def _check_column(name: str, table: pa.RecordBatch) -> None:
+    """Check one field of all records as the records' own checks do.
+
+    Raises:
+        DoubtError: a value is null, or does not fit the others.
+    """
+    column = table.column(name)
+    if name == "tokens":
+        check_token_lists(column)
+    elif name == "sentences":  # null where a response was not selected by its sentences
+        sentences = column.flatten()
+        check_complete(sentences)
+        if not set(pc.unique(sentences.field("provenance")).to_pylist()) <= _PROVENANCES:
+            raise DoubtError
+    else:
+        check_complete(column)
+    if name == "student_prefix_ids":
+        has_text = pc.greater(pc.binary_length(table.column("student_prefix")), 0)
+        if not has_text.equals(pc.greater(pc.list_value_length(column), 0)):
+            raise DoubtError
 
 
-def _fit(columns: Mapping[str, pa.Array]) -> bool:
-    """Whether the fields fit each other as the records' own checks ask for."""
-    if "tokens" in columns:
-        sizes = [pc.list_value_length(x) for x in columns["tokens"].flatten()]
-        if not all(size.equals(sizes[0]) for size in sizes):
-            return False
-    if "student_prefix" in columns:
-        texts = pc.greater(pc.binary_length(columns["student_prefix"]), 0)
-        if not texts.equals(pc.greater(pc.list_value_length(columns["student_prefix_ids"]), 0)):
-            return False
-    if "sentences" in columns:
-        classes = pc.unique(columns["sentences"].flatten().field("provenance")).to_pylist()
-        return set(classes) <= set(get_args(Provenance))
-    return True
+_PROVENANCES = frozenset(get_args(Provenance))

@@ -1,17 +1,16 @@
 """A packed row: documents one after another in ``seq`` positions, each in a slot of its own.
 
 Position i of a slot holds token i of the document and, as label, token i + 1.  The last token of a
-document predicts nothing, and nothing reaches over a border.  A slot is as long as its document,
+document predicts nothing, and no prediction crosses a border.  A slot is as long as its document,
 rounded up to the alignment; the row's last slot reaches to the end of the row::
 
     align 4     a a a a a . . . b b b . . . . .      cu_seqlens         0, 5, 8
                 slot of a       slot of b            cu_seqlens_padded  0, 8, 16
 
-What lies in a slot behind its document is padding, which belongs to no document.
+The rest of a slot behind its document is padding, which belongs to no document.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +18,7 @@ import numpy.typing as npt
 from megatron_dasd.data.meta import COMPANIONS, GROUPS, LOSS_MASK, TOKENS, Companion
 from megatron_dasd.data.packing import aligned
 
-Row = dict[str, npt.NDArray[Any]]
+Row = dict[str, npt.NDArray[np.number]]
 """``tokens``, ``labels``, ``position_ids`` int64 and ``loss_mask`` float32, all ``[seq]``;
 companions ``[seq]`` in their own types, aligned with the labels as the mask is; numbers of
 the documents' groups int16 ``[seq]``, 0: none;
@@ -31,7 +30,7 @@ _FIELDS = COMPANIONS | {kind: Companion(np.int16, 0) for kind in GROUPS}
 
 
 def packed_row(
-    documents: Sequence[Mapping[str, npt.NDArray[Any]]],
+    documents: Sequence[Mapping[str, npt.NDArray[np.number]]],
     seq_length: int,
     align: int = 1,
     companions: Iterable[str] = (),
@@ -39,12 +38,12 @@ def packed_row(
     """Lay documents into one row.
 
     Args:
-        documents: of each ``tokens``, ``loss_mask`` and the companions, all ``[n]``.  The mask is
-            1 where the token is to be learnt from what precedes it.  The first token of a document
-            has no prefix, so its mask and companions count for nothing.
+        documents: each has ``tokens``, ``loss_mask`` and the companions, all ``[n]``.  The mask is
+            1 where the token is a target, predicted from what precedes it.  The first token of a
+            document has no prefix, so its mask and companions are ignored.
         seq_length: positions of the row.
-        align: every document is padded to a multiple of so many positions.
-        companions: those that the row is to have, kinds of groups among them.
+        align: every document is padded to a multiple of this many positions.
+        companions: names of the companions and kinds of groups that the row gets.
 
     Raises:
         ValueError: the documents are longer than the row.

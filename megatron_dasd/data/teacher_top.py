@@ -8,9 +8,9 @@
                                      n x k values, k for the token at each place
       teacher_topk_logprobs.bin/.idx the same shape, float32
 
-The k values at place i tell of the distribution that token i was drawn from, the likeliest first;
-nothing precedes the first token, so its are unknown: id -1, log-prob -inf.  They belong to the
-documents, not to rows, and so to any packing order, micro-batch and layout.
+The k values at place i describe the distribution that token i was drawn from, the likeliest first.
+Nothing precedes the first token, so its values are unknown: id -1, log-prob -inf.  They belong to
+documents, not to rows, and so serve any packing order, micro-batch and layout.
 """
 
 import hashlib
@@ -18,7 +18,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,22 +42,22 @@ class TopMeta:
 
     top_k: int
     documents: str
-    """SHA-256 of the index of the tokens that it belongs to: the documents' lengths."""
+    """SHA-256 of the token index, and so of the documents' lengths, that this belongs to."""
     mean_mass: float
-    """Probability that the teacher gives to its k likeliest tokens, mean over places."""
+    """Total probability of the teacher's k likeliest tokens, mean over places."""
     file_bytes: dict[str, int] = field(default_factory=dict)
     """Size of every file beside ``meta.json``."""
 
 
 def documents_digest(data: Path) -> str:
-    """What :class:`TopMeta` knows the documents of packed data by."""
+    """Identifies the documents of packed data, as ``TopMeta.documents``."""
     return hashlib.sha256((data_folder(data) / f"{TOKENS}.idx").read_bytes()).hexdigest()
 
 
 def write_top(
     folder: Path, shards: Sequence[Path], lengths: npt.NDArray[np.integer], meta: TopMeta
 ) -> None:
-    """Lay shards end to end as indexed datasets.
+    """Concatenate shards into indexed datasets.
 
     Args:
         folder: an empty folder.
@@ -75,7 +74,7 @@ def write_top(
 
 
 def with_top(row: Row) -> Row:
-    """A row that says of every token that the teacher's are unknown, unless it says more."""
+    """The row with the teacher's likeliest tokens marked as unknown, where it has none."""
     if IDS in row:
         return row
     shape = (len(row[TOKENS]), 1)
@@ -130,10 +129,10 @@ class DistillationDataset(PackedDataset):
         return row | self._laid_out(self.packs[index].tolist(), starts)
 
     def padding_row(self) -> Row:
-        """A row without documents, which counts for nothing."""
+        """A row without documents, which adds nothing to the loss."""
         return super().padding_row() | self._laid_out([], [])
 
-    def _laid_out(self, documents: list[int], starts: list[int]) -> dict[str, npt.NDArray[Any]]:
+    def _laid_out(self, documents: list[int], starts: list[int]) -> Row:
         shape = self.meta.seq_length, self.top.top_k
         ids = np.full(shape, UNKNOWN_ID, dtype=np.int64)
         logprobs = np.full(shape, -np.inf, dtype=np.float32)

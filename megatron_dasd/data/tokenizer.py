@@ -1,11 +1,11 @@
 """A model's tokenizer and the size of its vocabulary."""
 
-import json
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from megatron_dasd.errors import UserError
+from megatron_dasd.json_values import read_object
 from megatron_dasd.text.encoding import load_tokenizer
 
 
@@ -21,13 +21,13 @@ def load_vocabulary(folder: Path) -> tuple[PreTrainedTokenizerBase, int]:
 def read_vocab_size(folder: Path) -> int:
     """The size of the vocabulary of a Hugging Face folder's model.
 
-    It is the model's, not the tokenizer's: models round theirs up, and a student can have written
-    ids from the excess.
+    This is the model's size, not the tokenizer's: models round it up, and a student may have
+    written ids from the excess.
 
     Raises:
         UserError: ``config.json`` names none.
     """
-    vocab_size = json.loads((folder / "config.json").read_text()).get("vocab_size")
+    vocab_size = read_object(folder / "config.json").get("vocab_size")
     if not isinstance(vocab_size, int):
         raise UserError(f"{folder / 'config.json'}: names no vocab_size")
     return vocab_size

@@ -1,8 +1,8 @@
-"""Worker processes: those of this machine, or the ranks of an MPI job on many.
+"""Worker processes on this machine, or the ranks of an MPI job on several.
 
 Under ``mpiexec -n N python -m mpi4py.futures PROGRAM`` rank 0 runs the program and the others wait
-for work.  Anywhere else processes are forked from this one, with what it has loaded: a tokenizer
-takes seconds to load.  They are forked before anything runs beside them that could hold a lock.
+for work.  Elsewhere workers are forked from this process and share what it has loaded: a tokenizer
+takes seconds to load.  They are forked before any thread runs that could hold a lock.
 """
 
 import multiprocessing
@@ -22,19 +22,19 @@ from megatron_dasd.errors import UserError
 _FORK = multiprocessing.get_context("fork")
 
 
-def run_all[Job, Result](
-    work: Callable[[Job], Result], jobs: Iterable[Job], num_workers: int | None
+def run_all[Task, Result](
+    work: Callable[[Task], Result], jobs: Iterable[Task], num_workers: int | None
 ) -> Iterator[Result]:
-    """Start doing jobs, in any order; gives their results as they come.
+    """Do jobs in any order; yields their results as they complete.
 
     Args:
-        work: a function of a module, so that it can be named to other processes.
-        jobs: what it is called with; each goes to a process by pickle.
-        num_workers: processes on this machine, this one alone for 1; None: one a core.  Under MPI
-            all ranks but this one.
+        work: a module-level function, so that other processes can import it.
+        jobs: its arguments; each is pickled to a process.
+        num_workers: processes on this machine; 1: this process alone; None: one per core.
+            Ignored under MPI, where all ranks but this one work.
 
     Raises:
-        UserError: a process ended before its work was done.
+        UserError: a process was killed.
     """
     waiting = list(jobs)
     num_workers = min(num_workers or len(os.sched_getaffinity(0)), len(waiting))
@@ -47,8 +47,8 @@ def run_all[Job, Result](
     return map(work, waiting)
 
 
-def _results[Job, Result](
-    pool: Executor, work: Callable[[Job], Result], jobs: list[Job]
+def _results[Task, Result](
+    pool: Executor, work: Callable[[Task], Result], jobs: list[Task]
 ) -> Iterator[Result]:
     others = set(multiprocessing.active_children())
     with warnings.catch_warnings():
@@ -71,20 +71,20 @@ def _collected[Result](
             "the same command goes on from here, num_workers: 1 needs least"
         ) from None
     finally:
-        # after an error nothing is waited for: what a worker has not finished is done again
+        # after an error nothing is waited for: unfinished work is done again by the next run
         pool.shutdown(wait=False, cancel_futures=True)
         for process in set(multiprocessing.active_children()) - others:
             process.kill()
 
 
 def _begin() -> None:
-    """Start of a worker process: it ends with the one that started it, which alone hears Ctrl-C."""
+    """Set up a worker: it ends with its parent, which alone handles Ctrl-C."""
     threading.Thread(target=die_with_launcher, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _under_mpi() -> bool:
-    """Whether this is rank 0 of several that ``mpi4py.futures`` has set to work for it."""
+    """Whether this is rank 0 of several ranks under ``mpi4py.futures``."""
     if "mpi4py.futures" not in sys.modules:
         return False
     from mpi4py import MPI

@@ -1,18 +1,25 @@
-"""Megatron's distributed optimizer over torch's AdamW, mended so that a run goes on exactly.
+"""Megatron's distributed optimizer over torch's AdamW, mended so that a run resumes exactly.
 
 Megatron falls back to torch's AdamW where neither apex nor Transformer Engine is installed.  The
-distributed optimizer (0.19) then cannot be loaded: it asks for the count of steps before there is
-a state; it copies into parameters that want gradients; and it leaves one tensor of steps to be
-shared by all parameters, which each of them advances, so that the run goes on and is wrong.
+distributed optimizer (0.19) then cannot be loaded: it reads the count of steps before there is
+a state; it copies into parameters that require gradients; and it lets all parameters share one
+tensor of steps, which each of them advances, so that the resumed run is wrong.
 """
 
 import inspect
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+
+class _Distributed(Protocol):
+    """Megatron's distributed optimizer, as far as it is mended."""
+
+    optimizer: torch.optim.Optimizer
+
 
 _KNOWN = {
     "state_dict": ["self"],
@@ -45,11 +52,11 @@ def mend() -> None:
     _done.append(True)
 
 
-def _with_state(state_dict: Callable[..., Any]) -> Callable[..., Any]:
+def _with_state[R](state_dict: Callable[[_Distributed], R]) -> Callable[[_Distributed], R]:
     """Before the first step the state is that of no steps, as AdamW would make it."""
 
     @wraps(state_dict)
-    def wrapped(self: Any) -> Any:
+    def wrapped(self: _Distributed) -> R:
         if not self.optimizer.state:
             for group in self.optimizer.param_groups:
                 for parameter in group["params"]:
@@ -63,11 +70,13 @@ def _with_state(state_dict: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def _with_own_steps(load_state_dict: Callable[..., None]) -> Callable[..., None]:
+def _with_own_steps(
+    load_state_dict: Callable[[_Distributed, object], None],
+) -> Callable[[_Distributed, object], None]:
     """Every parameter counts its own steps."""
 
     @wraps(load_state_dict)
-    def wrapped(self: Any, state_dict: Any) -> None:
+    def wrapped(self: _Distributed, state_dict: object) -> None:
         load_state_dict(self, state_dict)
         for state in self.optimizer.state.values():
             state["step"] = state["step"].clone()
@@ -79,7 +88,7 @@ def _without_gradient(set_states: Callable[..., None]) -> Callable[..., None]:
     """Copies are no part of any graph; steps come with the groups, not with the tensors."""
 
     @wraps(set_states)
-    def wrapped(self: Any, model_param: Tensor, tensors: dict[str, Any]) -> None:
+    def wrapped(self: object, model_param: Tensor, tensors: dict[str, object]) -> None:
         with torch.no_grad():
             set_states(self, model_param, {"step": None, **tensors})
 

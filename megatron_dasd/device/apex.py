@@ -1,4 +1,4 @@
-"""NVIDIA's apex told from other packages of that name.
+"""NVIDIA's apex, and how to recognise other packages of that name.
 
 PyPI's ``apex`` is a web toolkit for Pyramid.  Megatron only asks whether ``import apex`` works, and
 then believes that it has the fused layer norm.

@@ -1,6 +1,6 @@
-"""Lets stock Megatron run on the CPU over gloo.  Loaded only where no GPU is there.
+"""Lets stock Megatron run on the CPU over gloo.  Loaded only on machines without a GPU.
 
-Megatron asks ``torch.cuda`` for streams, events, random states and device facts, and places
+Megatron takes from ``torch.cuda`` streams, events, random states and device facts, and places
 tensors with ``device="cuda"``.  With :func:`install` those calls are answered for the CPU: queries
 by a table of functions, placements by a ``TorchFunctionMode``.  Nothing of Megatron is copied.
 """
@@ -14,6 +14,7 @@ import signal
 from collections.abc import Callable
 from functools import cache
 from multiprocessing.managers import SyncManager
+from queue import Queue
 from types import SimpleNamespace
 from typing import Any
 
@@ -52,24 +53,24 @@ class _Stream:
 
     device = _CPU
 
-    def __init__(self, *_: Any, **__: Any) -> None: ...
+    def __init__(self, *_: object, **__: object) -> None: ...
 
-    def wait_stream(self, _: Any) -> None: ...
+    def wait_stream(self, _: object) -> None: ...
 
-    def wait_event(self, _: Any) -> None: ...
+    def wait_event(self, _: object) -> None: ...
 
     def synchronize(self) -> None: ...
 
-    def record_event(self, *_: Any) -> "_Event":
+    def record_event(self, *_: object) -> "_Event":
         return _Event()
 
 
 class _Event:
-    def __init__(self, *_: Any, **__: Any) -> None: ...
+    def __init__(self, *_: object, **__: object) -> None: ...
 
-    def record(self, *_: Any) -> None: ...
+    def record(self, *_: object) -> None: ...
 
-    def wait(self, *_: Any) -> None: ...
+    def wait(self, *_: object) -> None: ...
 
     def synchronize(self) -> None: ...
 
@@ -77,7 +78,7 @@ class _Event:
         return True
 
 
-def _returning(value: Any) -> Callable[..., Any]:
+def _returning[T](value: T) -> Callable[..., T]:
     """A function of its own for every answer: dynamo keeps a rule per function object."""
     return lambda *_, **__: value
 
@@ -85,12 +86,12 @@ def _returning(value: Any) -> Callable[..., Any]:
 def _answer_queries() -> None:
     cuda, generator, stream = torch.cuda, torch.default_generator, _Stream()
     memory = psutil.virtual_memory()
-    random_state = {
+    random_state: dict[str, object] = {
         "get_rng_state": lambda device="cuda": generator.get_state(),
         "set_rng_state": lambda state, device="cuda": generator.set_state(state),
         "manual_seed": lambda seed: generator.manual_seed(seed),
     }
-    answers: dict[str, Any] = random_state | {
+    answers: dict[str, object] = random_state | {
         "is_available": _returning(True),
         "is_initialized": _returning(False),
         "is_current_stream_capturing": _returning(False),
@@ -125,7 +126,7 @@ def _answer_queries() -> None:
         setattr(cuda, name, answer)
     for name, answer in random_state.items():
         setattr(cuda.random, name, answer)
-    # torch's own optimizers ask here, and would start CUDA on a yes.
+    # torch's own optimizers check this, and would start CUDA if it were true.
     torch.accelerator.is_available = _returning(False)
     cuda.nvtx.range_push = _returning(None)
     cuda.nvtx.range_pop = _returning(None)
@@ -143,7 +144,7 @@ def _fork_checkpoint_queue() -> None:
         raise RuntimeError("megatron's get_write_results_queue has another signature than known")
 
     @cache
-    def forked_queue() -> Any:
+    def forked_queue() -> "Queue[object]":
         manager = SyncManager(ctx=multiprocessing.get_context("fork"))
         manager.start(initializer=_die_with_parent)
         return manager.Queue()
@@ -155,7 +156,7 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _names_cuda(device: Any) -> bool:
+def _names_cuda(device: object) -> bool:
     return (isinstance(device, str) and device.startswith("cuda")) or (
         isinstance(device, torch.device) and device.type == "cuda"
     )
@@ -165,8 +166,12 @@ class _PlaceOnCpu(TorchFunctionMode):
     """Turns every placement on a GPU into one on the CPU, and pinned memory into plain memory."""
 
     def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         if func is torch.Tensor.cuda or func is torch.Tensor.pin_memory:
             return args[0]

@@ -1,6 +1,6 @@
 """What this machine has, what that switches on, and what adding the rest would bring.
 
-Packages are imported in processes of their own: one that is broken tells so, and ends nothing else.
+Packages are imported in processes of their own: a broken one is reported, and ends nothing else.
 """
 
 import importlib.util
@@ -13,10 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import psutil
 
+from megatron_dasd.containment.walls import CANNOT_CONTAIN, INSTALL, find_walls
 from megatron_dasd.device.apex import find_apex, foreign_message
 
 State = Literal["on", "off", "broken"]
@@ -56,7 +57,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class _Torch:
-    """What torch says of itself and of the GPUs that it sees."""
+    """torch's build, and the GPUs that it sees."""
 
     error: str = ""
     cuda: str | None = None
@@ -83,6 +84,7 @@ def examine() -> list[Finding]:
         _dali,
         _mpi,
         _slurm,
+        _containment,
     ]
     return [check() for check in checks]
 
@@ -261,6 +263,13 @@ def _slurm() -> Finding:
     return Finding("Slurm", "on", done.stdout.strip(), meaning)
 
 
+def _containment() -> Finding:
+    walls = find_walls()
+    if not walls.contains:
+        return Finding("containment", "off", "", f"{CANNOT_CONTAIN}: {INSTALL}")
+    return Finding("containment", "on", walls.name, "graders that evaluate code run behind it")
+
+
 # -- helpers -----------------------------------------------------------------------------------
 
 
@@ -283,7 +292,7 @@ def _run_python(code: str) -> tuple[bool, str]:
     """Run code in an interpreter of its own: whether it worked, and the last line it printed."""
     command = [sys.executable, "-W", "ignore", "-c", code]
     try:
-        done: Any = subprocess.run(
+        done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=_IMPORT_SECONDS
         )
     except subprocess.TimeoutExpired:

@@ -2,7 +2,6 @@
 
 import os
 from importlib.metadata import version
-from typing import Any
 
 import torch
 
@@ -19,8 +18,12 @@ def describe() -> str:
     return f"{device}; {', '.join(packages)}"
 
 
-def main(payload: dict[str, Any]) -> None:
-    """A rank's program: print the line into its log."""
+def main(payload: dict[str, str]) -> None:
+    """A rank's program: print the line into its log.
+
+    Args:
+        payload: empty.
+    """
     print(describe())
 
 

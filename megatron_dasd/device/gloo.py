@@ -1,12 +1,10 @@
-"""What Megatron asks of NCCL and gloo does not do: exchanges of parts of unequal length.
+"""What Megatron needs of NCCL and gloo lacks: exchanges of parts of unequal length.
 
 Routed experts need them, since each gets as many tokens as chose it.  Part of the CPU adapter.
 """
 
 import inspect
-from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -16,16 +14,20 @@ _all_gather, _reduce_scatter = dist.all_gather, dist.reduce_scatter
 def install() -> None:
     """Put the functions below in the place of those that they stand for."""
     _give_split_sizes_as_numbers()
-    dist.all_gather = all_gather
-    dist.reduce_scatter = reduce_scatter
+    dist.all_gather = all_gather  # type: ignore[assignment]
+    dist.reduce_scatter = reduce_scatter  # type: ignore[assignment]
 
 
 def all_gather(
-    tensor_list: list[Tensor], tensor: Tensor, group: Any = None, async_op: bool = False
-) -> Any:
+    tensor_list: list[Tensor],
+    tensor: Tensor,
+    group: dist.ProcessGroup | None = None,
+    async_op: bool = False,
+) -> dist.Work | None:
     """``torch.distributed.all_gather``, also for tensors that differ in their first dimension."""
     if _even(tensor_list):
-        return _all_gather(tensor_list, tensor, group=group, async_op=async_op)
+        work: dist.Work | None = _all_gather(tensor_list, tensor, group=group, async_op=async_op)
+        return work
     tensor_list[dist.get_rank(group)].copy_(tensor)
     for rank, part in enumerate(tensor_list):
         dist.broadcast(part, group=group, group_src=rank)
@@ -35,10 +37,10 @@ def all_gather(
 def reduce_scatter(
     output: Tensor,
     input_list: list[Tensor],
-    op: Any = dist.ReduceOp.SUM,
-    group: Any = None,
+    op: dist.ReduceOp | dist.ReduceOp.RedOpType = dist.ReduceOp.SUM,
+    group: dist.ProcessGroup | None = None,
     async_op: bool = False,
-) -> Any:
+) -> dist.Work | None:
     """``torch.distributed.reduce_scatter``, also for tensors that differ in their first dimension.
 
     Args:
@@ -46,7 +48,10 @@ def reduce_scatter(
         input_list: for each rank its part, before the sum.
     """
     if _even(input_list):
-        return _reduce_scatter(output, input_list, op=op, group=group, async_op=async_op)
+        work: dist.Work | None = _reduce_scatter(
+            output, input_list, op=op, group=group, async_op=async_op
+        )
+        return work
     own = dist.get_rank(group)
     for rank, part in enumerate(input_list):
         # a copy: gloo uses the tensor of every rank as its scratch
@@ -72,7 +77,7 @@ def _give_split_sizes_as_numbers() -> None:
     if list(inspect.signature(token_dispatcher.maybe_move_tensor_to_cpu).parameters) != known:
         raise RuntimeError("megatron's maybe_move_tensor_to_cpu has another signature than known")
 
-    def on_cpu(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
-        return tensor.numpy() if as_numpy and torch.is_tensor(tensor) else tensor
+    def on_cpu(tensor: object, as_numpy: bool = False, record_stream: bool = False) -> object:
+        return tensor.numpy() if as_numpy and isinstance(tensor, Tensor) else tensor
 
     token_dispatcher.maybe_move_tensor_to_cpu = on_cpu

@@ -1,18 +1,15 @@
 """Starts the ranks of a distributed program, here or on a job's nodes, and watches over them.
 
 One process a rank, its output in a log file of its own.  A rank that fails ends the others; the
-ranks end with this process however it ends, so that no orphan goes on writing to a checkpoint.
-When this process is told to stop, the ranks are, and they are waited for: training saves first.
+ranks end with this process however it ends, so that no orphan keeps writing to a checkpoint.
+A signal to stop this process is passed on to the ranks, which are waited for: training saves first.
 """
 
 import contextlib
 import importlib
-import json
 import multiprocessing
 import os
-import random
 import signal
-import socket
 import sys
 import threading
 import time
@@ -20,18 +17,18 @@ from collections.abc import Callable, Iterator
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from types import FrameType
 
 from megatron_dasd.device import gpus, srun
+from megatron_dasd.device.ports import free_port
 from megatron_dasd.errors import MISTAKE_STATUS, Stopped, UserError
 
 _POLL_SECONDS = 0.1
 _ERROR_PREFIX = "error: "
-_MEETING_PORTS = range(20_000, 32_000)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """What schedulers send before a time limit or a preemption.  Ranks get SIGTERM for either."""
 _ENVIRONMENT = {
-    # Megatron asks for it: kernels of one stream start in the order they were launched in.
+    # Megatron requires it: kernels of one stream start in the order they were launched in.
     "CUDA_DEVICE_MAX_CONNECTIONS": "1",
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
@@ -40,7 +37,7 @@ _ENVIRONMENT = {
 
 def launch(
     module: str,
-    payload: dict[str, Any],
+    payload: object,
     num_ranks: int,
     log_dir: Path,
     on_poll: Callable[[], None] | None = None,
@@ -49,7 +46,8 @@ def launch(
 
     Args:
         module: one with a ``main(payload)`` that ends in :func:`run_program` when run by itself.
-        payload: what the program is to do, handed over as a JSON file.
+        payload: what the program is to do, of the type that its ``main`` is annotated with;
+            handed over as a JSON file (:mod:`.payload`).
         log_dir: where the payload and ``rank-N.log`` go.
         on_poll: called several times a second, e.g. to move a progress bar.
 
@@ -59,7 +57,9 @@ def launch(
     """
     log_dir.mkdir(parents=True, exist_ok=True)
     payload_path = log_dir / "payload.json"
-    payload_path.write_text(json.dumps(payload, indent=2))
+    from megatron_dasd.device.payload import write_payload  # pydantic: no --help needs it
+
+    write_payload(payload_path, payload)
     on_poll = on_poll or (lambda: None)
     if steps := srun.steps_folder():
         _launch_step(steps, module, payload_path, num_ranks, log_dir, on_poll)
@@ -68,7 +68,7 @@ def launch(
     environment = _ENVIRONMENT | {
         "MASTER_ADDR": "127.0.0.1",
         # One rank alone takes any port at the moment it listens: nobody can be there before it.
-        "MASTER_PORT": str(_free_port() if num_ranks > 1 else 0),
+        "MASTER_PORT": str(free_port("127.0.0.1") if num_ranks > 1 else 0),
         "WORLD_SIZE": str(num_ranks),
         "LOCAL_WORLD_SIZE": str(num_ranks),
     }
@@ -113,8 +113,8 @@ def _launch_step(
     log_dir: Path,
     on_poll: Callable[[], None],
 ) -> None:
-    """The same on the nodes of a Slurm job, whose script tells the ranks where to meet."""
-    environment = _ENVIRONMENT | {"MASTER_PORT": str(_free_port(""))}
+    """Start the ranks on the nodes of a Slurm job, whose script sets where they meet."""
+    environment = _ENVIRONMENT | {"MASTER_PORT": str(free_port())}
     request = srun.step_request(module, payload, num_ranks, log_dir, environment)
     for log in log_dir.glob("rank-*.log"):
         log.unlink()  # an earlier attempt's might be taken for this one's
@@ -126,13 +126,15 @@ def _launch_step(
         raise UserError(_reason_of_step(module, status, log_dir))
 
 
-def run_program(main: Callable[[dict[str, Any]], None]) -> None:
-    """Entry point of a program: read the payload and run."""
-    run_guarded(lambda: main(json.loads(Path(sys.argv[1]).read_text())))
+def run_program[P](main: Callable[[P], None]) -> None:
+    """Entry point of a program: read its payload, from the file that argv names, and run it."""
+    from megatron_dasd.device.payload import read_payload
+
+    run_guarded(lambda: main(read_payload(main, Path(sys.argv[1]))))
 
 
 def run_guarded(main: Callable[[], None]) -> None:
-    """Run as a rank, and tell a user's mistake in one line."""
+    """Run as a rank, and report a user's mistake in one line."""
     try:
         main()
     except UserError as error:
@@ -143,13 +145,13 @@ def run_guarded(main: Callable[[], None]) -> None:
 
 @contextlib.contextmanager
 def _stops() -> Iterator[list[signal.Signals]]:
-    """The signals to stop that come meanwhile, in place of what they do otherwise."""
+    """Collect the signals to stop that arrive meanwhile; they have no other effect."""
     came: list[signal.Signals] = []
     if threading.current_thread() is not threading.main_thread():
-        yield came  # no other thread is told of signals
+        yield came  # Python handles signals in the main thread alone
         return
 
-    def note(number: int, _: Any) -> None:
+    def note(number: int, _: FrameType | None) -> None:
         came.append(signal.Signals(number))
 
     before = {number: signal.signal(number, note) for number in STOP_SIGNALS}
@@ -180,8 +182,8 @@ def _watch(
         if failures and stops:
             return  # one that had nothing to save ended at once, and the others with it
         if failures:
-            # A rank that tells a user's mistake (2) explains the others, which merely lost it.
-            rank = min(failures, key=lambda rank: (codes[rank] != 2, rank))
+            # A rank that reports a user's mistake explains the others, which merely lost it.
+            rank = min(failures, key=lambda rank: (codes[rank] != MISTAKE_STATUS, rank))
             raise UserError(_reason(module, rank, codes[rank], log_dir))
         on_poll()
         if running:
@@ -221,18 +223,6 @@ def _share_cores(num_ranks: int) -> None:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // num_ranks))
 
 
-def _free_port(address: str = "127.0.0.1") -> int:
-    """A port for the ranks to meet on, below those that systems hand out to outgoing connections.
-
-    One of those could be taken again before the first rank listens on it.
-    """
-    for port in random.SystemRandom().sample(_MEETING_PORTS, 100):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind((address, port))
-            return port
-    raise UserError(f"no free port among {_MEETING_PORTS.start} to {_MEETING_PORTS.stop - 1}")
-
-
 def _reason(module: str, rank: int, code: int | None, log_dir: Path) -> str:
     log = log_dir / f"rank-{rank}.log"
     mistake, last = _ending(log)
@@ -240,17 +230,17 @@ def _reason(module: str, rank: int, code: int | None, log_dir: Path) -> str:
 
 
 def _reason_of_step(module: str, status: int, log_dir: Path) -> str:
-    """The mistake that a rank tells; else the end of the log that was written to last."""
+    """The mistake that a rank reports; else the end of the log that was written to last."""
     logs = sorted(log_dir.glob("rank-*.log"), key=lambda log: log.stat().st_mtime)
     for log in logs:
         if mistake := _ending(log)[0]:
             return mistake
-    told = f": {_ending(logs[-1])[1]} (log: {logs[-1]})" if logs else ""
-    return f"{module}: the step ended with status {status}{told}"
+    end = f": {_ending(logs[-1])[1]} (log: {logs[-1]})" if logs else ""
+    return f"{module}: the step ended with status {status}{end}"
 
 
 def _ending(log: Path) -> tuple[str | None, str]:
-    """The mistake that a log tells of, if any, and its last line."""
+    """The user's mistake that a log reports, if any, and its last line."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     mistakes = [line for line in lines if line.startswith(_ERROR_PREFIX)]
     mistake = mistakes[-1].removeprefix(_ERROR_PREFIX) if mistakes else None

@@ -11,11 +11,11 @@ import warnings
 from megatron_dasd.device import cpu_adapter
 
 # A signal to stop may reach all processes of a job.  The ranks deal with it; this process, which
-# tells of their end, has to outlive them.
+# reports their end, has to outlive them.
 for _number in (signal.SIGTERM, signal.SIGUSR1):
     signal.signal(_number, signal.SIG_IGN)
 
-# Each import tells that Transformer Engine and apex are missing; without a GPU they always are.
+# Each import warns that Transformer Engine and apex are missing; without a GPU they always are.
 warnings.filterwarnings("ignore", category=UserWarning, module="megatron")
 
 if cpu_adapter.needed():

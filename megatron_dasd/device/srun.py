@@ -1,11 +1,11 @@
 """Ranks of a distributed program as the tasks of a Slurm step: one process a rank, on all nodes.
 
-The job script runs ``srun``, since what asks for the step may be in a container that has no Slurm.
-They meet in a folder, ``DASD_STEPS``::
+The job script runs ``srun``, since the process that needs the step may be in a container without
+Slurm.  They meet in a folder, ``DASD_STEPS``::
 
     request     what to run, a line each: nodes, tasks, tasks a node, log files, module, payload,
                 then NAME=VALUE of the environment
-    stop        the step is to be told to stop (SIGUSR1, on which training saves)
+    stop        the step is to get SIGUSR1, on which training saves and stops
     status      how it ended
 
 What runs in each task is ``device.task``.
@@ -26,7 +26,7 @@ _POLL_SECONDS = 0.2
 
 
 def steps_folder() -> Path | None:
-    """Where to ask for steps; None: nobody runs them.
+    """Folder for requests of steps; None: nobody runs them.
 
     Raises:
         UserError: what is named is no folder.
@@ -42,7 +42,7 @@ def steps_folder() -> Path | None:
 def step_request(
     module: str, payload: Path, num_ranks: int, log_dir: Path, environment: Mapping[str, str]
 ) -> str:
-    """What the job script is asked for.
+    """A request for the job script.
 
     Raises:
         UserError: the ranks do not divide among the nodes.
@@ -65,7 +65,7 @@ def run_step(
     """Have a step run to its end; returns its exit status.
 
     Args:
-        stops: signals that this process got; the step is told once for each.
+        stops: signals that this process got; each is passed on to the step once.
         on_poll: called several times a second.
     """
     status = steps / _STATUS

@@ -1,22 +1,17 @@
-"""What selection remembers of every candidate: a row of numbers, however long the response is."""
+"""What selection keeps in memory of each candidate: a row of numbers of fixed size."""
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from megatron_dasd.config.selection import SelectDas
-from megatron_dasd.divergence.provenance import CLASSES, TEACHER, Comparison, Ints
-from megatron_dasd.divergence.selection import (
-    Mask,
-    Strategy,
-    best_of_each_group,
-    best_within_budget,
-    scores,
-)
+from megatron_dasd.arrays import Bools, Floats, Ints
+from megatron_dasd.config.selection import SelectDas, Strategy
+from megatron_dasd.divergence.provenance import CLASSES, TEACHER, Comparison
+from megatron_dasd.divergence.selection import best_of_each_group, best_within_budget
+from megatron_dasd.divergence.strategies import scores
 from megatron_dasd.records import ScoredResponse
 from megatron_dasd.seeds import derive_seed
 
@@ -35,22 +30,25 @@ ROW = np.dtype(
     ]
 )
 """One candidate: 116 bytes."""
-Rows = npt.NDArray[Any]
+Rows = npt.NDArray[np.void]
+"""[candidates] an array of :data:`ROW`."""
+Row = tuple[int, int, npt.NDArray[np.uint64], float, int, Ints, int, int, Sequence[float], int]
+"""The fields of :data:`ROW`."""
 
 
 @dataclass
 class Domains:
-    """Names of domains by number, in the order in which they came."""
+    """Numbers domains in the order in which they occur."""
 
     numbers: dict[str, int] = field(default_factory=dict)
 
     def number(self, name: str) -> int:
-        """The number of a domain, a new one if it was not heard of."""
+        """The number of a domain; a domain not seen before gets the next number."""
         return self.numbers.setdefault(name, len(self.numbers))
 
     @property
     def names(self) -> list[str]:
-        """By number."""
+        """[domains] by number."""
         return list(self.numbers)
 
 
@@ -62,11 +60,11 @@ def candidate_row(
     classes: Ints,
     seed: int | None,
     domains: Domains,
-) -> tuple[Any, ...]:
-    """A candidate as a row of :data:`ROW`.
+) -> Row:
+    """Summarise a candidate as a row of :data:`ROW`.
 
     Args:
-        place: number of the file, number of the record in it.
+        place: number of the file, and number of the record in it.
         classes: [sentences] codes of the classes.
     """
     prompt, temperature = response.prompt, response.temperature
@@ -85,25 +83,25 @@ def candidate_row(
     )
 
 
-def to_rows(rows: Sequence[tuple[Any, ...]]) -> Rows:
+def to_rows(rows: Sequence[Row]) -> Rows:
     """[candidates] as an array of :data:`ROW`."""
     return np.array(rows, dtype=ROW)
 
 
 def group_numbers(rows: Rows) -> Ints:
-    """[candidates] number of each one's prompt and temperature, in no order."""
+    """[candidates] a number for each combination of prompt and temperature, in no order."""
     _, numbers = np.unique(rows["group"], axis=0, return_inverse=True)
     return numbers.reshape(-1).astype(np.int64)
 
 
-def strategy_scores(rows: Rows, strategy: Strategy) -> npt.NDArray[np.float64]:
-    """[candidates] what the strategy goes by."""
+def strategy_scores(rows: Rows, strategy: Strategy) -> Floats:
+    """[candidates] scores under a strategy."""
     classes = rows["classes"]
     return scores(strategy, classes[:, TEACHER], classes.sum(axis=1), rows["num_tokens"])
 
 
-def choose(rows: Rows, settings: SelectDas) -> Mask:
-    """[candidates] whether each is kept."""
+def choose(rows: Rows, settings: SelectDas) -> Bools:
+    """[candidates] whether each is kept, by the strategy and limits of the settings."""
     values = strategy_scores(rows, settings.strategy)
     if settings.budget is None:
         return best_of_each_group(values, rows["tie_break"], group_numbers(rows), settings.keep)

@@ -1,7 +1,6 @@
 """Pictures of a selection: probabilities of whole responses, and of one response's sentences."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -11,6 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from megatron_dasd.pages.charts import COLOURS, INK, STYLE, svg
+from megatron_dasd.pages.figures import SentenceFigures
 
 MODEL_COLOURS = {
     "teacher": COLOURS["teacher"],
@@ -47,19 +47,19 @@ def density_chart(
 
 
 @matplotlib.rc_context(STYLE)
-def sentence_chart(sentences: Sequence[Mapping[str, Any]]) -> Markup:
+def sentence_chart(sentences: Sequence[SentenceFigures]) -> Markup:
     """One response: its sentences in order, each model's probability, the class as the colour.
 
     Args:
-        sentences: records of ``Sentence`` as dictionaries.
+        sentences: at least one.
     """
     figure = Figure(figsize=(10.2, 2.8), layout="constrained")
     axes = figure.subplots()
-    models = [m for m in MODEL_COLOURS if sentences[0][f"{m}_probability"] is not None]
+    models = [m for m in MODEL_COLOURS if _probability(sentences[0], m) is not None]
     classes = [name for name in COLOURS if any(s["provenance"] == name for s in sentences)]
     for name in classes:
         places = [i for i, s in enumerate(sentences) if s["provenance"] == name]
-        values = [[sentences[i][f"{m}_probability"] for m in models] for i in places]
+        values = [[_probability(sentences[i], m) or 0.0 for m in models] for i in places]
         axes.vlines(places, np.min(values, axis=1), np.max(values, axis=1), color=COLOURS[name])
         for model, column in zip(models, np.transpose(values), strict=True):
             axes.plot(
@@ -76,3 +76,11 @@ def sentence_chart(sentences: Sequence[Mapping[str, Any]]) -> Markup:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("probability")
     return svg(figure)
+
+
+def _probability(sentence: SentenceFigures, model: str) -> float | None:
+    return {
+        "teacher": sentence["teacher_probability"],
+        "student": sentence["student_probability"],
+        "distilled": sentence["distilled_probability"],
+    }[model]

@@ -1,28 +1,27 @@
-"""What the student thinks of the same responses after training: a second scoring of them."""
+"""A second scoring of the same responses: by the student after training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from megatron_dasd.divergence.provenance import Floats, Ints, ModelTokens
+from megatron_dasd.arrays import Floats, Ints
+from megatron_dasd.divergence.provenance import ModelTokens
 from megatron_dasd.errors import UserError
 from megatron_dasd.record_batches import read_batches
-from megatron_dasd.records import ScoredResponse
+from megatron_dasd.records import ResponseKey, ScoredResponse
 from megatron_dasd.records_io import SetAside, record_files
-
-_Key = tuple[str, float, int]
 
 
 @dataclass(frozen=True)
 class DistilledTokens:
-    """The parts of a scoring, each of the same responses as one part of the first scoring."""
+    """The parts of the second scoring; each has the responses of one part of the first."""
 
     files: Sequence[Path]
 
     @classmethod
-    def of(cls, folder: Path | None, first_scoring: Sequence[Path]) -> Self | None:
-        """The second scoring that lies in a folder; None without one.
+    def open(cls, folder: Path | None, first_scoring: Sequence[Path]) -> Self | None:
+        """Find the parts of the second scoring in a folder; None without a folder.
 
         Raises:
             UserError: it has another number of parts than the first.
@@ -37,8 +36,8 @@ class DistilledTokens:
             )
         return cls(files)
 
-    def of_file(self, index: int) -> "DistilledPart":
-        """Read the scoring that belongs to the responses' file of that number."""
+    def read_part(self, index: int) -> "DistilledPart":
+        """Read the part with the responses of file ``index`` of the first scoring."""
         return DistilledPart(self.files[index])
 
 
@@ -47,26 +46,22 @@ class DistilledPart:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._found: dict[_Key, tuple[str, Ints, Floats]] = {}
-        # a response that is malformed here is told of as one that is missing
+        self._found: dict[ResponseKey, tuple[str, Ints, Floats]] = {}
+        # A malformed response is skipped here; `find` then reports it as missing.
         for batch in read_batches(file, ScoredResponse, SetAside("set_aside").malformed):
             for row, response in enumerate(batch.records):
                 tokens = batch.tokens("student_tokens", row)
-                self._found[_key(response)] = (response.output, *tokens)
+                self._found[response.key] = (response.output, *tokens)
 
-    def of(self, response: ScoredResponse) -> ModelTokens:
-        """The distilled student's reading of a response.
+    def find(self, response: ScoredResponse) -> ModelTokens:
+        """Look up the distilled student's tokens of a response.
 
         Raises:
-            ValueError: it has not been scored, or another text of that name has.
+            ValueError: the response has no score here, or its score belongs to another text.
         """
-        output, num_bytes, logprobs = self._found.get(_key(response), ("", None, None))
+        output, num_bytes, logprobs = self._found.get(response.key, ("", None, None))
         if num_bytes is None or logprobs is None:
             raise ValueError(f"distilled: {self._file} has no score of this response")
         if output != response.output:
             raise ValueError(f"distilled: {self._file} has scored another output")
         return ModelTokens(response.output, response.output_spans, num_bytes, logprobs)
-
-
-def _key(response: ScoredResponse) -> _Key:
-    return response.prompt.prompt_id, response.temperature, response.candidate

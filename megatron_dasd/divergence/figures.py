@@ -1,20 +1,28 @@
-"""What a selection is described by: counts and histograms of candidates, kept and dropped."""
+"""Figures of a selection: counts and histograms of the candidates, kept and dropped."""
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from megatron_dasd.arrays import Bools, Floats, Ints
 from megatron_dasd.divergence.candidates import Domains, Rows, group_numbers, strategy_scores
-from megatron_dasd.divergence.provenance import CLASSES, TEACHER, Floats, Ints
-from megatron_dasd.divergence.selection import Mask, best_of_each_group
+from megatron_dasd.divergence.provenance import CLASSES, TEACHER
+from megatron_dasd.divergence.selection import best_of_each_group
+from megatron_dasd.pages.figures import (
+    ClassCounts,
+    Confounding,
+    ExampleFigures,
+    GroupMeans,
+    SelectionFigures,
+    SentenceFigures,
+)
 from megatron_dasd.record_batches import read_batches
-from megatron_dasd.records import SelectedResponse
+from megatron_dasd.records import SelectedResponse, Sentence
 from megatron_dasd.records_io import record_files
 
 GAP_EDGES = np.arange(-10, 11) / 10
@@ -24,7 +32,7 @@ PROBABILITY_EDGES = np.arange(0, 51) / 50
 MODELS = ("teacher", "student", "distilled")
 NUM_EXAMPLES = 3
 MOST_SENTENCES = 150
-"""Of an example: a long response has thousands."""
+"""Sentences shown of an example; a long response has thousands."""
 
 
 @dataclass
@@ -47,17 +55,17 @@ class GapHistograms:
 
 @dataclass(frozen=True)
 class Selection:
-    """What was found of the candidates, and what was decided."""
+    """The candidates, and which of them are kept."""
 
     candidates: Rows
-    kept: Mask
+    kept: Bools
     """[candidates]"""
     domains: Domains
     gaps: GapHistograms
 
 
-def collect(selection: Selection, has_distilled: bool) -> dict[str, Any]:
-    """All figures but the examples, as JSON values."""
+def collect(selection: Selection, has_distilled: bool, folder: Path) -> SelectionFigures:
+    """Collect all figures; ``folder`` holds the selected responses, for the examples."""
     rows, kept, gaps = selection.candidates, selection.kept, selection.gaps
     names = CLASSES if has_distilled else CLASSES[:-1]
     models = MODELS if has_distilled else MODELS[:-1]
@@ -100,10 +108,11 @@ def collect(selection: Selection, has_distilled: bool) -> dict[str, Any]:
             t: {"kept": means(rows[here & kept]), "dropped": means(rows[here & ~kept])}
             for t, here in temperatures.items()
         },
+        "examples": examples(folder),
     }
 
 
-def _class_counts(rows: Rows, names: Sequence[str]) -> dict[str, int]:
+def _class_counts(rows: Rows, names: Sequence[str]) -> ClassCounts:
     totals = rows["classes"].sum(axis=0).tolist()
     return dict(zip(names, totals, strict=False))
 
@@ -116,8 +125,8 @@ def _probability_counts(rows: Rows, models: Sequence[str]) -> dict[str, list[int
     }
 
 
-def means(rows: Rows) -> dict[str, float | int | None]:
-    """Number of responses, and means over them; None without any."""
+def means(rows: Rows) -> GroupMeans:
+    """Average the candidates."""
     teacher, sentences = rows["classes"][:, TEACHER], rows["classes"].sum(axis=1)
     shares = teacher / np.maximum(sentences, 1)
     return {
@@ -131,23 +140,22 @@ def means(rows: Rows) -> dict[str, float | int | None]:
     }
 
 
-def _mean(values: npt.NDArray[Any]) -> float | None:
+def _mean(values: npt.NDArray[np.number]) -> float | None:
     values = values[np.isfinite(values)]
     return float(values.mean()) if values.size else None
 
 
-def confounding(rows: Rows) -> dict[str, Any]:
-    """How often the first choice by ``count`` is another than by ``longest``.
+def confounding(rows: Rows) -> Confounding:
+    """Measure how often the first choice by ``count`` differs from the one by ``longest``.
 
-    Length and count of teacher sentences go together; were the choices always the same, selection
-    would be by length.  Among short responses equal counts are common and the tie-break decides:
-    ``count_exceeds_longest`` is the share in which the choice has more teacher sentences than the
-    longest response.  Shares of the groups of at least 2 candidates; None without any.
+    Longer responses tend to have more teacher sentences; if the choices were always the same,
+    selection would only be by length.  Among short responses equal counts are common and the
+    tie-break decides, hence the second share: the choice has more teacher sentences.
     """
     group = group_numbers(rows)
     compared = np.bincount(group)[group] >= 2
     num_groups, num_compared = np.unique(group).size, np.unique(group[compared]).size
-    figures: dict[str, Any] = {
+    figures: Confounding = {
         "count_differs_from_longest": None,
         "count_exceeds_longest": None,
         "groups": num_groups,
@@ -168,8 +176,8 @@ def confounding(rows: Rows) -> dict[str, Any]:
     return figures
 
 
-def examples(folder: Path) -> list[dict[str, Any]]:
-    """The first chosen responses, sentence by sentence, long ones cut."""
+def examples(folder: Path) -> list[ExampleFigures]:
+    """The first selected responses, sentence by sentence, long ones cut."""
     chosen = (
         response
         for file in record_files(folder)
@@ -182,7 +190,17 @@ def examples(folder: Path) -> list[dict[str, Any]]:
             "domain": response.prompt.domain,
             "temperature": response.temperature,
             "num_sentences": len(response.sentences),
-            "sentences": [asdict(s) for s in response.sentences[:MOST_SENTENCES]],
+            "sentences": [_sentence(s) for s in response.sentences[:MOST_SENTENCES]],
         }
         for response in islice(chosen, NUM_EXAMPLES)
     ]
+
+
+def _sentence(sentence: Sentence) -> SentenceFigures:
+    return {
+        "text": sentence.text,
+        "provenance": sentence.provenance,
+        "teacher_probability": sentence.teacher_probability,
+        "student_probability": sentence.student_probability,
+        "distilled_probability": sentence.distilled_probability,
+    }

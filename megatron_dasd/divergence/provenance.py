@@ -1,7 +1,7 @@
 """Sentence probabilities and provenance classes: arrays and texts in, arrays out.
 
 METHOD: divergence-aware sampling; arXiv 2601.09088 and the provenance paper arXiv 2512.20908.
-Models are in the order teacher, student, distilled student; the last is there after training only.
+Models are in the order teacher, student, distilled student; the last only after training.
 """
 
 from collections.abc import Sequence
@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
-import numpy.typing as npt
 
+from megatron_dasd.arrays import Bools, Floats, Ints
 from megatron_dasd.records import Provenance, Span
 from megatron_dasd.text.alignment import NO_SENTENCE, sentence_of_tokens
 from megatron_dasd.text.sentences import sentence_ends
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 CLASSES: tuple[Provenance, ...] = get_args(Provenance)
 """In the order of their codes."""
 TEACHER, STUDENT, SHARED, BOOSTED = range(len(CLASSES))
@@ -104,7 +102,7 @@ def classify(probabilities: Floats, beta: float, alpha: float | None = None) -> 
     ).astype(np.int64)
 
 
-def join_unmeasured(measured: npt.NDArray[np.bool_], part_of_sentence: Ints) -> Ints:
+def join_unmeasured(measured: Bools, part_of_sentence: Ints) -> Ints:
     """Join sentences that a model has no token for to a neighbour that all models have tokens for.
 
     A token that begins in one sentence and ends in the next belongs to the first; a short next

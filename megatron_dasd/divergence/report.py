@@ -1,29 +1,28 @@
 """``report.html`` and ``report.json`` of a selection, in its stage's folder."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from megatron_dasd.artifacts import StageFolder, write_atomic
 from megatron_dasd.config.selection import SelectDas
 from megatron_dasd.divergence.charts import density_chart, sentence_chart
 from megatron_dasd.pages.charts import class_chart, gap_chart
+from megatron_dasd.pages.figures import SelectionFigures
 from megatron_dasd.pages.render import render
 
 REPORT = "report"
 
 
-def write_report(folder: StageFolder, settings: SelectDas, figures: Mapping[str, Any]) -> None:
+def write_report(folder: StageFolder, settings: SelectDas, figures: SelectionFigures) -> None:
     """Write both files; the JSON holds the figures as they are."""
     folder.write_json(f"{REPORT}.json", figures)
     page = render("divergence", f"{REPORT}.html.j2", **_page_values(settings, figures))
     write_atomic(folder.path / f"{REPORT}.html", page.encode())
 
 
-def _page_values(settings: SelectDas, figures: Mapping[str, Any]) -> dict[str, Any]:
+def _page_values(settings: SelectDas, figures: SelectionFigures) -> dict[str, object]:
     temperatures = figures["sentence_classes_by_temperature"]
     rows = {"all candidates": figures["sentence_classes"]}
     rows |= {f"T = {t}": counts for t, counts in temperatures.items()}
-    rows |= {name: figures[f"sentence_classes_{name}"] for name in ("kept", "dropped")}
+    rows["kept"] = figures["sentence_classes_kept"]
+    rows["dropped"] = figures["sentence_classes_dropped"]
     by_domain = {
         f"{domain}, T = {t}": counts
         for domain, found in figures["sentence_classes_by_domain"].items()

@@ -1,17 +1,17 @@
-"""Stage select_das: of each prompt's candidates at each temperature, those that teach most.
+"""Stage select_das: keeps those of each prompt's candidates that teach most.
 
-The inputs are read twice: once to compare the models in every candidate, of which a row of numbers
-stays in memory, and once to write what was chosen.  Candidates of one prompt may therefore lie
-anywhere in the inputs.  A part of the result holds what was chosen from one file, in order.
+The inputs are read twice: once to compare the models on every candidate, which leaves a row of
+numbers in memory, and once to write what was selected.  Candidates of one prompt may therefore lie
+anywhere in the inputs.  A part of the result holds what was selected from one file, in order.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from megatron_dasd.arrays import Ints
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.selection import SelectDas
 from megatron_dasd.divergence import figures
@@ -20,7 +20,6 @@ from megatron_dasd.divergence.distilled import DistilledTokens
 from megatron_dasd.divergence.provenance import (
     CLASSES,
     Comparison,
-    Ints,
     ModelTokens,
     classify,
     compare,
@@ -33,13 +32,13 @@ from megatron_dasd.records_io import SetAside, arrow_schema, record_files
 from megatron_dasd.text.thinking import span_text
 
 
-def run(settings: SelectDas, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
-    """Select; the figures describe all candidates and the chosen ones."""
+def run(settings: SelectDas, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, object]:
+    """Select; the figures describe all candidates and the selected ones."""
     selection = select(settings, inputs, folder)
-    found = figures.collect(selection, has_distilled=settings.distilled is not None)
-    found["examples"] = figures.examples(folder.path)
+    has_distilled = settings.distilled is not None
+    found = figures.collect(selection, has_distilled, folder.path)
     write_report(folder, settings, found)
-    return found
+    return dict(found)
 
 
 def select(
@@ -47,7 +46,7 @@ def select(
 ) -> figures.Selection:
     """Compare the candidates, choose among them, and write the parts that are missing."""
     files = record_files(inputs[settings.responses])
-    distilled = DistilledTokens.of(
+    distilled = DistilledTokens.open(
         inputs[settings.distilled] if settings.distilled else None, files
     )
     surveys = [_Survey(index, file, settings, distilled) for index, file in enumerate(files)]
@@ -85,7 +84,7 @@ class _Survey:
         self.aside = SetAside(settings.on_malformed)
 
     def rows(self, domains: Domains, histograms: figures.GapHistograms) -> Rows:
-        """What selection remembers of every candidate; the histograms grow by its sentences."""
+        """Summarise every candidate; adds its sentences to the histograms."""
         rows = []
         for batch, row, comparison in self._comparisons(None):
             response, classes = batch.records[row], self._classes(comparison)
@@ -101,7 +100,7 @@ class _Survey:
         return to_rows(rows)
 
     def chosen(self, numbers: set[int]) -> pa.Table:
-        """The records of these numbers with their sentences."""
+        """Read the records with these numbers, and add their sentences."""
         schema = arrow_schema(SelectedResponse)
         tables, comparisons = [], []
         for batch, row, comparison in self._comparisons(numbers):
@@ -120,14 +119,15 @@ class _Survey:
     def _comparisons(
         self, numbers: set[int] | None
     ) -> Iterator[tuple[RecordBatch[ScoredResponse], int, Comparison]]:
-        """The candidates of the file (of these numbers), each with its batch and row there."""
-        distilled = self._distilled.of_file(self._index) if self._distilled else None
-        # what is wrong with the file has been heard of when candidates are asked for by number
+        """Yield the file's candidates (with these numbers), each with its batch and row."""
+        distilled = self._distilled.read_part(self._index) if self._distilled else None
+        # Candidates are asked for by number in the second pass, when malformed records have been
+        # reported already.
         aside = self.aside if numbers is None else SetAside("set_aside")
         for batch in read_batches(self._file, ScoredResponse, aside.malformed):
             for row, response in enumerate(batch.records):
                 if numbers is None:
-                    if reason := self._passed_over(response):
+                    if reason := self._skip_reason(response):
                         aside.counts[f"skipped: {reason}"] += 1
                         continue
                 elif batch.numbers[row] not in numbers:
@@ -135,7 +135,7 @@ class _Survey:
                 try:
                     models = _models(batch, row)
                     if distilled is not None:
-                        models.append(distilled.of(response))
+                        models.append(distilled.find(response))
                     comparison = compare(_content(response), models)
                 except ValueError as error:
                     where = f"{self._file}: record {batch.numbers[row]}: prompt "
@@ -144,8 +144,8 @@ class _Survey:
                     continue
                 yield batch, row, comparison
 
-    def _passed_over(self, response: ScoredResponse) -> str | None:
-        """Why a response is no candidate, if it is none."""
+    def _skip_reason(self, response: ScoredResponse) -> str | None:
+        """Why a response is not a candidate; None for a candidate."""
         if response.prompt.split != "train":
             return response.prompt.split
         if self._settings.temperature not in (None, response.temperature):
@@ -156,11 +156,11 @@ class _Survey:
 def sentence_column(
     comparisons: Sequence[Comparison], classes: Sequence[Ints], list_type: pa.ListType
 ) -> pa.ListArray:
-    """[responses] lists of ``Sentence``, made from arrays: there are thousands in a response.
+    """Build the column of ``Sentence`` lists from arrays: a response has thousands of sentences.
 
     Args:
         comparisons: [responses]
-        classes: [responses] codes of each one's sentences.
+        classes: [responses] class codes of the sentences of each.
         list_type: Arrow type of the column.
     """
     codes = np.concatenate(classes)
@@ -179,10 +179,10 @@ def sentence_column(
 
 
 def _content(response: ScoredResponse) -> list[str]:
-    """Thinking part and answer, the same bytes in both models' texts.
+    """Thinking part and answer; both models' texts have to hold the same bytes.
 
     Raises:
-        ValueError: they are not the same.
+        ValueError: they do not.
     """
     parts = [span_text(response.output, span) for span in response.output_spans]
     if parts != [span_text(response.text, span) for span in response.text_spans]:
@@ -191,10 +191,10 @@ def _content(response: ScoredResponse) -> list[str]:
 
 
 def _models(batch: RecordBatch[ScoredResponse], row: int) -> list[ModelTokens]:
-    """The teacher's and the student's reading of a response.
+    """A response as the teacher and the student tokenise it.
 
     Raises:
-        ValueError: one of them is not there.
+        ValueError: the response came without one model's log-probs.
     """
     response = batch.records[row]
     for field in ("tokens", "student_tokens"):

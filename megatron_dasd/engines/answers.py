@@ -7,7 +7,6 @@ texts of the tokens.  Either way it must be the text that the server gives.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -182,7 +181,7 @@ def _tokens(choice: _Choice) -> tuple[list[int], list[float], list[bytes] | None
     logprobs = choice.logprobs
     pieces: list[bytes] | None
     if logprobs is not None and logprobs.content is not None:
-        values: list[Any] = [token.logprob for token in logprobs.content]
+        values: list[float | None] = [token.logprob for token in logprobs.content]
         pieces = [
             bytes(token.bytes) if token.bytes is not None else token.token.encode()
             for token in logprobs.content

@@ -9,20 +9,19 @@ from megatron_dasd.records import FinishReason, Message, TokenLogprobs, Usage
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
-    """One text to be continued."""
+    """One text to continue."""
 
     prompt: str
-    """Rendered: template applied, special tokens written out, the beginning of the assistant's
-    turn at its end where there is one.  The engine adds nothing to it.  Empty where no template
-    is at hand and a server applies its own to ``turns``."""
+    """Rendered: template applied, special tokens written out, followed by ``prefix``.  The engine
+    adds nothing to it.  Empty where a server applies its own template to ``turns``."""
     turns: tuple[Message, ...] = ()
-    """The conversation behind ``prompt``, for such a server."""
+    """The conversation that ``prompt`` renders, for such a server."""
     prefix: str = ""
-    """The beginning of the assistant's turn that is to be continued, for such a server."""
+    """The beginning of the assistant's turn, which the model continues, for such a server."""
     max_new_tokens: int
-    """At most; fewer where the model's context ends."""
+    """Fewer are generated where the model's context ends."""
     seed: int
-    """Draws of this request alone; an engine in this process gives equal text for equal seeds."""
+    """Seed of this request's draws; an engine in this process gives equal text for equal seeds."""
     temperature: float = 1.0
     """0: greedy."""
     top_p: float = 1.0
@@ -41,17 +40,17 @@ class Generation:
     """Every generated token, the end-of-turn token (0 bytes) included."""
     finish_reason: FinishReason
     usage: Usage | None = None
-    """What a server counted."""
+    """Tokens as a server counted them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """A request that a server did not answer well, however often it was asked."""
+    """A request that no server answered well within its attempts."""
 
     kind: str
     """A short name to count under, e.g. ``time-out``."""
     detail: str
-    """What the last attempt met with."""
+    """The fault of the last attempt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +63,14 @@ class Scored:
 
 @dataclass(frozen=True)
 class ScoringRequest:
-    """A text whose log-probs are wanted: those of ``response_ids`` after ``prompt_ids``."""
+    """A text to score: log-probs of ``response_ids`` after ``prompt_ids``."""
 
     prompt_ids: list[int]
     response_ids: list[int]
 
 
 class Meter(Protocol):
-    """Watches an engine at work."""
+    """Follows an engine's work."""
 
     def ended(self, num_tokens: int) -> None:
         """One request has ended, with that many tokens."""
@@ -86,7 +85,7 @@ class Engine(Protocol):
     """A model that generates."""
 
     name: str
-    """The model's name, as responses tell it."""
+    """The model's name, as responses record it."""
     version: str
     """The program that runs the model, e.g. ``vllm 0.32.0``."""
 
@@ -95,7 +94,7 @@ class Engine(Protocol):
     ) -> Iterator[tuple[int, list[Generation | Failure]]]:
         """Generate for numbered batches of requests.
 
-        Batches are taken from the iterable as there is room for them, and given back with their
-        number as each is complete, in any order; within a batch the order stays.
+        Batches are taken from the iterable as there is room for them, and yielded with their
+        number as they complete, in any order; within a batch the order stays.
         """
         ...

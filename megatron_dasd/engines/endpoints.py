@@ -1,8 +1,8 @@
 """Several servers of one model: which are up, and which takes the next request.
 
-An end point that cannot be reached gets no requests until its health check passes again, and when
-the check fails several times in a row, the requests that it holds are given to others.  One that
-asks to be left alone (429), or that fails several times in a row, rests for a while.
+An end point that cannot be reached gets no requests until its health check passes again.  When the
+check fails several times in a row, its requests in flight move to others.  One that answers 429, or
+fails several times in a row, gets no requests for a while.
 """
 
 import asyncio
@@ -32,12 +32,12 @@ class Endpoint:
     why_down: str = "not asked yet"
     in_flight: int = 0
     failures: int = 0
-    """In a row."""
+    """Failed attempts in a row."""
     rests_until: float = 0.0
     lost: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while it is down."""
     clocks: set[asyncio.Timeout] = field(default_factory=set)
-    """Of the requests under way, which end when the end point is lost."""
+    """Time limits of its requests in flight, which expire when the end point is lost."""
 
 
 class Endpoints:
@@ -53,9 +53,10 @@ class Endpoints:
         """End points, all down until checked.
 
         Args:
-            check: asks the server at a URL for its health; gives what is wrong, None for nothing.
+            check: checks the health of the server at a URL; returns what is wrong, None for
+                nothing.
             patience_seconds: how long to wait while none is up.
-            find: further URLs, asked for now and then.
+            find: returns further URLs; called every few seconds.
         """
         self._all: list[Endpoint] = []
         self._find = find
@@ -67,7 +68,7 @@ class Endpoints:
         self._none_up_since: float | None = time.monotonic()
 
     async def watch(self) -> None:
-        """Keep asking every end point for its health, those found later too; until cancelled."""
+        """Check the health of all end points, those found later too, until cancelled."""
         tasks: list[asyncio.Task[None]] = []
         try:
             while True:
@@ -118,7 +119,7 @@ class Endpoints:
 
     @contextmanager
     def serving(self, endpoint: Endpoint, clock: asyncio.Timeout) -> Iterator[None]:
-        """Count a request to the end point; its clock runs out when the end point is lost."""
+        """Count a request to the end point; its clock expires when the end point is lost."""
         endpoint.in_flight += 1
         endpoint.clocks.add(clock)
         try:
@@ -166,11 +167,11 @@ class Endpoints:
             self.rest(endpoint, min(2.0**beyond, _LONGEST_REST_SECONDS))
 
     def unreachable(self, endpoint: Endpoint, why: str) -> None:
-        """The end point could not be reached, or broke off."""
+        """The end point could not be reached, or the connection was lost."""
         self._mark_down(endpoint, why)
 
     def rest(self, endpoint: Endpoint, seconds: float) -> None:
-        """Send the end point nothing for so long."""
+        """Send the end point no requests for some seconds."""
         endpoint.rests_until = max(endpoint.rests_until, time.monotonic() + seconds)
 
     def _mark_up(self, endpoint: Endpoint) -> None:
@@ -193,6 +194,6 @@ class Endpoints:
         each = "; ".join(f"{endpoint.url} ({endpoint.why_down})" for endpoint in self._all)
         each = each or "none has been announced"
         return (
-            f"no server answers, for {self._patience:.0f} s now: {each}; start one and give the "
-            "same command, which goes on from here"
+            f"no server answers, for {self._patience:.0f} s now: {each}; start one and run the "
+            "same command again, which resumes from here"
         )

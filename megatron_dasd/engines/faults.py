@@ -1,7 +1,7 @@
-"""What can go wrong with one request, under short names to count, and when to ask again.
+"""Faults of a request under short names to count, and when it is retried.
 
-A fault is retried; a refusal is not, since the same request would be refused again; what ends the
-whole run (no such model, a key that is not accepted) is a ``UserError``.
+A fault is retried.  A refusal is not, since the same request would be refused again.  An error of
+the whole run (no such model, a key that is not accepted) is a ``UserError``.
 """
 
 import random
@@ -16,7 +16,7 @@ _BACKOFF = wait_random_exponential(multiplier=_FIRST_PAUSE_SECONDS, max=_LONGEST
 
 
 class Fault(Exception):
-    """An attempt that failed and may be made again."""
+    """A failed attempt that may be retried."""
 
     def __init__(
         self,
@@ -30,9 +30,9 @@ class Fault(Exception):
 
         Args:
             kind: short name to count under.
-            detail: what was met with.
-            counts: whether it uses up one of the request's attempts.
-            retry_after: seconds after which the server wants to be asked again.
+            detail: what happened.
+            counts: whether it counts as one of the request's attempts.
+            retry_after: seconds that the server asks to wait.
         """
         super().__init__(f"{kind}: {detail}" if detail else kind)
         self.kind = kind
@@ -42,7 +42,7 @@ class Fault(Exception):
 
 
 class Refusal(Exception):
-    """The server says that this request is not to be made."""
+    """The server refuses this request."""
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Attempts:
     patience_seconds: float
     counted: int = 0
     waited_seconds: float = 0.0
-    """After faults that do not count."""
+    """Time waited after faults that do not count."""
 
     def exhausted(self, state: RetryCallState) -> bool:
         """Whether the attempt that has just failed was the last."""
@@ -68,7 +68,7 @@ class Attempts:
         fault = _fault_of(state)
         if fault.retry_after is None:
             pause = _BACKOFF(state)
-        else:  # jitter on top: those that were told the same should not all come back at once
+        else:  # with jitter: requests that got the same value should not all come back at once
             pause = fault.retry_after + random.uniform(0, _FIRST_PAUSE_SECONDS)
         if not fault.counts:
             self.waited_seconds += pause

@@ -2,13 +2,13 @@
 
 ::
 
-    batches ─► [ open batches: at most so many ] ─► requests in flight: at most so many
+    batches ─► [ open batches: max_open ] ─► requests in flight: concurrency
                                                           │
-    caller  ◄─ each batch when its last answer is there ◄─┘
+    caller  ◄─ each batch when its last answer arrives ◄──┘
 
-A slow request holds back its own batch; the others go on until as many batches are open as may be.
-So memory is bounded by the open batches, however many there are in all.  Nothing runs while the
-caller works on a batch that it was given: what arrives meanwhile waits in the sockets.
+A slow request delays only its own batch; the others continue until ``max_open`` batches are open.
+So the open batches bound the memory, however many there are in all.  Nothing runs while the caller
+works on a batch: what arrives meanwhile waits in the sockets.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 
 @dataclass
-class _Batch[Q, A]:
+class _OpenBatch[Q, A]:
     number: int
     requests: Sequence[Q]
     answers: list[A | None]
@@ -37,7 +37,7 @@ def run_batches[Q, A](
 
     Args:
         batches: taken one at a time, as there is room.
-        connect: opens what gives the function that answers one request; entered once.
+        connect: context manager of the function that answers one request; entered once.
         concurrency: requests in flight.
         max_open: batches begun and not yet given to the caller.
 
@@ -68,8 +68,8 @@ class _Flow[Q, A]:
         self._concurrency = concurrency
         self._room = asyncio.Semaphore(max_open)
         self._turn = asyncio.Lock()
-        self._current: _Batch[Q, A] | None = None
-        self._complete: asyncio.Queue[_Batch[Q, A] | BaseException | None] = asyncio.Queue()
+        self._current: _OpenBatch[Q, A] | None = None
+        self._complete: asyncio.Queue[_OpenBatch[Q, A] | BaseException | None] = asyncio.Queue()
         self._handed_out = False
         self._work_task: asyncio.Task[None] | None = None
 
@@ -92,7 +92,7 @@ class _Flow[Q, A]:
         await asyncio.gather(self._work_task, return_exceptions=True)
 
     async def _work(self) -> None:
-        """Answer everything; the end, or what ended it, goes the way of the batches."""
+        """Answer everything; the end, or the error that ended it, is queued like a batch."""
         try:
             async with self._connect() as ask, asyncio.TaskGroup() as group:
                 for _ in range(self._concurrency):
@@ -110,7 +110,7 @@ class _Flow[Q, A]:
             if batch.answered == len(batch.requests):
                 self._complete.put_nowait(batch)
 
-    async def _take(self) -> tuple[_Batch[Q, A], int] | None:
+    async def _take(self) -> tuple[_OpenBatch[Q, A], int] | None:
         """The next request, as (batch, position); waits for room when it opens a batch."""
         async with self._turn:
             while self._current is None or self._current.taken == len(self._current.requests):
@@ -120,7 +120,7 @@ class _Flow[Q, A]:
                     self._room.release()
                     return None
                 number, requests = following
-                self._current = _Batch(number, requests, [None] * len(requests))
+                self._current = _OpenBatch(number, requests, [None] * len(requests))
                 if not requests:
                     self._complete.put_nowait(self._current)
             position = self._current.taken
@@ -129,7 +129,7 @@ class _Flow[Q, A]:
 
 
 def _first(error: BaseException) -> BaseException:
-    """What went wrong first, out of the groups that it is wrapped in."""
+    """The first error of nested exception groups."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -1,7 +1,7 @@
-"""Generation for a whole stage: parts of one batch each, written as they are complete, resumable.
+"""Generation for a whole stage: parts of one batch each, written as they complete, resumable.
 
-Part i holds the jobs of batch i, in their order, whatever was done before a restart and in which
-order the engine answers: so every job is there exactly once, and what belongs together stays so.
+Part i holds the records of batch i, in the order of its jobs, whatever was done before a restart
+and in whichever order the engine answers.  So every job ends up in the result exactly once.
 """
 
 import time
@@ -10,38 +10,37 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import batched
 from pathlib import Path
-from typing import Any
 
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.base import Engine as EngineSettings
 from megatron_dasd.engines.base import Engine, Failure, Generation, GenerationRequest
 from megatron_dasd.engines.open import open_engine
 from megatron_dasd.progress import Bar, progress
-from megatron_dasd.records_io import SetAside
+from megatron_dasd.records_io import Dataclass, SetAside
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job[R]:
-    """One text to be generated and what becomes of it."""
+class GenerationJob[R]:
+    """One text to generate, and how its record is made."""
 
     request: GenerationRequest
     record: Callable[[Generation, Engine], R]
-    """Makes the stage's record; asked only when there is text."""
-    about: Any
-    """The dataclass that is set aside when there is none."""
+    """Makes the stage's record; called only when there is text."""
+    about: Dataclass
+    """Set aside when there is no text."""
 
 
 @dataclass
 class BarMeter:
-    """Shows an engine's work on a progress bar, and counts the faults on the way."""
+    """Shows an engine's progress on a bar, and counts the faults."""
 
     bar: Bar
     started: float = field(default_factory=time.monotonic)
     num_tokens: int = 0
     faults: Counter[str] = field(default_factory=Counter)
-    """In all."""
+    """By kind, since the start."""
     fresh: Counter[str] = field(default_factory=Counter)
-    """Since :meth:`take_faults`."""
+    """By kind, since the last :meth:`take_faults`."""
 
     def ended(self, num_tokens: int) -> None:
         """One request has ended."""
@@ -62,12 +61,12 @@ class BarMeter:
 
     def _note(self) -> str:
         rate = self.num_tokens / max(time.monotonic() - self.started, 1e-3)
-        told = (f"{count:,} x {kind}" for kind, count in self.faults.most_common())
-        return ", ".join((f"{rate:,.0f} tokens/s", *told))
+        faults = (f"{count:,} x {kind}" for kind, count in self.faults.most_common())
+        return ", ".join((f"{rate:,.0f} tokens/s", *faults))
 
 
 def generate_parts[R](
-    jobs: Iterable[Job[R]],
+    jobs: Iterable[GenerationJob[R]],
     record_type: type[R],
     *,
     num_jobs: int,
@@ -78,17 +77,17 @@ def generate_parts[R](
     aside: SetAside,
     what: str,
 ) -> None:
-    """Generate for every job and write the records, skipping parts that are there already.
+    """Generate for every job and write the records, skipping parts that exist already.
 
     Every job ends as a record (counted ``generated``) or set aside: as ``empty``, or under
     ``server: `` and the last fault of a request that no server answered well.  Memory holds the
-    batches under way.
+    batches in flight.
 
     Args:
-        jobs: made as they are needed, in batches of ``settings.batch_size``.
-        num_jobs: how many there are.
+        jobs: consumed as needed, in batches of ``settings.batch_size``.
+        num_jobs: the number of ``jobs``.
         model: Hugging Face folder, loaded when a part is missing.
-        aside: what was set aside while the jobs were made; goes with the first part.
+        aside: records set aside while the jobs were made; written with the first part.
         what: the work, for the progress bar.
     """
     size = settings.batch_size
@@ -100,7 +99,7 @@ def generate_parts[R](
         none = {"generated": 0, "generated tokens": 0}
         folder.write_part(0, record_type, [], aside.counts | none, aside.rows)
         return
-    open_batches: dict[int, Sequence[Job[R]]] = {}
+    open_batches: dict[int, Sequence[GenerationJob[R]]] = {}
 
     def batches() -> Iterator[tuple[int, Sequence[GenerationRequest]]]:
         for index, batch in enumerate(batched(jobs, size)):
@@ -120,12 +119,12 @@ def generate_parts[R](
 
 
 def _records[R](
-    jobs: Sequence[Job[R]],
+    jobs: Sequence[GenerationJob[R]],
     answers: Sequence[Generation | Failure],
     engine: Engine,
     part: SetAside,
 ) -> list[R]:
-    """The records of a batch; what gives none is set aside."""
+    """The records of a batch; jobs without one are set aside."""
     records, num_tokens = [], 0
     for job, answer in zip(jobs, answers, strict=True):
         if isinstance(answer, Failure):

@@ -1,12 +1,13 @@
-"""Are a server's log-probs those of the untempered distribution?  Sampled against rescored ones.
+"""Checks that a server's log-probs are untempered: those of sampled tokens against a rescoring.
 
 Sentence probabilities need ln p at temperature 1 over the whole vocabulary, whatever temperature
-and top-p the text was drawn with.  Some servers, by their settings, give those of the distribution
-that was drawn from.  The same tokens scored as a prompt, where nothing is drawn, tell.
+and top-p drew the text.  Some servers, depending on their settings, return those of the
+distribution that they drew from.  Scoring the same tokens as a prompt, where nothing is drawn,
+shows which.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from megatron_dasd.engines.answers import read_sampled
 from megatron_dasd.engines.base import Failure, GenerationRequest, Scored
 from megatron_dasd.engines.client import Client
 from megatron_dasd.errors import UserError
+from megatron_dasd.json_values import JsonObject
 
 _NUM_PROBES = 4
 _MAX_TOKENS = 64
@@ -24,13 +26,16 @@ _TOLERANCE_MEAN = 0.025
 
 
 def choose_probes(requests: Sequence[GenerationRequest]) -> list[GenerationRequest]:
-    """The requests that would show it best: those furthest from temperature 1."""
+    """The requests furthest from temperature 1, where tempering shows most; shortened."""
     ranked = sorted(requests, key=lambda request: -abs(request.temperature - 1.0))
-    return ranked[:_NUM_PROBES]
+    return [
+        replace(request, max_new_tokens=min(request.max_new_tokens, _MAX_TOKENS))
+        for request in ranked[:_NUM_PROBES]
+    ]
 
 
 def untempered(sampled: Sequence[float], rescored: Sequence[float]) -> bool:
-    """Whether two lists of log-probs of the same tokens are of one distribution, up to rounding.
+    """Whether two lists of log-probs of the same tokens belong to one distribution, up to rounding.
 
     Tempering shows in the size of the differences.  Truncation adds the same to every token, -ln of
     the share that was kept, which shows in their mean long before it does in their size.
@@ -43,14 +48,16 @@ def untempered(sampled: Sequence[float], rescored: Sequence[float]) -> bool:
 
 async def check_untempered(
     client: Client,
-    asked: Sequence[tuple[str, dict[str, Any]]],
+    probes: Sequence[GenerationRequest],
+    to_body: Callable[[GenerationRequest], tuple[str, JsonObject]],
     score: Callable[[Sequence[int], Sequence[int]], Awaitable[Scored | Failure]],
     rescore_by: str,
 ) -> None:
     """Sample a little as the run will, score the same tokens, and compare.
 
     Args:
-        asked: (path, body) of some of the run's requests.
+        probes: some of the run's requests.
+        to_body: path and body of a request.
         score: gives the log-probs of (prompt ids, response ids).
         rescore_by: the field that scoring uses, for the error.
 
@@ -60,9 +67,8 @@ async def check_untempered(
     sampled: list[float] = []
     rescored: list[float] = []
     failure: Failure | None = None
-    for path, body in asked:
-        short = body | {"max_tokens": min(body["max_tokens"], _MAX_TOKENS)}
-        answer = await client.ask(path, short, read_sampled)
+    for request in probes:
+        answer = await client.ask(*to_body(request), read_sampled)
         if isinstance(answer, Failure):  # of this request alone, or of all
             failure = answer
             continue
@@ -79,7 +85,7 @@ async def check_untempered(
     if failure and not sampled:
         raise UserError(f"the first requests failed: {failure.kind}: {failure.detail}")
     if sampled and not untempered(sampled, rescored):
-        temperature, top_p = asked[0][1]["temperature"], asked[0][1]["top_p"]
+        temperature, top_p = probes[0].temperature, probes[0].top_p
         gap = np.mean(np.abs(np.subtract(sampled, rescored)))
         raise UserError(
             f"the server's log-probs at temperature {temperature:g} and top-p {top_p:g} are not "

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.base import OnMalformed
@@ -11,18 +10,18 @@ from megatron_dasd.engines.base import Failure, ScoringRequest
 from megatron_dasd.engines.parts import BarMeter
 from megatron_dasd.engines.server_engine import ServerEngine
 from megatron_dasd.progress import progress
-from megatron_dasd.records_io import SetAside, count_records
+from megatron_dasd.records_io import Dataclass, SetAside, count_records
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringJob[R]:
-    """One text to be scored and what becomes of it."""
+    """One text to score, and how its record is made."""
 
     request: ScoringRequest
     record: Callable[[list[float], ServerEngine], R]
-    """Makes the stage's record of the log-probs of ``request.response_ids``."""
-    about: Any
-    """The dataclass that is set aside when no server answers well."""
+    """Makes the stage's record from the log-probs of ``request.response_ids``."""
+    about: Dataclass
+    """Set aside when no server answers well."""
 
 
 def score_parts[R](
@@ -41,8 +40,8 @@ def score_parts[R](
     fault.
 
     Args:
-        jobs: makes the jobs of a file, which is read when there is room for it; what is no job is
-            counted in the part's tally or set aside.
+        jobs: makes the jobs of a file, called when there is room for them; it counts records that
+            become no job in the part's tally, or sets them aside.
         what: the work, for the progress bar.
     """
     open_parts: dict[int, tuple[list[ScoringJob[R]], SetAside]] = {}

@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from megatron_dasd.config.base import Server
 from megatron_dasd.engines import answers
@@ -22,24 +21,25 @@ from megatron_dasd.engines.flow import run_batches
 from megatron_dasd.engines.probe import check_untempered, choose_probes
 from megatron_dasd.engines.weights import Weights
 from megatron_dasd.errors import UserError
+from megatron_dasd.json_values import JsonObject
 from megatron_dasd.text.encoding import encode, load_tokenizer
 from megatron_dasd.text.harmony import text_bytes
 
 _OPEN_BATCHES = 4
-"""Requests in batches that are begun, in multiples of those in flight: a slow one holds back its
-own batch, and this bounds how many finished ones wait with it."""
+"""Requests of open batches, in multiples of those in flight.  A slow request delays only its own
+batch; this bounds how many finished requests wait in such batches."""
 
 
 class ServerEngine:
-    """The model of some servers."""
+    """A model behind servers."""
 
     def __init__(self, settings: Server, tokenizer_folder: Path | None) -> None:
-        """Nothing is asked before there is work.
+        """Servers are asked only when there is work.
 
         Args:
             tokenizer_folder: Hugging Face folder with the model's tokenizer, which spells its
-                tokens, and the weights where servers are given them; None: the tokens' bytes come
-                from the server.
+                tokens, and the weights where servers load them from it; None: the tokens' bytes
+                come from the server.
 
         Raises:
             UserError: no tokenizer where one is needed.
@@ -57,7 +57,7 @@ class ServerEngine:
         if settings.reload and tokenizer_folder is None:
             raise UserError(f"reload: {settings.reload} needs the folder of the weights, model")
         if settings.reload and tokenizer_folder:
-            self._weights = Weights.of(tokenizer_folder)
+            self._weights = Weights.from_folder(tokenizer_folder)
 
     def generate(
         self, batches: Iterable[tuple[int, Sequence[GenerationRequest]]], meter: Meter
@@ -67,28 +67,21 @@ class ServerEngine:
         Raises:
             UserError: the servers cannot do this work, or none has answered for too long.
         """
-        batches = iter(batches)
-        first = next(batches, None)
-        if first is None:
-            return
 
-        @asynccontextmanager
-        async def connect() -> AsyncIterator[Callable[[GenerationRequest], Awaitable[Any]]]:
-            async with connected(self._settings, meter, self._weights) as client:
-                self.name, self.version = client.model, client.version
-                if self._settings.probe:
-                    asked = [self._generation_body(r) for r in choose_probes(first[1])]
-                    await check_untempered(
-                        client, asked, partial(self._score_ids, client), self._settings.rescore_by
-                    )
-                yield partial(self._generate, client, meter)
+        async def prepare(
+            client: Client, first: Sequence[GenerationRequest]
+        ) -> Callable[[GenerationRequest], Awaitable[Generation | Failure]]:
+            if self._settings.probe:
+                await check_untempered(
+                    client,
+                    choose_probes(first),
+                    self._generation_body,
+                    partial(self._score_ids, client),
+                    self._settings.rescore_by,
+                )
+            return partial(self._generate, client, meter)
 
-        yield from run_batches(
-            chain([first], batches),
-            connect,
-            concurrency=self._settings.concurrency,
-            max_open=self._max_open(len(first[1])),
-        )
+        return self._answer(batches, meter, prepare)
 
     def score(
         self, batches: Iterable[tuple[int, Sequence[ScoringRequest]]], meter: Meter
@@ -98,16 +91,35 @@ class ServerEngine:
         Raises:
             UserError: as above.
         """
+
+        async def prepare(
+            client: Client, first: Sequence[ScoringRequest]
+        ) -> Callable[[ScoringRequest], Awaitable[Scored | Failure]]:
+            return partial(self._score, client, meter)
+
+        return self._answer(batches, meter, prepare)
+
+    def _answer[Q, A](
+        self,
+        batches: Iterable[tuple[int, Sequence[Q]]],
+        meter: Meter,
+        prepare: Callable[[Client, Sequence[Q]], Awaitable[Callable[[Q], Awaitable[A]]]],
+    ) -> Iterator[tuple[int, list[A]]]:
+        """Connect once there is a batch, and answer all batches.
+
+        Args:
+            prepare: called with the client and the first batch; returns what answers a request.
+        """
         batches = iter(batches)
         first = next(batches, None)
         if first is None:
             return
 
         @asynccontextmanager
-        async def connect() -> AsyncIterator[Callable[[ScoringRequest], Awaitable[Any]]]:
+        async def connect() -> AsyncIterator[Callable[[Q], Awaitable[A]]]:
             async with connected(self._settings, meter, self._weights) as client:
                 self.name, self.version = client.model, client.version
-                yield partial(self._score, client, meter)
+                yield await prepare(client, first[1])
 
         yield from run_batches(
             chain([first], batches),
@@ -130,9 +142,9 @@ class ServerEngine:
         meter.ended(0 if isinstance(generation, Failure) else len(generation.tokens.token_ids))
         return generation
 
-    def _generation_body(self, request: GenerationRequest) -> tuple[str, dict[str, Any]]:
+    def _generation_body(self, request: GenerationRequest) -> tuple[str, JsonObject]:
         """(path, body) of a request."""
-        body: dict[str, Any] = {
+        body: JsonObject = {
             "temperature": request.temperature,
             "top_p": request.top_p,
             "return_token_ids": True,
@@ -176,7 +188,7 @@ class ServerEngine:
         self, client: Client, prompt_ids: Sequence[int], response_ids: Sequence[int]
     ) -> Scored | Failure:
         ids = [*prompt_ids, *response_ids]
-        body: dict[str, Any] = {"prompt": ids, "max_tokens": 1, "temperature": 1.0}
+        body: JsonObject = {"prompt": ids, "max_tokens": 1, "temperature": 1.0}
         if self._settings.rescore_by == "prompt_logprobs":
             body["prompt_logprobs"] = 0
         else:

@@ -1,11 +1,11 @@
-"""Servers that are found by name: each announces its URL in a file of the service's folder.
+"""Servers found by the name of their service: each writes its URL to a file in its folder.
 
 ::
 
     $DASD_SERVICES/            of a submitted pipeline: <run_dir>/jobs/services
       teacher/
-        1234.url               a line, the base URL of the server of job 1234
-      weights.json           the weights that its servers are to be started with
+        1234.url               one line: base URL of the server of job 1234
+        weights.json           the weights that the servers must start with
 """
 
 import json
@@ -22,27 +22,27 @@ _WEIGHTS = "weights.json"
 
 
 def service_folder(name: str) -> Path:
-    """Where a service's servers announce themselves.
+    """Folder where a service's servers announce themselves.
 
     Raises:
-        UserError: nothing says where services are.
+        UserError: the environment does not say where services are.
     """
     place = os.environ.get(SERVICES)
     if not place:
         raise UserError(
-            f"engine.server.service: {name}: nobody has started it ({SERVICES} is not set); submit "
+            f"engine.server.service: {name}: not started ({SERVICES} is not set); submit "
             "the pipeline with tools/submit.py, or give engine.server.urls"
         )
     return Path(place) / name
 
 
 def announced_urls(name: str) -> list[str]:
-    """Base URLs of the servers that are announced now."""
+    """Base URLs of the servers that are announced at the moment."""
     return [text for path in sorted(service_folder(name).glob("*.url")) if (text := _read(path))]
 
 
 def announce(name: str, job: str, url: str) -> Path:
-    """Announce a server; returns the file, which goes when the server does."""
+    """Announce a server; returns the file, to be deleted when the server ends."""
     folder = service_folder(name)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / f"{job}.url", f"{url}\n".encode())
@@ -50,26 +50,26 @@ def announce(name: str, job: str, url: str) -> Path:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Weights that the servers of a service are to be started with."""
+class RequestedWeights:
+    """Weights that the servers of a service must start with."""
 
     folder: str
     """A Hugging Face folder."""
     version: str
-    """The name that they then serve it by."""
+    """The name under which they then serve the model."""
 
 
-def want_weights(name: str, wanted: Wanted) -> None:
-    """Let the servers of a service start again with some weights."""
+def request_weights(name: str, weights: RequestedWeights) -> None:
+    """Ask the servers of a service to restart with some weights."""
     folder = service_folder(name)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / _WEIGHTS, json.dumps(asdict(wanted)).encode())
+    write_atomic(folder / _WEIGHTS, json.dumps(asdict(weights)).encode())
 
 
-def wanted_weights(name: str) -> Wanted | None:
-    """What the servers of a service are to be started with; None: with what their job says."""
+def wanted_weights(name: str) -> RequestedWeights | None:
+    """The weights that a service's servers must start with; None: those of its settings."""
     text = _read(service_folder(name) / _WEIGHTS)
-    return Wanted(**json.loads(text)) if text else None
+    return RequestedWeights(**json.loads(text)) if text else None
 
 
 def _read(path: Path) -> str:

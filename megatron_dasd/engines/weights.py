@@ -1,81 +1,82 @@
-"""New weights for servers that run already: which they have, and how they are told to load others.
+"""New weights for running servers: which version they have, and how they load another.
 
-A server says which version it has; one that was started again in between has another, and is told
-once more.  The version is the digest of the model's folder.
+Servers report the version they have.  One that was restarted in between reports another, and loads
+the weights again.  The version is the digest of the model's folder.
 """
 
-import json
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import msgspec
 
+from megatron_dasd.json_values import JsonObject, read_object
 from megatron_dasd.manifests import input_digest
 
 _DIGITS = 16
 _RELOAD_SECONDS = 600.0
-"""In which a server has loaded them."""
+"""Longest time that a server may take to load weights."""
 
-Ask = Callable[[str, str, dict[str, Any] | None], Awaitable[tuple[int, bytes]]]
-"""Method, path below the server's root, JSON body; gives status and answer."""
+Ask = Callable[[str, str, JsonObject | None], Awaitable[tuple[int, bytes]]]
+"""Called with method, path below the server's root, JSON body; returns status and answer."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The weights that servers are to have."""
+    """The weights that servers must have."""
 
     folder: Path
-    """A Hugging Face folder, under a path that the servers see too."""
+    """A Hugging Face folder, under a path that the servers can read too."""
     version: str
     shares_output_layer: bool
-    """With the embedding."""
+    """Whether the output layer is the embedding."""
 
     @classmethod
-    def of(cls, folder: Path) -> "Weights":
-        """Those of a folder; reads all of it, once."""
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    def from_folder(cls, folder: Path) -> "Weights":
+        """The weights in a folder; hashes all its files, once."""
+        config = read_object(folder / "config.json")
         shares = bool(config.get("tie_word_embeddings", False))
         return cls(folder.absolute(), input_digest(folder)[:_DIGITS], shares)
 
 
 @dataclass(frozen=True)
-class _Way:
-    """How one kind of server is asked and told."""
+class _Program:
+    """How one kind of server reports and loads weights."""
 
     version_path: str
     how_to_start: str
     load: Callable[[Ask, Weights], Awaitable[str | None]]
-    """Gives what went wrong."""
+    """Returns what went wrong, None for nothing."""
 
 
 async def bring(session: aiohttp.ClientSession, root: str, by: str, weights: Weights) -> str | None:
-    """Let a server have some weights; gives what is wrong, None when it says that it has them.
+    """Load weights into a server that has others; returns what is wrong, None when it has them.
 
     Args:
         root: URL without ``/v1``.
-        by: a key of ``_WAYS``.
+        by: a key of ``_PROGRAMS``.
     """
 
-    async def ask(method: str, path: str, body: dict[str, Any] | None) -> tuple[int, bytes]:
+    async def ask(method: str, path: str, body: JsonObject | None) -> tuple[int, bytes]:
         timeout = aiohttp.ClientTimeout(total=_RELOAD_SECONDS)
         async with session.request(method, root + path, json=body, timeout=timeout) as answer:
             return answer.status, await answer.read()
 
-    way = _WAYS[by]
-    has = await _version(ask, way)
+    program = _PROGRAMS[by]
+    has = await _version(ask, program)
     if has is None:
-        return f"tells no version of its weights at {way.version_path}: {way.how_to_start}"
+        return (
+            f"reports no version of its weights at {program.version_path}: {program.how_to_start}"
+        )
     if has == weights.version:
         return None
-    if wrong := await way.load(ask, weights):
+    if wrong := await program.load(ask, weights):
         return f"does not load {weights.folder}: {wrong}"
-    has = await _version(ask, way)
+    has = await _version(ask, program)
     if has != weights.version:
-        return f"has loaded {weights.folder} and says it has version {has}, not {weights.version}"
+        return f"has loaded {weights.folder} and reports version {has}, not {weights.version}"
     print(f"    {root} has the weights of {weights.folder} (version {has})", flush=True)
     return None
 
@@ -84,8 +85,8 @@ class _Info(msgspec.Struct):
     weight_version: str = ""
 
 
-async def _version(ask: Ask, way: _Way) -> str | None:
-    status, raw = await ask("GET", way.version_path, None)
+async def _version(ask: Ask, program: _Program) -> str | None:
+    status, raw = await ask("GET", program.version_path, None)
     if status == 200:
         with suppress(msgspec.DecodeError, UnicodeDecodeError):
             return msgspec.json.decode(raw, type=_Info).weight_version
@@ -93,14 +94,17 @@ async def _version(ask: Ask, way: _Way) -> str | None:
 
 
 async def _load_vllm(ask: Ask, weights: Weights) -> str | None:
-    """Requests under way are ended, the cache of prefixes is emptied: both are of the old ones."""
+    """Aborts requests in flight and empties the prefix cache: both belong to the old weights."""
     if weights.shares_output_layer and await _is_on_cpu(ask):
         return (
             "vLLM on a CPU would keep the old output layer, which this model shares with its "
             "embedding; use reload: restart"
         )
-    reload = {"method": "reload_weights", "kwargs": {"weights_path": str(weights.folder)}}
-    steps: list[tuple[str, dict[str, Any] | None]] = [
+    reload: JsonObject = {
+        "method": "reload_weights",
+        "kwargs": {"weights_path": str(weights.folder)},
+    }
+    steps: list[tuple[str, JsonObject | None]] = [
         ("/pause?mode=abort", None),
         ("/collective_rpc", reload),
         ("/reset_prefix_cache", None),
@@ -110,16 +114,27 @@ async def _load_vllm(ask: Ask, weights: Weights) -> str | None:
     return await _all(ask, steps)
 
 
+class _DeviceConfig(msgspec.Struct):
+    device: object
+
+
+class _VllmConfig(msgspec.Struct):
+    device_config: _DeviceConfig
+
+
+class _ServerInfo(msgspec.Struct):
+    vllm_config: _VllmConfig
+
+
 async def _is_on_cpu(ask: Ask) -> bool:
     status, raw = await ask("GET", "/server_info?config_format=json", None)
     if status != 200:
         return False
-    config = msgspec.json.decode(raw)["vllm_config"]
-    return bool(config["device_config"]["device"] == "cpu")
+    return msgspec.json.decode(raw, type=_ServerInfo).vllm_config.device_config.device == "cpu"
 
 
 async def _load_sglang(ask: Ask, weights: Weights) -> str | None:
-    body = {
+    body: JsonObject = {
         "model_path": str(weights.folder),
         "weight_version": weights.version,
         "abort_all_requests": True,
@@ -127,7 +142,7 @@ async def _load_sglang(ask: Ask, weights: Weights) -> str | None:
     return await _all(ask, [("/update_weights_from_disk", body)])
 
 
-async def _all(ask: Ask, steps: list[tuple[str, dict[str, Any] | None]]) -> str | None:
+async def _all(ask: Ask, steps: list[tuple[str, JsonObject | None]]) -> str | None:
     for path, body in steps:
         status, raw = await ask("POST", path, body)
         if status != 200:
@@ -136,9 +151,9 @@ async def _all(ask: Ask, steps: list[tuple[str, dict[str, Any] | None]]) -> str 
     return None
 
 
-_WAYS = {
-    "vllm": _Way(
+_PROGRAMS = {
+    "vllm": _Program(
         "/weight_info", "vLLM 0.32 or newer, started with VLLM_SERVER_DEV_MODE=1", _load_vllm
     ),
-    "sglang": _Way("/model_info", "SGLang with weight versions", _load_sglang),
+    "sglang": _Program("/model_info", "SGLang with weight versions", _load_sglang),
 }

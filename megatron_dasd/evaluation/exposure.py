@@ -1,21 +1,20 @@
 """Exposure bias as a number.
 
-A student that has learnt from the teacher's prefixes alone is surprised by what the teacher would
-say after its own.  For one student, in nats per token,
+A student trained only on the teacher's prefixes gives a low likelihood to what the teacher writes
+after the student's own prefix.  For one student, in nats per token,
 
     bias = NLL(teacher's continuation | student's prefix)
          - NLL(rest of the teacher's own response | its own beginning)
 
-with as large a share of the response before the cut on both sides, prompt by prompt.  Responses are
-held out.  Continuations of several rollouts a prompt give several draws of the number, and their
-spread.
+with the same share of the response before the cut in both terms, prompt by prompt.  Responses are
+held out.  Several rollouts per prompt give several draws of the number, and their spread.
 """
 
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 from megatron_dasd.records import ScoredResponse
 
@@ -34,36 +33,48 @@ class _Sum:
         return self.nats / self.tokens
 
 
+class ExposureFigures(TypedDict):
+    """Exposure bias of one student."""
+
+    mean: float
+    """Over the draws, in nats per token."""
+    spread: float | None
+    """Standard deviation over the draws; None for one draw."""
+    after_student: float
+    """Nats per token behind the student's prefixes, over all draws."""
+    after_teacher: float
+    """Nats per token behind the teacher's own beginnings, over all draws."""
+    num_draws: int
+    num_continuations: int
+
+
 def exposure_figures(
     mixed: Mapping[str, Iterable[ScoredResponse]],
     own: Mapping[str, Iterable[ScoredResponse]],
-) -> dict[str, Any]:
-    """The number for each student, by name.
+) -> dict[str, ExposureFigures]:
+    """Compute the exposure bias of each student.
 
     Args:
         mixed: continuations that the student has scored, with their student prefixes.
         own: the teacher's own responses to the same prompts, scored by the same student.
 
     Returns:
-        By name ``mean`` and ``spread`` (standard deviation; None for one draw) over the draws, and
-        ``after_student``, ``after_teacher`` (nats per token of all draws together), ``num_draws``
-        and ``num_continuations``.  A student without any continuation that can be compared is
-        left out.
+        By name; without the students for whom no continuation can be compared.
     """
     found = {}
     for name, records in mixed.items():
         responses = defaultdict(list)
         for record in own[name]:
             responses[record.prompt.prompt_id].append(record.student_tokens.logprobs)
-        figures = _of_student(records, responses)
+        figures = _student_figures(records, responses)
         if figures:
             found[name] = figures
     return found
 
 
-def _of_student(
+def _student_figures(
     records: Iterable[ScoredResponse], responses: Mapping[str, list[list[float]]]
-) -> dict[str, Any]:
+) -> ExposureFigures | None:
     draws: dict[int, tuple[_Sum, _Sum]] = defaultdict(lambda: (_Sum(), _Sum()))
     num_continuations = 0
     for record in records:
@@ -78,7 +89,7 @@ def _of_student(
         for other in others:
             after_teacher.add(other[min(round(share * len(other)), len(other) - 1) :])
     if not draws:
-        return {}
+        return None
     biases = [student.mean - teacher.mean for student, teacher in draws.values()]
     both = [_Sum(), _Sum()]
     for pair in draws.values():

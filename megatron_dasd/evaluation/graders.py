@@ -2,27 +2,51 @@
 
 What is graded is the answer of the normalised form alone, what follows ``</think>``; a text that is
 not in that form has not answered and scores 0, however right its words are.
+
+Every grader but ``exact`` runs in a contained worker (:mod:`megatron_dasd.containment`).  A grader
+is a :class:`~megatron_dasd.evaluation.grading.base.Grader` in a module of its own, listed in
+:mod:`~megatron_dasd.evaluation.grading.registry`.
 """
 
+import atexit
 import json
-import re
-import unicodedata
-from collections.abc import Callable
-from fractions import Fraction
-from typing import Any
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 
+import msgspec
+
+from megatron_dasd.containment.pool import Pool, WorkerError
+from megatron_dasd.containment.protocol import Failure
+from megatron_dasd.containment.walls import INSTALL
 from megatron_dasd.errors import UserError
+from megatron_dasd.evaluation.grading import contained, registry
+from megatron_dasd.evaluation.grading.base import Check, Grader
 from megatron_dasd.records import Prompt
 from megatron_dasd.text.thinking import NORMALISED, span_text, split_thinking
 
-_GENERATOR_PREFIX = "reasoning_gym:"
-_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?(?:/\d+)?")
-_WRAPPERS = " \t\n.,;:!?\"'`*$"
+_LONGEST_ANSWER = 500_000
+"""Characters; whatever they are, the request that carries them is within the worker's limit."""
+
+
+@dataclass(frozen=True)
+class Grade:
+    """How right one text is."""
+
+    score: float
+    failure: str | None = None
+    """Why the grader gave no verdict, which scores 0: ``timeout``, ``died``, ``error``, ``too
+    long``; None: it gave one."""
 
 
 def answer_of(text: str) -> str | None:
     """The answer of a text in the normalised form; None when there is none."""
-    spans = split_thinking(text, NORMALISED)
+    try:
+        spans = split_thinking(text, NORMALISED)
+    except UnicodeEncodeError:  # half a surrogate pair, which has no bytes
+        return None
     return span_text(text, spans[1]) if spans else None
 
 
@@ -30,70 +54,132 @@ def find_grader(prompt: Prompt) -> Callable[[str], float]:
     """The function that grades a text written for a prompt.
 
     Raises:
-        UserError: the prompt asks for an unknown grader, or lacks what its grader needs.
+        UserError: the prompt asks for an unknown grader, lacks what its grader needs, or nothing
+            on this machine contains the code that its grader evaluates.
+        ModuleNotFoundError: the grader's package is not installed.
     """
-    where = f"prompt {prompt.prompt_id}"
-    if prompt.reference_answer is None:
-        raise UserError(f"{where}: field reference_answer: is missing, the grader needs it")
-    reference = prompt.reference_answer
-    if prompt.grader == "exact":
-        return _of_answer(lambda answer: float(is_same(answer, reference)))
-    if prompt.grader and prompt.grader.startswith(_GENERATOR_PREFIX):
-        return _of_answer(_reasoning_gym(prompt, prompt.grader.removeprefix(_GENERATOR_PREFIX)))
-    raise UserError(f"{where}: field grader: {prompt.grader!r} is no known grader")
+    _look_up(prompt)
+    return lambda text: grade_all([(prompt, text)])[0].score
 
 
-def is_same(answer: str, reference: str) -> bool:
-    """Whether two answers are the same number, or else the same words.
+def grade_all(texts: Sequence[tuple[Prompt, str]]) -> list[Grade]:
+    """Grade texts, each written for its prompt, on all contained workers at once.
 
-    Numbers are compared exactly (``1,000.50`` is ``1000.5``, ``1/2`` is ``0.5``); words without
-    regard to case, spacing, Unicode form, and punctuation or quotes around them.
+    Raises:
+        UserError: as :func:`find_grader`; or no worker starts.
     """
-    given, wanted = _plain(answer), _plain(reference)
-    numbers = _number(given), _number(wanted)
-    return numbers[0] == numbers[1] if None not in numbers else given == wanted
-
-
-def _plain(text: str) -> str:
-    words = unicodedata.normalize("NFKC", text).casefold().split()
-    return " ".join(words).strip(_WRAPPERS)
-
-
-def _number(text: str) -> Fraction | None:
-    if not text or not _NUMBER.fullmatch(text):
-        return None
-    try:
-        return Fraction(text.replace(",", ""))
-    except (ValueError, ZeroDivisionError):
-        return None
-
-
-def _of_answer(grade: Callable[[str], float]) -> Callable[[str], float]:
-    def graded(text: str) -> float:
+    grades = [Grade(0.0)] * len(texts)
+    numbers: list[int] = []
+    requests: list[tuple[str, bytes]] = []
+    for number, (prompt, text) in enumerate(texts):
+        question = _look_up(prompt)
         answer = answer_of(text)
-        return 0.0 if answer is None else grade(answer)
+        if answer is None:
+            continue
+        if question.check is not None:
+            score = question.check(answer, question.reference, question.metadata)
+            grades[number] = Grade(score)
+        elif len(answer) > _LONGEST_ANSWER:
+            grades[number] = Grade(0.0, "too long")
+        else:
+            numbers.append(number)
+            body = contained.encode(answer, question.reference, question.metadata)
+            requests.append((question.key, body))
+    if requests:
+        try:
+            outcomes = _pool(os.getpid()).run(requests)
+        except WorkerError as error:
+            raise UserError(f"graders: {error}") from None
+        for number, outcome in zip(numbers, outcomes, strict=True):
+            grades[number] = _grade(outcome)
+    return grades
 
-    return graded
+
+def close_workers() -> None:
+    """End the contained workers; the next grade starts new ones."""
+    if _pool.cache_info().currsize:
+        _pool(os.getpid()).close()
+    _prepare.cache_clear()
 
 
-def _reasoning_gym(prompt: Prompt, generator: str) -> Callable[[str], float]:
-    import reasoning_gym  # not at the top: it takes seconds, and not every prompt needs it
+@dataclass(frozen=True)
+class _Question:
+    """What is graded against, checked."""
 
+    key: str
+    reference: str
+    metadata: Mapping[str, object]
+    check: Check | None
+    """Of a grader that runs in this process."""
+
+
+def _look_up(prompt: Prompt) -> _Question:
     where = f"prompt {prompt.prompt_id}: field"
+    if prompt.reference_answer is None:
+        raise UserError(f"{where} reference_answer: is missing, the grader needs it")
+    key = prompt.grader or ""
     try:
-        metadata = json.loads(prompt.grader_metadata or "{}")
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where} grader_metadata: bad JSON ({error})") from None
-    try:
-        score = reasoning_gym.get_score_answer_fn(generator)
+        grader, argument = registry.find(key)
+        check = grader.make(argument) if grader.in_process else None
     except ValueError as error:
         raise UserError(f"{where} grader: {error}") from None
-    entry: dict[str, Any] = {"answer": prompt.reference_answer, "metadata": metadata}
+    metadata = _read_metadata(grader, prompt.grader_metadata, where)
+    if check is None:
+        _require(grader, where)
+        refusal = _prepare(os.getpid(), key)
+        if refusal is not None:
+            raise UserError(f"{where} grader: {refusal}")
+    return _Question(key, prompt.reference_answer, metadata, check)
 
-    def grade(answer: str) -> float:
-        try:
-            return min(max(float(score(answer, entry)), 0.0), 1.0)
-        except Exception:  # some generators' graders trip over answers of another form
-            return 0.0
 
-    return grade
+def _read_metadata(grader: Grader, text: str | None, where: str) -> dict[str, object]:
+    try:
+        metadata = json.loads(text or "{}")
+        if not isinstance(metadata, dict):
+            raise ValueError("is no JSON object")
+        if grader.settings is not None:
+            msgspec.convert(metadata, grader.settings)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} grader_metadata: bad JSON ({error})") from None
+    except RecursionError:
+        raise UserError(f"{where} grader_metadata: bad JSON (nested too deeply)") from None
+    except ValueError as error:
+        raise UserError(f"{where} grader_metadata: {error}") from None
+    return metadata
+
+
+def _require(grader: Grader, where: str) -> None:
+    if grader.module is not None and find_spec(grader.module) is None:
+        raise ModuleNotFoundError(f"No module named {grader.module!r}", name=grader.module)
+    if grader.evaluates_code and not _pool(os.getpid()).walls.contains:
+        raise UserError(
+            f"{where} grader: {grader.name} evaluates what a model wrote, and nothing here "
+            f"contains it: {INSTALL}"
+        )
+
+
+@cache
+def _prepare(process: int, key: str) -> str | None:
+    """Let a worker of this process get ready for a grader: None, or why it refuses."""
+    try:
+        failure = _pool(process).prepare(key)
+    except WorkerError as error:
+        raise UserError(f"graders: {error}") from None
+    return failure.detail if failure else None
+
+
+@cache
+def _pool(process: int) -> Pool:
+    """The workers of a process; a forked process has none of its parent's."""
+    pool = Pool(contained.TASK)
+    atexit.register(pool.close)
+    return pool
+
+
+def _grade(outcome: bytes | Failure) -> Grade:
+    if isinstance(outcome, Failure):
+        return Grade(0.0, outcome.kind)
+    try:
+        return Grade(contained.decode(outcome))
+    except (ValueError, RecursionError):  # hostile code can say anything of its own answer
+        return Grade(0.0, "error")

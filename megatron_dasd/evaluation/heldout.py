@@ -2,47 +2,53 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TypedDict
 
 from megatron_dasd.errors import UserError
-from megatron_dasd.evaluation.statistics import ratio_estimate
-from megatron_dasd.records import ScoredResponse
-
-_Key = tuple[str, float, int]
+from megatron_dasd.evaluation.statistics import EstimateFigures, ratio_estimate
+from megatron_dasd.records import ResponseKey, ScoredResponse
 
 
 @dataclass
 class _Scores:
     """One scoring of the held-out responses."""
 
-    tokens: dict[_Key, int] = field(default_factory=dict)
+    tokens: dict[ResponseKey, int] = field(default_factory=dict)
     nats_by_prompt: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     tokens_by_prompt: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
 
 
-def heldout_figures(scores: Mapping[str, Iterable[ScoredResponse]]) -> dict[str, Any]:
-    """Nats per token over all tokens of the held-out responses, end of turn included.
+class HeldoutFigures(TypedDict):
+    """Held-out negative log-likelihood, in nats per token, by the name of the scoring."""
 
-    Changes are paired, response by response, which takes out that some responses are harder than
-    others; their standard error is therefore far below that of the values themselves.
+    heldout_nll: dict[str, float]
+    heldout_nll_stderr: dict[str, float | None]
+    heldout_nll_change: dict[str, EstimateFigures]
+    """Against the first scoring."""
+    heldout_prompts: int
+    heldout_responses: int
+    heldout_tokens: int
+
+
+def heldout_figures(scores: Mapping[str, Iterable[ScoredResponse]]) -> HeldoutFigures:
+    """Compute nats per token over all tokens of the held-out responses, end of turn included.
+
+    Changes are paired response by response, which removes the differences in difficulty between
+    responses; their standard error is therefore far below that of the values themselves.
 
     Args:
-        scores: scored responses by what the student had learnt; the first is compared with.
-            Responses of the training split are passed over.
-
-    Returns:
-        ``heldout_nll`` and ``heldout_nll_stderr`` by name, ``heldout_nll_change`` (``mean`` and
-        ``stderr`` against the first), and the numbers of prompts, responses and tokens.
+        scores: scored responses by the student's stage of training; the others are compared with
+            the first.  Responses of the training split are skipped.
 
     Raises:
-        UserError: nothing is held out, or two scorings are of other responses or tokens.
+        UserError: no response is held out, or two scorings differ in responses or tokens.
     """
     collected = {name: _collect(records) for name, records in scores.items()}
     first_name, first = next(iter(collected.items()))
     if not first.tokens:
         raise UserError(f"heldout_scores.{first_name}: holds no held-out response")
-    figures: dict[str, Any] = {
+    figures: HeldoutFigures = {
         "heldout_nll": {},
         "heldout_nll_stderr": {},
         "heldout_nll_change": {},
@@ -64,7 +70,7 @@ def heldout_figures(scores: Mapping[str, Iterable[ScoredResponse]]) -> dict[str,
         figures["heldout_nll"][name] = nll.mean
         figures["heldout_nll_stderr"][name] = nll.stderr
         if name != first_name:
-            figures["heldout_nll_change"][name] = asdict(ratio_estimate(change, counts))
+            figures["heldout_nll_change"][name] = ratio_estimate(change, counts).figures
     return figures
 
 
@@ -73,7 +79,7 @@ def _collect(records: Iterable[ScoredResponse]) -> _Scores:
     for record in records:
         prompt, logprobs = record.prompt, record.student_tokens.logprobs
         if prompt.split == "heldout":
-            scores.tokens[prompt.prompt_id, record.temperature, record.candidate] = len(logprobs)
+            scores.tokens[record.key] = len(logprobs)
             scores.nats_by_prompt[prompt.prompt_id] -= sum(logprobs)
             scores.tokens_by_prompt[prompt.prompt_id] += len(logprobs)
     return scores

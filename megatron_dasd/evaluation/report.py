@@ -1,29 +1,79 @@
-"""Stage report: what a run gave, as ``report.json`` and ``report.html``.
+"""Stage report: the results of a run, as ``report.json`` and ``report.html``.
 
-Most figures stand in the manifests of the stages that it rests on; the held-out negative
-log-likelihood and the samples are read from the records.
+Most figures come from the manifests of the stages before it; the held-out negative log-likelihood
+and the samples are read from the records.
 """
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from megatron_dasd.artifacts import StageFolder, write_atomic
 from megatron_dasd.config.evaluation import Report
 from megatron_dasd.evaluation import charts
-from megatron_dasd.evaluation.exposure import exposure_figures
-from megatron_dasd.evaluation.heldout import heldout_figures
+from megatron_dasd.evaluation.accuracy import AccuracyFigures
+from megatron_dasd.evaluation.exposure import ExposureFigures, exposure_figures
+from megatron_dasd.evaluation.heldout import HeldoutFigures, heldout_figures
 from megatron_dasd.evaluation.samples import mixed_policy_example, side_by_side
+from megatron_dasd.json_values import require
 from megatron_dasd.manifests import LOGS, METRICS, Manifest, model_folder, read_manifest
 from megatron_dasd.pages.charts import class_chart, gap_chart
+from megatron_dasd.pages.figures import ClassCounts, SelectionFigures
 from megatron_dasd.pages.render import render as render_page
 from megatron_dasd.records import ScoredResponse
 from megatron_dasd.records_io import read_records
 
 
-def run(settings: Report, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
-    """Write both files; the figures are the headline ones."""
+class RolloutFigures(TypedDict, total=False):
+    """Figures of ``roll_out_student`` that the report draws; absent without rollouts."""
+
+    mean_teacher_tokens: float
+    mean_rollout_tokens: float
+    cut_off: float
+    """Share of the rollouts that their cap cut off."""
+    by_length: list[dict[str, float]]
+    """By ranges of the teacher's length: ``from``, ``to``, ``num_rollouts``, ``cut_off``,
+    ``ratio``."""
+
+
+class EvaluateFigures(TypedDict, total=False):
+    """Figures of ``evaluate``; absent without evaluation."""
+
+    models: dict[str, AccuracyFigures]
+
+
+class RunFigures(HeldoutFigures):
+    """Content of ``report.json``; losses are in nats per token."""
+
+    title: str
+    exposure_bias: dict[str, ExposureFigures]
+    accuracy: dict[str, AccuracyFigures]
+    """By model."""
+    sentence_classes: ClassCounts
+    sentence_classes_by_temperature: dict[str, ClassCounts]
+    sentence_classes_kept: ClassCounts
+    count_differs_from_longest: float | None
+    count_exceeds_longest: float | None
+    kept_share: dict[str, object]
+    """By filter stage."""
+    counts: dict[str, dict[str, int]]
+    """By stage."""
+    loss_curves: dict[str, dict[str, list[list[float]]]]
+    """By training stage, see :func:`loss_curves`."""
+    rollouts: RolloutFigures
+    tokens_per_second: dict[str, float]
+    """By stage that generates text."""
+    conversion: Mapping[str, object]
+    """Of ``verify_conversion``."""
+    seconds: dict[str, float]
+    """Wall time by stage."""
+    seconds_total: float
+    export_dir: str
+
+
+def run(settings: Report, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, object]:
+    """Write both files; returns the headline figures."""
     found = ((name, read_manifest(path)) for name, path in inputs.items())
     manifests = {name: manifest for name, manifest in found if manifest}
     figures = collect_figures(settings, inputs, manifests)
@@ -31,25 +81,29 @@ def run(settings: Report, inputs: Mapping[str, Path], folder: StageFolder) -> di
     write_atomic(folder.path / "report.html", render(settings, inputs, manifests, figures).encode())
     for line in [*heldout_lines(figures), *exposure_lines(figures)]:
         print(f"    {line}", flush=True)
-    told = ("heldout_nll", "heldout_nll_change", "exposure_bias", "accuracy")
-    return {name: figures[name] for name in told}
+    return {
+        "heldout_nll": figures["heldout_nll"],
+        "heldout_nll_change": figures["heldout_nll_change"],
+        "exposure_bias": figures["exposure_bias"],
+        "accuracy": figures["accuracy"],
+    }
 
 
 def collect_figures(
     settings: Report, inputs: Mapping[str, Path], manifests: Mapping[str, Manifest]
-) -> dict[str, Any]:
-    """The content of ``report.json``; seconds are of wall time, losses in nats per token."""
+) -> RunFigures:
+    """Collect the content of ``report.json``."""
     scores = {
         name: read_records(inputs[reference], ScoredResponse)
         for name, reference in settings.heldout_scores.items()
     }
-    select = manifests[settings.select].figures
+    select = _selection(settings, manifests)
     seconds = {name: manifest.seconds for name, manifest in manifests.items()}
     return {
         "title": settings.title,
         **heldout_figures(scores),
         "exposure_bias": _exposure(settings, inputs),
-        "accuracy": _figures(manifests, settings.evaluate).get("models", {}),
+        "accuracy": cast(EvaluateFigures, _figures(manifests, settings.evaluate)).get("models", {}),
         "sentence_classes": select["sentence_classes"],
         "sentence_classes_by_temperature": select["sentence_classes_by_temperature"],
         "sentence_classes_kept": select["sentence_classes_kept"],
@@ -62,7 +116,7 @@ def collect_figures(
             name: manifest.counts for name, manifest in manifests.items() if manifest.counts
         },
         "loss_curves": {name: loss_curves(inputs[name]) for name in settings.train},
-        "rollouts": _figures(manifests, settings.rollouts),
+        "rollouts": cast(RolloutFigures, _figures(manifests, settings.rollouts)),
         "tokens_per_second": tokens_per_second(
             manifests, (settings.sample, settings.rollouts, settings.continuations)
         ),
@@ -73,7 +127,7 @@ def collect_figures(
     }
 
 
-def _exposure(settings: Report, inputs: Mapping[str, Path]) -> dict[str, Any]:
+def _exposure(settings: Report, inputs: Mapping[str, Path]) -> dict[str, ExposureFigures]:
     def scored(references: Mapping[str, str]) -> dict[str, Iterator[ScoredResponse]]:
         return {
             name: read_records(inputs[references[name]], ScoredResponse)
@@ -83,8 +137,8 @@ def _exposure(settings: Report, inputs: Mapping[str, Path]) -> dict[str, Any]:
     return exposure_figures(scored(settings.exposure_scores), scored(settings.heldout_scores))
 
 
-def exposure_lines(figures: Mapping[str, Any]) -> list[str]:
-    """Exposure bias in words, a line for each student."""
+def exposure_lines(figures: RunFigures) -> list[str]:
+    """Write the exposure bias as text, a line for each student."""
     lines = []
     for name, bias in figures["exposure_bias"].items():
         spread = "" if bias["spread"] is None else f" ± {bias['spread']:.4f}"
@@ -99,7 +153,7 @@ _CURVES = {"train": "loss", "heldout": "heldout_loss", "continuation": "continua
 def tokens_per_second(
     manifests: Mapping[str, Manifest], stages: Iterable[str | None]
 ) -> dict[str, float]:
-    """What models wrote in some stages, by stage: wall time, what precedes the first text too."""
+    """Generated tokens per second of wall time, start-up included, by stage."""
     return {
         name: manifests[name].counts["generated tokens"] / max(manifests[name].seconds, 1e-3)
         for name in stages
@@ -108,12 +162,12 @@ def tokens_per_second(
 
 
 def loss_curves(train_folder: Path) -> dict[str, list[list[float]]]:
-    """``train``, ``heldout`` and maybe ``continuation`` as (iteration, loss), in order.
+    """Read ``train``, ``heldout`` and, if logged, ``continuation`` as ordered (iteration, loss).
 
-    The loss of what the teacher wrote behind the student's own prefixes, beside that of all, tells
-    of exposure bias as training goes on.
+    ``continuation`` is the loss of what the teacher wrote after the student's own prefixes; beside
+    the loss of all tokens it shows the exposure bias during training.
 
-    After a kill some iterations are run again; what was written last is what the weights come from.
+    After a kill some iterations run again; the last line of each belongs to the final weights.
     """
     curves: dict[str, dict[int, float]] = {"train": {}, "heldout": {}}
     path = train_folder / LOGS / METRICS
@@ -121,7 +175,7 @@ def loss_curves(train_folder: Path) -> dict[str, list[list[float]]]:
     for line in lines:
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:  # a line that a kill cut off
+        except json.JSONDecodeError:  # truncated by a kill
             continue
         for name, key in _CURVES.items():
             if key in row:
@@ -129,8 +183,8 @@ def loss_curves(train_folder: Path) -> dict[str, list[list[float]]]:
     return {name: [list(point) for point in sorted(c.items())] for name, c in curves.items()}
 
 
-def heldout_lines(figures: Mapping[str, Any]) -> list[str]:
-    """The held-out negative log-likelihood in words, a line for each stage."""
+def heldout_lines(figures: RunFigures) -> list[str]:
+    """Write the held-out negative log-likelihood as text, a line for each stage."""
     lines = []
     for name, value in figures["heldout_nll"].items():
         line = f"held-out NLL {name}: {value:.4f} nats/token"
@@ -146,10 +200,10 @@ def render(
     settings: Report,
     inputs: Mapping[str, Path],
     manifests: Mapping[str, Manifest],
-    figures: Mapping[str, Any],
+    figures: RunFigures,
 ) -> str:
-    """The content of ``report.html``: one file that needs nothing else."""
-    select = manifests[settings.select]
+    """Render ``report.html``, a self-contained file."""
+    select, chosen = _selection(settings, manifests), manifests[settings.select].settings
     classes = {
         "all candidates": figures["sentence_classes"],
         **{f"T = {t}": c for t, c in figures["sentence_classes_by_temperature"].items()},
@@ -161,22 +215,26 @@ def render(
         report=figures,
         stages=manifests,
         colours=figures["sentence_classes"],
-        selection=select.settings,
+        selection=chosen,
         heldout_chart=charts.heldout_chart(figures["heldout_nll"], figures["heldout_nll_stderr"]),
         loss_chart=charts.loss_chart(figures["loss_curves"]) if settings.train else "",
         class_chart=class_chart(classes),
-        gap_chart=gap_chart(select.figures["gap_histogram"], select.settings["beta"]),
+        gap_chart=gap_chart(select["gap_histogram"], require(chosen, "beta", float)),
         cut_off_chart=(
             charts.cut_off_chart(figures["rollouts"]["by_length"])
             if figures["rollouts"].get("by_length")
             else ""
         ),
         time_chart=charts.time_chart(figures["seconds"]),
-        examples=select.figures["examples"],
+        examples=select["examples"],
         samples=side_by_side(settings, inputs),
         mixed=mixed_policy_example([inputs[name] for name in settings.filters]),
     )
 
 
-def _figures(manifests: Mapping[str, Manifest], stage: str | None) -> dict[str, Any]:
+def _selection(settings: Report, manifests: Mapping[str, Manifest]) -> SelectionFigures:
+    return cast(SelectionFigures, manifests[settings.select].figures)
+
+
+def _figures(manifests: Mapping[str, Manifest], stage: str | None) -> Mapping[str, object]:
     return manifests[stage].figures if stage else {}

@@ -1,17 +1,15 @@
 """Stage evaluate: the models answer the held-out prompts that carry a reference answer.
 
-The work is cut into parts of one model and one batch of answers.  All models answer with the same
-random draws, so that their difference is measured prompt by prompt.
+The work is divided into parts of one model and one batch of answers.  All models answer with the
+same random draws, so that their difference is measured prompt by prompt.
 """
 
-from collections import Counter, defaultdict
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from itertools import batched
 from pathlib import Path
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.evaluation import Evaluate
@@ -19,8 +17,13 @@ from megatron_dasd.engines.base import Failure, Generation, GenerationRequest, M
 from megatron_dasd.engines.open import open_engine
 from megatron_dasd.engines.parts import BarMeter
 from megatron_dasd.errors import UserError
-from megatron_dasd.evaluation.graders import answer_of, find_grader
-from megatron_dasd.evaluation.statistics import ratio_estimate
+from megatron_dasd.evaluation.accuracy import accuracies, verdict
+from megatron_dasd.evaluation.graders import (
+    Grade,
+    close_workers,
+    find_grader,
+    grade_all,
+)
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.progress import progress
 from megatron_dasd.records import Graded, Prompt
@@ -29,14 +32,17 @@ from megatron_dasd.seeds import derive_seed
 from megatron_dasd.text.chat import all_turns, render_turns
 from megatron_dasd.text.encoding import load_tokenizer
 
+if TYPE_CHECKING:  # transformers takes seconds to import
+    from transformers import PreTrainedTokenizerBase
+
 Task = tuple[Prompt, int]
 """A prompt and the number of the sample."""
 
 
-def run(settings: Evaluate, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
+def run(settings: Evaluate, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, object]:
     """Generate, grade and write parts of :class:`Graded`; the figures are accuracies.
 
-    With servers there is one model to evaluate, theirs.
+    With servers, only the model that they run is evaluated.
 
     Raises:
         UserError: no held-out prompt carries a reference answer, or its grader is unknown.
@@ -44,7 +50,7 @@ def run(settings: Evaluate, inputs: Mapping[str, Path], folder: StageFolder) -> 
     aside = SetAside(settings.on_malformed)
     prompts = list(_graded_prompts(inputs[settings.prompts], aside))
     for prompt in prompts:
-        find_grader(prompt)  # what it refuses should not wait for the answers
+        find_grader(prompt)  # reports a bad prompt before any answer is generated
     if not prompts:
         raise UserError(f"{inputs[settings.prompts]}: no held-out prompt carries a grader")
     tasks = [(prompt, sample) for prompt in prompts for sample in range(settings.num_samples)]
@@ -57,10 +63,11 @@ def run(settings: Evaluate, inputs: Mapping[str, Path], folder: StageFolder) -> 
             missing = {index: part for index, part in parts.items() if not folder.has_part(index)}
             meter = BarMeter(bar)
             for index, answers in _answer(name, inputs[reference], missing, settings, meter):
-                part = aside if index == 0 else SetAside()  # the prompts' tale is told once
+                part = aside if index == 0 else SetAside()  # counts skipped prompts once
                 graded = _grade_all(name, parts[index], answers, part)
                 part.counts.update(meter.take_faults())
                 folder.write_part(index, Graded, graded, part.counts, part.rows)
+    close_workers()
     return {"models": accuracies(read_records(folder.path, Graded))}
 
 
@@ -76,7 +83,7 @@ def _graded_prompts(path: Path, aside: SetAside) -> Iterable[Prompt]:
 def _answer(
     name: str, path: Path, parts: Mapping[int, Sequence[Task]], settings: Evaluate, meter: Meter
 ) -> Iterator[tuple[int, list[Generation | Failure]]]:
-    """Let a model answer the tasks of each part."""
+    """Generate a model's answers to the tasks of each part."""
     if not parts:
         return
     folder = model_folder(path)
@@ -91,14 +98,23 @@ def _answer(
 def _grade_all(
     name: str, tasks: Sequence[Task], answers: Sequence[Generation | Failure], aside: SetAside
 ) -> list[Graded]:
-    """Grade what a model wrote; tasks that a server failed at are set aside."""
-    graded = []
+    """Grade what a model wrote; tasks that a server failed at are set aside.
+
+    An answer at which its grader fails is wrong; the counts say why, as ``grader: timeout``.
+    """
+    written: list[tuple[Task, Generation]] = []
     for task, answer in zip(tasks, answers, strict=True):
         if isinstance(answer, Failure):
             aside.drop(f"server: {answer.kind}", task[0], answer.detail)
         else:
-            graded.append(_grade(name, task, answer))
-    aside.counts.update(_verdict(one) for one in graded)
+            written.append((task, answer))
+    grades = grade_all([(task[0], answer.text) for task, answer in written])
+    graded = [
+        _graded(name, task, answer, grade)
+        for (task, answer), grade in zip(written, grades, strict=True)
+    ]
+    aside.counts.update(verdict(one) for one in graded)
+    aside.counts.update(f"grader: {grade.failure}" for grade in grades if grade.failure)
     return graded
 
 
@@ -117,53 +133,14 @@ def _request(
     )
 
 
-def _grade(name: str, task: Task, generation: Generation) -> Graded:
+def _graded(name: str, task: Task, generation: Generation, grade: Grade) -> Graded:
     prompt, sample = task
     return Graded(
         prompt=prompt,
         model=name,
         sample=sample,
         text=generation.text,
-        score=find_grader(prompt)(generation.text),
+        score=grade.score,
         num_tokens=len(generation.tokens.token_ids),
         finish_reason=generation.finish_reason,
     )
-
-
-def _verdict(graded: Graded) -> str:
-    if answer_of(graded.text) is None:
-        return "no answer"
-    return "right" if graded.score == 1.0 else "wrong"
-
-
-def accuracies(answers: Iterable[Graded]) -> dict[str, dict[str, Any]]:
-    """Accuracy of every model, and its difference to the first one's, with standard errors.
-
-    An answer is right when its grader gives the full score.
-
-    Returns:
-        By model: ``accuracy`` and ``difference`` (``mean`` and ``stderr``, by prompt), the share
-        that ``answered`` in the normalised form, ``mean_tokens``, ``num_prompts``, ``num_answers``.
-    """
-    by_model: defaultdict[str, list[Graded]] = defaultdict(list)
-    for answer in answers:
-        by_model[answer.model].append(answer)
-    figures: dict[str, dict[str, Any]] = {}
-    first: dict[str, int] | None = None
-    for name, given in by_model.items():
-        asked = Counter(one.prompt.prompt_id for one in given)
-        right = dict.fromkeys(asked, 0)
-        for one in given:
-            right[one.prompt.prompt_id] += _verdict(one) == "right"
-        first = first or right
-        counts = list(asked.values())
-        gains = [right[prompt_id] - first[prompt_id] for prompt_id in asked]
-        figures[name] = {
-            "accuracy": asdict(ratio_estimate(list(right.values()), counts)),
-            "difference": asdict(ratio_estimate(gains, counts)),
-            "answered": sum(_verdict(one) != "no answer" for one in given) / len(given),
-            "mean_tokens": sum(one.num_tokens for one in given) / len(given),
-            "num_prompts": len(asked),
-            "num_answers": len(given),
-        }
-    return figures

@@ -1,9 +1,9 @@
-"""What the report shows to be read: answers side by side, and a mixed-policy response."""
+"""Texts that the report shows: answers side by side, and a mixed-policy response."""
 
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from megatron_dasd.config.evaluation import Report
 from megatron_dasd.records import FilteredResponse, Graded
@@ -11,16 +11,35 @@ from megatron_dasd.records_io import read_records
 
 NUM_SAMPLES = 4
 _MOST_READ = 2000
-"""Records looked at for an example: it should not take a reading of everything."""
+"""Records searched for an example, so that it does not take a pass over all of them."""
 
 
-def side_by_side(settings: Report, inputs: Mapping[str, Path]) -> list[dict[str, Any]]:
-    """Held-out prompts with the teacher's response and the first and last student's answers.
+class Sample(TypedDict):
+    """A held-out prompt with the answers to it."""
 
-    One prompt of each domain comes before a second one of any.
+    domain: str
+    prompt: str
+    reference: str | None
+    teacher: str
+    """The teacher's response."""
+    answers: list[Graded]
+    """Of the first and the last student."""
 
-    Returns:
-        Rows of ``prompt``, ``reference``, ``teacher`` and ``answers`` (model, text, score).
+
+class MixedPolicyExample(TypedDict):
+    """A response that the student began and the teacher continued."""
+
+    prompt: str
+    student: str
+    """The student's prefix."""
+    teacher: str
+    """The rest."""
+
+
+def side_by_side(settings: Report, inputs: Mapping[str, Path]) -> list[Sample]:
+    """Choose held-out prompts, with the teacher's response and students' answers.
+
+    Every domain has one prompt before any domain has a second one.
     """
     if settings.evaluate is None:
         return []
@@ -29,7 +48,7 @@ def side_by_side(settings: Report, inputs: Mapping[str, Path]) -> list[dict[str,
     for graded in read_records(inputs[settings.evaluate], Graded):
         if graded.sample == 0 and graded.prompt.prompt_id in taught:
             answers.setdefault(graded.prompt.prompt_id, []).append(graded)
-    rows = [
+    rows: list[Sample] = [
         {
             "domain": given[0].prompt.domain,
             "prompt": given[0].prompt.messages[-1].content,
@@ -42,8 +61,8 @@ def side_by_side(settings: Report, inputs: Mapping[str, Path]) -> list[dict[str,
     return spread(rows, NUM_SAMPLES)
 
 
-def spread(rows: Sequence[dict[str, Any]], number: int) -> list[dict[str, Any]]:
-    """Choose rows so that every ``domain`` has its turn before one comes again."""
+def spread(rows: Sequence[Sample], number: int) -> list[Sample]:
+    """Choose rows so that every domain has one before any domain has another."""
     seen: dict[str, int] = {}
     turns = []
     for row in rows:
@@ -53,12 +72,8 @@ def spread(rows: Sequence[dict[str, Any]], number: int) -> list[dict[str, Any]]:
     return [rows[index] for index in order[:number]]
 
 
-def mixed_policy_example(filters: Sequence[Path]) -> dict[str, str] | None:
-    """A response that the student began and the teacher continued, the first that was kept.
-
-    Returns:
-        ``prompt``, ``student`` (the prefix) and ``teacher`` (the rest); None when there is none.
-    """
+def mixed_policy_example(filters: Sequence[Path]) -> MixedPolicyExample | None:
+    """Find the first kept response that the student began and the teacher continued."""
     for path in filters:
         for response in islice(read_records(path, FilteredResponse), _MOST_READ):
             if response.student_prefix:

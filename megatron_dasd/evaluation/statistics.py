@@ -1,25 +1,38 @@
-"""Means and their standard errors, where values of one prompt belong together.
+"""Means and their standard errors, with the values of one prompt as a cluster.
 
-Tokens of one response, and responses to one prompt, are no independent draws; prompts are.  Every
-standard error here takes the prompt as the unit (the cluster).
+Tokens of one response, and responses to one prompt, are not independent draws; prompts are.  Every
+standard error here therefore takes the prompt as the unit.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A mean with its standard error; None where too few prompts tell of it."""
+class EstimateFigures(TypedDict):
+    """A mean with its standard error, as JSON values."""
 
     mean: float
     stderr: float | None
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its standard error, which is None for fewer than two prompts."""
+
+    mean: float
+    stderr: float | None
+
+    @property
+    def figures(self) -> EstimateFigures:
+        """As JSON values."""
+        return {"mean": self.mean, "stderr": self.stderr}
+
+
 def ratio_estimate(sums: Sequence[float], counts: Sequence[float]) -> Estimate:
-    """The mean of values that come in clusters of unequal size: total sum by total count.
+    """Estimate the mean of values in clusters of unequal size: total sum over total count.
 
     Standard error by linearisation of the ratio R: with the residuals ``e_i = s_i - R n_i`` of k
     clusters, ``var(R) = k / (k - 1) * sum(e_i ** 2) / sum(n_i) ** 2`` (Cochran, Sampling

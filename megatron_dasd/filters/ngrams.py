@@ -1,6 +1,6 @@
-"""Words, runs of words and their hashes: what comes again is found in linear time and exactly.
+"""Words, runs of words and their hashes: repetitions are found in linear time and exactly.
 
-A run's hash only says where to look; what is told has been compared word for word.
+A hash only says where to look; every repetition returned has been compared word for word.
 """
 
 import re
@@ -9,34 +9,35 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
+from megatron_dasd.arrays import Ints
+
 Hashes = npt.NDArray[np.uint64]
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 _WORDS = re.compile(rf"[^\W{_CJK}]+|[{_CJK}]|[^\w\s]+")
 _ASCII_WORDS = re.compile(r"\w+|[^\w\s]+", re.ASCII)
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 _LOOP_WINDOW = 65_536
-"""Characters at the end of a text among which a loop is looked for."""
+"""Characters at the end of a text that are searched for a loop."""
 _CHECKED = 8
-"""Hits that are compared; a hash that lies so often is not met with."""
+"""Hash matches that are compared in full; so many false matches do not occur in practice."""
 
 
 def words_of(text: str) -> list[str]:
     """The words of a text, whatever its language.
 
-    Letters and digits in a row are a word, so are marks in a row, and every CJK character.
+    A run of letters and digits is a word, so is a run of punctuation, and every CJK character.
     """
     return (_ASCII_WORDS if text.isascii() else _WORDS).findall(text)
 
 
 def numbered(words: Sequence[str]) -> Ints:
-    """[words] equal numbers for equal words, from 1."""
+    """[words] the number of each word, from 1; equal words have equal numbers."""
     numbers = {word: number for number, word in enumerate(dict.fromkeys(words), start=1)}
     return np.fromiter(map(numbers.__getitem__, words), dtype=np.int64, count=len(words))
 
 
 def run_hashes(numbers: Ints, size: int) -> Hashes:
-    """[runs] a hash of every run of ``size`` numbers; equal runs have equal ones."""
+    """[runs] a hash of every run of ``size`` numbers; equal runs have equal hashes."""
     num_runs = max(0, numbers.size - size + 1)
     hashes = np.zeros(num_runs, dtype=np.uint64)
     mixed = numbers.astype(np.uint64) * _BASE
@@ -65,7 +66,7 @@ def most_frequent_run(numbers: Ints, size: int) -> tuple[int, int]:
 
 
 def loop_at_end(text: str, repeats: int, characters: int) -> str | None:
-    """The piece that a text ends with ``repeats`` times over or more often.
+    """Find the piece that a text ends with, repeated at least ``repeats`` times.
 
     Args:
         repeats: at least 2.
@@ -82,8 +83,8 @@ def loop_at_end(text: str, repeats: int, characters: int) -> str | None:
     period, times = (array[period * times <= size] for array in (period, times))
     if not period.size:
         return None
-    # the end has period p over n characters when its first n - p are its last n - p; their
-    # polynomial hashes modulo 2**64 say for all p at once where that can be
+    # The end has period p over n characters when its first n - p equal its last n - p; their
+    # polynomial hashes modulo 2**64 show for all p at once where that is possible.
     powers = np.cumprod(np.append(np.uint64(1), np.full(size, _BASE, dtype=np.uint64)))
     sums = np.append(np.uint64(0), np.cumsum((codes + 1).astype(np.uint64) * powers[:-1]))
     length = period * (times - 1)

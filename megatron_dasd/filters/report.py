@@ -2,46 +2,87 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TypedDict
 
 import pyarrow.parquet as pq
+from pydantic import BaseModel
 
 from megatron_dasd.artifacts import StageFolder, write_atomic
 from megatron_dasd.config.selection import FilterResponses
-from megatron_dasd.filters.rules import DUPLICATE, LENGTH, RULES
+from megatron_dasd.filters.case import FilterRule
+from megatron_dasd.filters.rules import RULES
+from megatron_dasd.manifests import SET_ASIDE, part_files
 from megatron_dasd.pages.render import render
 
 NUM_EXAMPLES = 3
+"""Dropped responses shown for each rule."""
 SHOWN = 400
-"""Characters of an example's beginning and of its end."""
+"""Characters shown of an example's beginning and of its end."""
 DROPPED = "dropped: "
-_DESCRIPTIONS = {
-    "truncation": "cut off by the token limit",
-    "tool_call": "calls a tool or a function",
-    "structure": "no thinking part, or no answer after it",
-    "control_marker": "a delimiter or control token inside thinking part or answer",
-    "loop": "thinking part or answer ends with one piece over and over",
-    "repeated_line": "one line too often",
-    "repeated_paragraph": "one paragraph too often",
-    "repeated_sentence": "one sentence too often",
-    "repeated_ngram": "one run of words too often",
-    "contamination": "words of a benchmark in prompt or response",
-    LENGTH: "longer than the training context in the student's tokens",
-    DUPLICATE: "the same text, but for whitespace, as another candidate's",
-}
+"""Prefix of the counters that ``SetAside.drop`` keeps."""
 
 
-def collect(settings: FilterResponses, folder: StageFolder) -> dict[str, Any]:
-    """All figures, as JSON values; an example tells what was found and how the text goes."""
+class Example(TypedDict):
+    """A dropped response."""
+
+    prompt_id: str
+    temperature: float
+    candidate: int
+    found: str | None
+    """What the rule found."""
+    begins: str
+    ends: str
+    """Empty when ``begins`` is the whole text."""
+    characters: int
+
+
+class FilterFigures(TypedDict):
+    """Content of ``report.json``."""
+
+    kept: int
+    kept_share: float | None
+    """Of the responses that were judged; None without any."""
+    malformed: int
+    dropped: dict[str, int]
+    """Responses by rule, in the order of the rules."""
+    settings: dict[str, dict[str, object]]
+    """By rule, the settings that it depends on."""
+    by_temperature: dict[str, dict[str, int]]
+    """``kept`` and ``dropped``, each by temperature."""
+    examples: dict[str, list[Example]]
+    """By rule, the first responses that it dropped."""
+
+
+class _Record(TypedDict):
+    """The fields of a dropped response that an example shows."""
+
+    prompt: dict[str, object]
+    temperature: float
+    candidate: int
+    text: str
+    student_prefix: str
+
+
+class _Row(TypedDict):
+    """A row of ``set_aside-*.parquet``."""
+
+    reason: str
+    detail: str | None
+    record: str
+    """The dropped record as JSON."""
+
+
+def collect(settings: FilterResponses, folder: StageFolder) -> FilterFigures:
+    """Collect the figures of a finished stage folder."""
     counts = folder.tally()
-    dropped = {name: counts[f"{DROPPED}{name}"] for name in [*RULES, DUPLICATE]}
+    dropped = {rule.name: counts[f"{DROPPED}{rule.name}"] for rule in RULES}
     judged = counts["kept"] + sum(dropped.values())
     return {
         "kept": counts["kept"],
         "kept_share": counts["kept"] / judged if judged else None,
         "malformed": counts["malformed"],
         "dropped": dropped,
-        "settings": {name: _settings_of(name, settings) for name in dropped},
+        "settings": {rule.name: settings_of(rule, settings) for rule in RULES},
         "by_temperature": {
             name: dict(_by_temperature(counts, name)) for name in ("kept", "dropped")
         },
@@ -49,30 +90,24 @@ def collect(settings: FilterResponses, folder: StageFolder) -> dict[str, Any]:
     }
 
 
-def write_report(folder: StageFolder, figures: Mapping[str, Any]) -> None:
+def write_report(folder: StageFolder, figures: FilterFigures) -> None:
     """Write both files; the JSON holds the figures as they are."""
     folder.write_json("report.json", figures)
-    page = render("filters", "report.html.j2", figures=figures, descriptions=_DESCRIPTIONS)
+    descriptions = {rule.name: rule.description for rule in RULES}
+    page = render("filters", "report.html.j2", figures=figures, descriptions=descriptions)
     write_atomic(folder.path / "report.html", page.encode())
 
 
-def _settings_of(rule: str, settings: FilterResponses) -> dict[str, Any]:
-    """The settings that a rule goes by."""
-    bounds = settings.repetition.model_dump()
-    names = {
-        "loop": ["loop_repeats", "loop_characters"],
-        "repeated_line": ["max_repeated_lines", "max_share"],
-        "repeated_paragraph": ["max_repeated_paragraphs", "max_share"],
-        "repeated_sentence": ["max_repeated_sentences", "max_share"],
-        "repeated_ngram": ["ngram_words", "max_ngram_count", "max_share"],
-    }
-    if rule in names:
-        return {name: bounds[name] for name in names[rule]}
-    if rule == "contamination":
-        return {"benchmarks": settings.benchmarks, **settings.decontamination.model_dump()}
-    if rule in ("structure", "control_marker"):
-        return settings.thinking.model_dump()
-    return {"max_length": settings.max_length} if rule == LENGTH else {}
+def settings_of(rule: FilterRule, settings: FilterResponses) -> dict[str, object]:
+    """Names and values of the settings that a rule depends on; nested ones are spread out."""
+    found: dict[str, object] = {}
+    for path in rule.settings:
+        *outer, name = path.split(".")
+        value: object = settings
+        for part in [*outer, name]:
+            value = getattr(value, part)
+        found |= value.model_dump() if isinstance(value, BaseModel) else {name: value}
+    return found
 
 
 def _by_temperature(counts: Mapping[str, int], name: str) -> Iterator[tuple[str, int]]:
@@ -81,24 +116,26 @@ def _by_temperature(counts: Mapping[str, int], name: str) -> Iterator[tuple[str,
     yield from sorted(found, key=lambda item: float(item[0]))
 
 
-def _examples(folder: StageFolder) -> dict[str, list[dict[str, Any]]]:
+def _examples(folder: StageFolder) -> dict[str, list[Example]]:
     """The first dropped responses under each reason."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(folder.path.glob("set_aside-*.parquet")):
+    names = {rule.name for rule in RULES}
+    found: dict[str, list[Example]] = {}
+    for path in part_files(folder.path, SET_ASIDE):
         for batch in pq.ParquetFile(path).iter_batches(batch_size=64):
-            for row in batch.to_pylist():
+            rows: list[_Row] = batch.to_pylist()
+            for row in rows:
                 examples = found.setdefault(row["reason"], [])
-                if row["reason"] in _DESCRIPTIONS and len(examples) < NUM_EXAMPLES:
+                if row["reason"] in names and len(examples) < NUM_EXAMPLES:
                     examples.append(_example(row))
     return {name: examples for name, examples in sorted(found.items()) if examples}
 
 
-def _example(row: Mapping[str, Any]) -> dict[str, Any]:
-    record = json.loads(row["record"])
+def _example(row: _Row) -> Example:
+    record: _Record = json.loads(row["record"])
     text = record["student_prefix"] + record["text"]
     cut = len(text) > 2 * SHOWN
     return {
-        "prompt_id": record["prompt"]["prompt_id"],
+        "prompt_id": str(record["prompt"]["prompt_id"]),
         "temperature": record["temperature"],
         "candidate": record["candidate"],
         "found": row["detail"],

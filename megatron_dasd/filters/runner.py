@@ -1,20 +1,19 @@
-"""Stage filter_responses: the rules over every response, each drop counted and set aside.
+"""Stage filter_responses: applies the rules to every response; counts and sets aside each drop.
 
-A part of the result holds what was kept of one file of the inputs, in order.
+A part of the result holds what was kept of one input file, in order.
 """
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.selection import FilterResponses
-from megatron_dasd.filters import rules
-from megatron_dasd.filters.contamination import Benchmarks
-from megatron_dasd.filters.lengths import Lengths
+from megatron_dasd.filters.benchmarks import Benchmarks
+from megatron_dasd.filters.case import Case, Tools, identity_of, make_case
 from megatron_dasd.filters.report import collect, write_report
+from megatron_dasd.filters.rules import first_reason
+from megatron_dasd.filters.token_counter import StudentTokenCounter
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.progress import progress
 from megatron_dasd.record_batches import read_batches
@@ -23,24 +22,14 @@ from megatron_dasd.records_io import SetAside, read_records, record_files
 from megatron_dasd.text.encoding import load_tokenizer
 
 
-@dataclass(frozen=True)
-class _Judge:
-    """What all responses are judged with."""
-
-    settings: FilterResponses
-    lengths: Lengths
-    benchmarks: Benchmarks | None
-
-
 def run(
     settings: FilterResponses, inputs: Mapping[str, Path], folder: StageFolder
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Filter the responses of all inputs into parts of :class:`FilteredResponse`."""
     paths = [inputs[name] for name in settings.benchmarks]
     tokenizer = load_tokenizer(model_folder(inputs[settings.student]))
-    judge_with = _Judge(
-        settings,
-        Lengths(tokenizer, settings.system_prompt),
+    tools = Tools(
+        StudentTokenCounter(tokenizer, settings.system_prompt),
         Benchmarks.read(paths, settings.decontamination) if paths else None,
     )
     files = [file for name in settings.responses for file in record_files(inputs[name])]
@@ -49,61 +38,52 @@ def run(
         for index, file in enumerate(files):
             if folder.has_part(index):
                 for batch in read_batches(folder.part_path(index), FilteredResponse):
-                    seen.update(_identity(r, r.output) for r in batch.records)
+                    seen.update(identity_of(r, r.output) for r in batch.records)
             else:
-                _filter_file(index, file, judge_with, seen, folder)
+                _filter_file(index, file, settings, tools, seen, folder)
             bar.advance(1)
     figures = collect(settings, folder)
     write_report(folder, figures)
-    return {name: figures[name] for name in ("kept_share", "dropped")}
+    return {"kept_share": figures["kept_share"], "dropped": figures["dropped"]}
 
 
 def _filter_file(
-    index: int, file: Path, judge_with: _Judge, seen: set[bytes], folder: StageFolder
+    index: int,
+    file: Path,
+    settings: FilterResponses,
+    tools: Tools,
+    seen: set[bytes],
+    folder: StageFolder,
 ) -> None:
-    """Judge one file's responses; ``seen`` grows by what is kept."""
-    aside, kept = SetAside(judge_with.settings.on_malformed), []
+    """Judge the responses of one file; adds the identities of those that are kept to ``seen``."""
+    aside, kept = SetAside(settings.on_malformed), []
     for response in read_records(file, Response, aside.malformed):
-        verdict = judge(response, **vars(judge_with))
+        case = make_case(response, settings, tools, seen)
+        verdict = judge(case)
         if isinstance(verdict, FilteredResponse):
-            identity = _identity(verdict, verdict.output)
-            if identity not in seen:
-                seen.add(identity)
-                kept.append(verdict)
-                aside.counts["kept"] += 1
-                aside.counts[f"kept T={response.temperature:g}"] += 1
-                continue
-            verdict = rules.DUPLICATE, "the same text as another candidate's"
-        reason, detail = verdict
-        aside.drop(reason, response, detail)
-        aside.counts[f"dropped T={response.temperature:g}"] += 1
+            seen.add(case.identity)
+            kept.append(verdict)
+            aside.counts["kept"] += 1
+            aside.counts[f"kept T={response.temperature:g}"] += 1
+        else:
+            reason, detail = verdict
+            aside.drop(reason, response, detail)
+            aside.counts[f"dropped T={response.temperature:g}"] += 1
     folder.write_part(index, FilteredResponse, kept, aside.counts, aside.rows)
 
 
-def judge(
-    response: Response,
-    settings: FilterResponses,
-    lengths: Lengths,
-    benchmarks: Benchmarks | None = None,
-) -> FilteredResponse | tuple[str, str]:
-    """Ask every rule that needs this response alone.
+def judge(case: Case) -> FilteredResponse | tuple[str, str]:
+    """Apply the rules to one response.
 
     Returns:
-        What to keep of it; or (name of the rule that drops it, what it found).
+        The record to keep; or (name of the rule that drops the response, what it found).
     """
-    case = rules.make_case(response, settings, benchmarks, lengths)
-    reason = rules.first_reason(case)
+    reason = first_reason(case)
     if reason or case.normalised is None:
         return reason or ("structure", "")
     return FilteredResponse(
-        **{field.name: getattr(response, field.name) for field in fields(Response)},
+        **{field.name: getattr(case.response, field.name) for field in fields(Response)},
         output=case.normalised.output,
         output_spans=case.normalised.output_spans,
         text_spans=case.normalised.text_spans,
     )
-
-
-def _identity(response: Response, output: str) -> bytes:
-    """What two responses share when the later one is a duplicate: all but whitespace."""
-    what = [response.prompt.prompt_id, f"{response.temperature!r}", " ".join(output.split())]
-    return hashlib.blake2b("\0".join(what).encode(), digest_size=16).digest()

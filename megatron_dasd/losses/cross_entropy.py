@@ -1,13 +1,13 @@
 """Sequence cross-entropy: the loss of sequence-level distillation.
 
-Each loss returns a sum and a count; Megatron adds both up over micro-batches and ranks and divides
-once (``--calculate-per-token-loss``), so that what counts weighs the same under every layout:
+Each loss returns a sum and a count.  Megatron adds both up over micro-batches and ranks and divides
+once (``--calculate-per-token-loss``), so a token or sequence weighs the same under every layout:
 
     per token      sum_t w_t l_t / number of loss tokens
     per sequence   sum_s (sum_{t in s} w_t l_t / loss tokens of s) / number of sequences with any
 
-A loss token is one with a weight above 0.  Weights stand in the numerator alone: Megatron adds the
-divisor up as an integer.
+A loss token is a token with a weight above 0.  Weights appear in the numerator only, because
+Megatron adds the divisor up as an integer.
 """
 
 from collections.abc import Sequence
@@ -15,16 +15,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from megatron_dasd.config.training import Normalisation
+from megatron_dasd.config.choices import Normalisation
 
 
 def token_shares(
     weights: Tensor, position_ids: Tensor, normalisation: Normalisation
 ) -> tuple[Tensor, Tensor]:
-    """What every token of a row adds to the sum, by its loss, and to the count.
+    """Compute the factor of every token's loss in the sum, and its share in the count.
 
-    Both are given token by token, so that a row whose tokens are divided over ranks afterwards
-    still counts each sequence once.
+    Both are given token by token, so a row whose tokens are later divided over ranks still counts
+    each sequence once.
 
     Args:
         weights: ``[seq]``, at least 0.
@@ -39,7 +39,8 @@ def token_shares(
     sequence = (position_ids == 0).long().cumsum(0) - 1
     counted = counts.long()
     lengths = torch.zeros_like(counted).scatter_add_(0, sequence, counted)
-    # A sequence counts at its first loss token: as many lie before it as in earlier sequences.
+    # A sequence is counted at its first loss token, which has as many loss tokens before it as
+    # there are in earlier sequences.
     before = counted.cumsum(0) - counted
     before_sequence = lengths.cumsum(0) - lengths
     first = counts & (before == before_sequence[sequence])
@@ -49,16 +50,16 @@ def token_shares(
 def weighted_loss(
     factors: Tensor, counts: Tensor, token_loss: Tensor
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Sum of the token losses that count.
+    """Sum the token losses.
 
     Args:
-        factors: ``[batch, seq]``, what each loss is multiplied by; 0: it does not count.
-        counts: ``[batch, seq]``, what each token adds to the divisor.
+        factors: ``[batch, seq]``, the factor of each loss; 0: the token is ignored.
+        counts: ``[batch, seq]``, each token's share of the divisor.
         token_loss: ``[batch, seq]``, -ln p(label), as Megatron's model returns it.
 
     Returns:
-        The sum in nats; the divisor, an int32 (Megatron's schedules add it up as an integer);
-        what is logged, by name, as ``[sum, count]``.
+        The sum in nats; the divisor, an int32 (Megatron's schedules add it up as an integer); and
+        the values to log by name, each ``[sum, count]``.
     """
     factors, losses = factors.reshape(-1), token_loss.reshape(-1).float()
     # where, not the product alone: 0 x inf of a masked token would be a NaN
@@ -66,7 +67,7 @@ def weighted_loss(
 
 
 def divided_loss(counts: Tensor, total: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """The same of a sum that is known; arguments and results as in :func:`weighted_loss`."""
+    """As :func:`weighted_loss`, for a sum that is already computed."""
     divisor = counts.sum().int()
     return total, divisor, {"lm loss": torch.stack([total.detach(), divisor.float()])}
 
@@ -74,13 +75,13 @@ def divided_loss(counts: Tensor, total: Tensor) -> tuple[Tensor, Tensor, dict[st
 def class_losses(
     factors: Tensor, token_loss: Tensor, classes: Tensor, names: Sequence[str]
 ) -> dict[str, Tensor]:
-    """Losses of the classes that tokens belong to, to be logged.
+    """Compute the mean loss of each class of tokens, for logging.
 
-    Every name is there whether the row has the class or not: Megatron sums over ranks name by
-    name.  A class that no rank has comes out as 0 / 0 and is dropped where it is logged.
+    Every name is present whether the row has the class or not, because Megatron sums over ranks
+    name by name.  A class that no rank has becomes 0 / 0, which the logger drops.
 
     Args:
-        factors: ``[batch, seq]``, 0 where a token's loss does not count.
+        factors: ``[batch, seq]``, 0 where a token is ignored.
         token_loss: ``[batch, seq]``
         classes: ``[batch, seq]``, from 1 in the order of the names; 0: none.
 

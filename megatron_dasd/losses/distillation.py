@@ -1,30 +1,30 @@
-"""Token-level distillation from the teacher's likeliest tokens, in place of the output layer.
+"""Token-level distillation from the teacher's likeliest tokens; replaces the output layer.
 
     loss_t = (1 - w) cross-entropy_t + w divergence_t        where the teacher's tokens are known
     loss_t = cross-entropy_t                                 elsewhere
 
-The student's side costs no more than the cross-entropy: the log-probs of the label, of the
-teacher's tokens and of the rest come out of the same chunked, vocabulary-parallel pass.
+The student's side costs no more than the cross-entropy: the same chunked, vocabulary-parallel pass
+gives the log-probs of the label, of the teacher's tokens and of the rest.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from megatron_dasd.config.training import Divergence
+from megatron_dasd.config.choices import Divergence
 from megatron_dasd.losses.cross_entropy import weighted_loss
 from megatron_dasd.losses.divergences import divergence, with_tail
-from megatron_dasd.losses.output_layer import output_logprobs
+from megatron_dasd.losses.output_layer import OutputLayer, output_logprobs
 
 
 @dataclass(frozen=True)
 class TeacherTop:
-    """What is known of the teacher at every position: its k likeliest next tokens."""
+    """The teacher's k likeliest next tokens at every position."""
 
     token_ids: Tensor
-    """``[batch, seq, k]``, those of a position distinct, -1 where fewer than k are known."""
+    """``[batch, seq, k]``, distinct at each position, -1 where fewer than k are known."""
     logprobs: Tensor
     """``[batch, seq, k]``, natural, untempered; -inf where there is no token."""
 
@@ -36,18 +36,19 @@ def token_distances(
     beta: float,
     teacher: TeacherTop,
     hidden_states: Tensor,
-    output_layer: torch.nn.Module,
+    output_layer: OutputLayer,
     output_weight: Tensor | None,
     labels: Tensor,
-    scale_logits: Any,
-    **_: Any,
+    scale_logits: Callable[[Tensor], Tensor],
+    **_: object,
 ) -> Tensor:
-    """Distances of every token; arguments as in ``output_layer.token_losses``.
+    """Compute the distances of every token; arguments as in ``output_layer.token_losses``.
 
     Args:
         vocab_size: true size of the vocabulary.
-        name: which divergence, with its ``beta``.
-        teacher: its tokens at the positions of the labels.
+        name: the divergence.
+        beta: the teacher's share of its mixture.
+        teacher: the teacher's tokens at the positions of the labels.
 
     Returns:
         ``[4, batch, seq]``: the cross-entropy -ln p(label); the divergence; the probability that
@@ -60,14 +61,14 @@ def token_distances(
     label = labels.t().reshape(-1, 1)
     is_label = top == label
     known = is_label.any(1)
-    # the ids of a position are distinct: a label among the teacher's tokens is not asked for twice
+    # linear_logprobs requires distinct ids: a label among the teacher's tokens is masked out
     token_ids = torch.cat([top, label.masked_fill(known.unsqueeze(1), -1)], dim=1)
     logprobs, rest = output_logprobs(
         scale_logits(hidden_states), output_layer, output_weight, token_ids, vocab_size
     )
     of_top, of_label = logprobs[:, :-1], logprobs[:, -1]
     of_known_label = of_top.where(is_label, 0.0).sum(1)
-    # a label that the teacher does not name is one of the others; -inf where it is named
+    # a label outside the teacher's tokens counts to the others; -inf where it is among them
     others = torch.logaddexp(rest, of_label)
     student = torch.cat([of_top, others.unsqueeze(1)], dim=1)
     distances = [
@@ -83,14 +84,14 @@ def token_distances(
 def distillation_loss(
     factors: Tensor, counts: Tensor, weight: float, distances: Tensor
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Cross-entropy and divergence mixed; arguments and result as in ``weighted_loss``.
+    """Mix cross-entropy and divergence; arguments and result as in ``weighted_loss``.
 
-    What is logged of the divergence is of the tokens of which the teacher's are known.
+    The logged divergence covers the positions at which the teacher's tokens are known.
 
     Args:
         factors: ``[batch, seq]``
         counts: ``[batch, seq]``
-        weight: of the divergence where the teacher's tokens are known, between 0 and 1.
+        weight: weight of the divergence where the teacher's tokens are known, between 0 and 1.
         distances: ``[4, batch, seq]``, see :func:`token_distances`.
     """
     known = distances[2].detach() > 0

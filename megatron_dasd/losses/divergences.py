@@ -1,34 +1,90 @@
 """Distances between the teacher's and the student's distribution over the next token.
 
-Of the teacher only its k likeliest tokens are known.  Both distributions are therefore looked at
-over k + 1 outcomes: each of these tokens, and "any other", which has what is left of the mass.
+Only the teacher's k likeliest tokens are known.  Both distributions are therefore compared over
+k + 1 outcomes: each of these tokens, and "any other token", which has the rest of the mass.
 Merging outcomes can only bring distributions closer, so each f-divergence here is a lower bound of
-that between the whole ones, exact when the teacher's other tokens have no mass.
+the divergence between the whole distributions.  It is exact when the teacher's other tokens have no
+mass.
 
-With q the teacher's and p the student's probabilities, sums over the outcomes, in nats:
-
-    forward_kl       KL(q || p)
-    reverse_kl       KL(p || q)
-    jensen_shannon   b KL(q || m) + (1 - b) KL(p || m),  m = b q + (1 - b) p    (arXiv 2306.13649)
-    skew_kl          KL(q || s),                         s = b q + (1 - b) p    (arXiv 2402.03898)
-    total_variation  1/2 sum |q - p|
-
-``b`` is the setting ``beta``.
+q are the teacher's and p the student's probabilities; sums go over the outcomes, in nats; b is the
+setting ``beta``.  To add a divergence, add its name to ``Divergence`` in ``config/training.py`` and
+an object to :data:`MEASURES`.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-from megatron_dasd.config.training import Divergence
+from megatron_dasd.config.choices import Divergence
+from megatron_dasd.config.registry import Registry
 
 _LEAST_TAIL = 1e-7
-"""What is left to other tokens when the known ones sum to 1 or, rounded, above it."""
+"""Probability of all other tokens when the known ones sum to 1 or, rounded, above it."""
 _IMPOSSIBLE = -100.0
-"""ln of the probability, on both sides, of an outcome that is not there: it adds nothing."""
+"""ln of the probability, on both sides, of an outcome that is masked out: it adds nothing."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A divergence between two distributions."""
+
+    name: Divergence
+    formula: str
+    """As docs/losses.md shows it."""
+    source: str
+    """The paper that introduced it as a distillation loss; empty for a textbook distance."""
+    compute: Callable[[Tensor, Tensor, float], Tensor]
+    """Called with ln q and ln p, ``[..., k + 1]``, and b; returns ``[...]``."""
+
+
+def _kl(left: Tensor, right: Tensor) -> Tensor:
+    return (left.exp() * (left - right)).sum(-1)
+
+
+def _mixture(q: Tensor, p: Tensor, beta: float) -> Tensor:
+    """ln(beta q + (1 - beta) p) from logarithms."""
+    shares = torch.tensor([beta, 1.0 - beta], dtype=q.dtype, device=q.device).log()
+    return torch.logaddexp(q + shares[0], p + shares[1])
+
+
+def _jensen_shannon(q: Tensor, p: Tensor, beta: float) -> Tensor:
+    mixture = _mixture(q, p, beta)
+    return beta * _kl(q, mixture) + (1.0 - beta) * _kl(p, mixture)
+
+
+MEASURES = Registry(
+    "divergence",
+    [
+        Measure("forward_kl", "KL(q, p)", "arXiv 1503.02531", lambda q, p, beta: _kl(q, p)),
+        Measure("reverse_kl", "KL(p, q)", "arXiv 2306.08543", lambda q, p, beta: _kl(p, q)),
+        Measure(
+            "jensen_shannon",
+            "b KL(q, m) + (1 - b) KL(p, m), m = b q + (1 - b) p",
+            "arXiv 2306.13649",
+            _jensen_shannon,
+        ),
+        Measure(
+            "skew_kl",
+            "KL(q, b q + (1 - b) p)",
+            "arXiv 2402.03898",
+            lambda q, p, beta: _kl(q, _mixture(q, p, beta)),
+        ),
+        Measure(
+            "total_variation",
+            "1/2 sum of abs(q - p)",
+            "",
+            lambda q, p, beta: 0.5 * (q.exp() - p.exp()).abs().sum(-1),
+        ),
+    ],
+    get_args(Divergence),
+)
 
 
 def with_tail(teacher: Tensor) -> Tensor:
-    """The known log-probs and that of any other token, a distribution.
+    """Complete the known log-probs with that of any other token, to a distribution.
 
     Args:
         teacher: ``[..., k]``, -inf where fewer than k are known.
@@ -42,36 +98,21 @@ def with_tail(teacher: Tensor) -> Tensor:
 
 
 def divergence(name: Divergence, teacher: Tensor, student: Tensor, beta: float = 0.5) -> Tensor:
-    """Divergence of every position.
+    """Compute the divergence at every position.
 
     Args:
+        name: a name in :data:`MEASURES`.
         teacher: ``[..., k + 1]`` log-probs, a distribution.
-        student: ``[..., k + 1]`` of the same outcomes; the gradient goes to it.  Where either is
-            -inf on both sides or the student's alone, the outcome is left out.
+        student: ``[..., k + 1]`` of the same outcomes; the gradient goes to it.  An outcome that is
+            -inf on either side is masked out.
         beta: between 0 and 1, the teacher's share of a mixture.
 
     Returns:
         ``[...]`` in nats (total variation: a probability).
+
+    Raises:
+        UserError: no divergence has this name.
     """
     there = (teacher > float("-inf")) & (student > float("-inf"))
     q, p = (x.where(there, _IMPOSSIBLE) for x in (teacher, student))
-    if name == "forward_kl":
-        return _kl(q, p)
-    if name == "reverse_kl":
-        return _kl(p, q)
-    if name == "total_variation":
-        return 0.5 * (q.exp() - p.exp()).abs().sum(-1)
-    mixture = _mixture(q, p, beta)
-    if name == "skew_kl":
-        return _kl(q, mixture)
-    return beta * _kl(q, mixture) + (1.0 - beta) * _kl(p, mixture)
-
-
-def _kl(left: Tensor, right: Tensor) -> Tensor:
-    return (left.exp() * (left - right)).sum(-1)
-
-
-def _mixture(q: Tensor, p: Tensor, beta: float) -> Tensor:
-    """ln(beta q + (1 - beta) p) from logarithms."""
-    shares = torch.tensor([beta, 1.0 - beta], dtype=q.dtype, device=q.device).log()
-    return torch.logaddexp(q + shares[0], p + shares[1])
+    return MEASURES[name].compute(q, p, beta)

@@ -1,60 +1,59 @@
-"""Log-probabilities of chosen tokens from hidden states, without the logits ever being whole.
+"""Log-probabilities of chosen tokens from hidden states, without ever holding all logits.
 
-The output projection and the softmax are taken together, a slice of the vocabulary at a time: the
-forward pass keeps one logit sum a token, the backward pass computes each slice's logits once more
-(four matrix products in all, where keeping the logits costs three).  Every loss here is a function
-of what comes out, a few numbers a token: cross-entropy of the label's log-probability, a
+The output projection and the softmax are computed together, one slice of the vocabulary at a time.
+The forward pass keeps one logit sum per token, and the backward pass computes each slice's logits
+once more (four matrix products in all, where keeping the logits costs three).  Every loss here is a
+function of the result, a few numbers per token: cross-entropy of the label's log-probability, a
 distillation divergence of those of the teacher's likeliest tokens and of the rest.
 
-With z the logits of a token, ``ln p_i = z_i - lse`` and R the tokens not asked for,
+With z the logits of a token, ``ln p_i = z_i - lse`` and R the tokens that are not chosen,
 
     d ln p_i / d z_j    = [i = j] - p_j
     d ln p(R) / d z_j   = [j in R] p_j / p(R) - p_j
 
 Under tensor parallelism each rank holds the weights of a range of token ids; the maximum, the sums
 and the chosen logits are reduced over the ranks.  The gradient of the hidden states is this rank's
-share; its reduction belongs to whoever handed them out (``losses.output_layer``).
+share; ``losses.output_layer`` arranges its reduction over the ranks.
 
 Shapes: T tokens, H hidden channels, V rows of this rank's weight, K chosen ids a token.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-SLICE_ELEMENTS = 2**25
-"""Logits that exist at a time: tokens x columns of a slice (128 MiB of float32)."""
+from megatron_dasd.losses.slices import slice_length
 
 
 @dataclass(frozen=True)
-class Shard:
-    """Which token ids this rank's weight rows stand for."""
+class VocabShard:
+    """The token ids of this rank's weight rows."""
 
     first_id: int
     """Id of the first row."""
     num_ids: int
-    """Rows that stand for an id; those after them pad the matrix and take no part."""
+    """Rows with a token id; the rows after them pad the matrix and are ignored."""
     group: torch.distributed.ProcessGroup | None = None
-    """Ranks over which the vocabulary is divided; None: this one has all of it."""
+    """Ranks over which the vocabulary is divided; None: this rank has all of it."""
 
 
 def linear_logprobs(
     hidden: Tensor,
     weight: Tensor,
     token_ids: Tensor,
-    shard: Shard,
+    shard: VocabShard,
     into_main_grad: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of chosen tokens and of all others together.
+    """Compute the log-probabilities of chosen tokens, and of all other tokens together.
 
     Args:
         hidden: ``[T, H]``.
         weight: ``[V, H]``, this rank's part of the output projection.
-        token_ids: ``[T, K]``, those of a row distinct; -1 stands for none and may be repeated.
+        token_ids: ``[T, K]``, distinct within a row; -1 stands for no token and may be repeated.
         shard: this rank's part of the vocabulary.
         into_main_grad: add the weight's gradient to ``weight.main_grad``, as Megatron's linear
             layers do under gradient accumulation fusion, instead of returning it.
@@ -69,14 +68,27 @@ def linear_logprobs(
     return result
 
 
+class _Context(Protocol):
+    """What autograd passes to both passes, with the attributes that the forward pass adds."""
+
+    saved_tensors: tuple[Tensor, ...]
+    needs_input_grad: Sequence[bool]
+    shard: VocabShard
+    into_main_grad: bool
+
+    def save_for_backward(self, *tensors: Tensor) -> None: ...
+
+    def set_materialize_grads(self, value: bool) -> None: ...
+
+
 class _LinearLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _Context,
         hidden: Tensor,
         weight: Tensor,
         token_ids: Tensor,
-        shard: Shard,
+        shard: VocabShard,
         into_main_grad: bool,
     ) -> tuple[Tensor, Tensor]:
         highest, rest, chosen = _over_own_ids(hidden, weight, token_ids, shard)
@@ -94,7 +106,7 @@ class _LinearLogprobs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, grad_logprobs: Tensor | None, grad_rest: Tensor | None
+        ctx: _Context, grad_logprobs: Tensor | None, grad_rest: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         hidden, weight, token_ids, lse, logprobs, log_rest = ctx.saved_tensors
         grads = torch.zeros_like(logprobs) if grad_logprobs is None else grad_logprobs
@@ -124,14 +136,14 @@ class _LinearLogprobs(torch.autograd.Function):
 
 
 class _Slices:
-    """The logits of one slice of the vocabulary after another, in memory that is used again.
+    """Computes the logits slice by slice over the vocabulary, in memory that is reused.
 
-    Iterating gives the first row of each slice and the one after its last.
+    Iterating gives the first row of each slice and the row after its last.
     """
 
     def __init__(self, hidden: Tensor, num_ids: int) -> None:
         self._hidden, self._num_ids = hidden, num_ids
-        self._width = max(1, min(num_ids, SLICE_ELEMENTS // max(1, len(hidden))))
+        self._width = slice_length(num_ids, len(hidden))
         self._product = hidden.new_empty(len(hidden) * self._width)
         # float32 at least, as Megatron's loss takes them; the same memory if they are that anyway
         self._wide = self._product.to(torch.promote_types(hidden.dtype, torch.float32))
@@ -141,7 +153,7 @@ class _Slices:
             yield start, min(start + self._width, self._num_ids)
 
     def logits(self, rows: Tensor) -> Tensor:
-        """Logits ``[T, rows]``, until this is called again."""
+        """Compute logits ``[T, rows]``; the next call overwrites them."""
         product, wide = (
             buffer[: len(self._hidden) * len(rows)].view(len(self._hidden), len(rows))
             for buffer in (self._product, self._wide)
@@ -159,7 +171,9 @@ class _Slices:
 class _WeightGradient:
     """Where the weight's gradient goes: a tensor of its own, or ``main_grad``."""
 
-    def __init__(self, weight: Tensor, shard: Shard, into_main_grad: bool, needed: bool) -> None:
+    def __init__(
+        self, weight: Tensor, shard: VocabShard, into_main_grad: bool, needed: bool
+    ) -> None:
         self._weight, self._needed, self._fused = weight, needed, into_main_grad and needed
         self._grad: Tensor | None = None
         if needed and not into_main_grad:
@@ -173,26 +187,30 @@ class _WeightGradient:
             torch.mm(grad_logits.t(), hidden, out=self._grad[start:end])
 
     def result(self) -> Tensor | None:
-        """What autograd is given for the weight."""
+        """The gradient to return to autograd for the weight."""
         return placeholder_gradient(self._weight) if self._fused else self._grad
 
 
 def placeholder_gradient(weight: Tensor) -> Tensor | None:
-    """What autograd is given for a weight whose gradient was added to ``main_grad``."""
+    """The gradient to return to autograd for a weight whose gradient was added to ``main_grad``."""
     if not hasattr(weight, "grad_added_to_main_grad"):
         return None
-    # Megatron's hooks want some gradient to be there, and do not read it unless the weight is
-    # an embedding's too (zero_out_wgrad), to whose own gradient it is added.
+    # Megatron's hooks require a gradient.  They read it only if the weight is also an embedding's
+    # (zero_out_wgrad), to whose own gradient it is added.
     weight.grad_added_to_main_grad = True
     zero = getattr(weight, "zero_out_wgrad", False)
     return torch.zeros_like(weight) if zero else torch.empty_like(weight)
 
 
 def _over_own_ids(
-    hidden: Tensor, weight: Tensor, token_ids: Tensor, shard: Shard
+    hidden: Tensor, weight: Tensor, token_ids: Tensor, shard: VocabShard
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of this rank's logits: the highest, the sum of exp(z - highest) of those not chosen, and the
-    chosen ones (0 where another rank has them)."""
+    """Reduce this rank's logits.
+
+    Returns:
+        The highest logit, the sum of exp(z - highest) over the tokens that are not chosen, and the
+        logits of the chosen tokens (0 where another rank has them).
+    """
     dtype = torch.promote_types(hidden.dtype, torch.float32)
     highest = torch.full((len(hidden),), float("-inf"), dtype=dtype, device=hidden.device)
     rest = torch.zeros_like(highest)
@@ -212,7 +230,7 @@ def _over_own_ids(
 def _over_ranks(
     highest: Tensor, rest: Tensor, chosen: Tensor, group: torch.distributed.ProcessGroup | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same of the whole vocabulary's logits."""
+    """Combine the results of :func:`_over_own_ids` over the ranks."""
     if group is None or group.size() == 1:
         return highest, rest, chosen
     overall = highest.clone()
@@ -223,17 +241,17 @@ def _over_ranks(
 
 
 def locate(token_ids: Tensor, first_id: int, width: int) -> tuple[Tensor, Tensor]:
-    """Which ids lie in a slice, and in which of its columns (column 0 for those that do not)."""
+    """Find which ids lie in a slice, and their columns there (column 0 for the others)."""
     column = token_ids - first_id
     inside = (column >= 0) & (column < width) & (token_ids >= 0)
     return inside, column.where(inside, 0)
 
 
 def _hide(logits: Tensor, inside: Tensor, column: Tensor) -> Tensor:
-    """Take the chosen tokens out of a sum of exponentials, in place.
+    """Remove the chosen tokens from a sum of exponentials, in place.
 
-    By adding -inf to them and 0 to column 0 for all others: no shape depends on the data, so that
-    a GPU need not be waited for.
+    Adds -inf to them, and 0 to column 0 for all others: no shape depends on the data, so the CPU
+    does not have to wait for the GPU.
     """
     nothing = torch.zeros(inside.shape, dtype=logits.dtype, device=logits.device)
     return logits.scatter_add_(1, column, nothing.masked_fill_(inside, float("-inf")))

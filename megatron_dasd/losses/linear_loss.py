@@ -1,10 +1,10 @@
-"""Weighted cross-entropy from hidden states, its gradients made on the way forwards.
+"""Weighted cross-entropy from hidden states; the forward pass computes the gradients.
 
-The output projection and the loss are taken together, a slice of the *tokens* at a time over the
-whole vocabulary: a slice's softmax is then known at once, and with it the gradients, so its logits
-are computed once (three matrix products, where ``losses.linear_logprobs`` needs four).  That asks
-for the weights of the token losses beforehand, and for room for the weight's gradient, in float32,
-from the forward pass to the backward pass.
+The output projection and the loss are computed together, one slice of the *tokens* at a time over
+the whole vocabulary.  A slice's softmax is then known at once, and with it the gradients, so its
+logits are computed once (three matrix products, where ``losses.linear_logprobs`` needs four).  This
+requires that the weights of the token losses are known beforehand, and memory for the weight's
+gradient, in float32, from the forward pass to the backward pass.
 
 With p the softmax of token t's logits z, label y and factor f,
 
@@ -13,19 +13,20 @@ With p the softmax of token t's logits z, label y and factor f,
 Shapes: T tokens, H hidden channels, V rows of this rank's weight.
 """
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from megatron_dasd.losses.linear_logprobs import (
-    SLICE_ELEMENTS,
-    Shard,
+    VocabShard,
     add_product,
     locate,
     placeholder_gradient,
 )
+from megatron_dasd.losses.slices import slice_length
 
 
 def linear_loss(
@@ -33,16 +34,16 @@ def linear_loss(
     weight: Tensor,
     labels: Tensor,
     factors: Tensor,
-    shard: Shard,
+    shard: VocabShard,
     into_main_grad: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Sum of the weighted token losses, and the losses.
+    """Compute the token losses and their weighted sum.
 
     Args:
         hidden: ``[T, H]``.
         weight: ``[V, H]``, this rank's part of the output projection.
         labels: ``[T]``.
-        factors: ``[T]``, what each loss is multiplied by; 0: it does not count.
+        factors: ``[T]``, the weight of each loss; 0: the token is ignored.
         shard: this rank's part of the vocabulary.
         into_main_grad: see ``linear_logprobs``.
 
@@ -56,15 +57,29 @@ def linear_loss(
     return result
 
 
+class _Context(Protocol):
+    """What autograd passes to both passes, with the attributes that the forward pass adds."""
+
+    saved_tensors: tuple[Tensor, ...]
+    needs_input_grad: Sequence[bool]
+    gradients: tuple[Tensor | None, Tensor | None] | None
+    """Of the hidden states and of the weight; None after the backward pass."""
+    into_main_grad: bool
+
+    def save_for_backward(self, *tensors: Tensor) -> None: ...
+
+    def mark_non_differentiable(self, *tensors: Tensor) -> None: ...
+
+
 class _LinearLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _Context,
         hidden: Tensor,
         weight: Tensor,
         labels: Tensor,
         factors: Tensor,
-        shard: Shard,
+        shard: VocabShard,
         into_main_grad: bool,
         wants_gradients: bool,
     ) -> tuple[Tensor, Tensor]:
@@ -96,26 +111,29 @@ class _LinearLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, grad_total: Tensor, _: Tensor
+        ctx: _Context, grad_total: Tensor, _: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None, None, None, None, None]:
         (weight,) = ctx.saved_tensors
+        if ctx.gradients is None:  # they have been scaled in place
+            raise RuntimeError("linear_loss: there is no second backward pass")
         grad_hidden, grad_weight = ctx.gradients
-        ctx.gradients = None  # a second pass backwards would multiply them twice
+        ctx.gradients = None
         given: Tensor | None = None
-        if ctx.needs_input_grad[1]:
+        if grad_weight is not None and ctx.needs_input_grad[1]:
             grad_weight.mul_(grad_total)
             if ctx.into_main_grad:
-                weight.main_grad.add_(grad_weight)
+                weight.main_grad.add_(grad_weight)  # type: ignore[attr-defined]
                 given = placeholder_gradient(weight)
             else:
                 given = grad_weight.to(weight.dtype)
-        of_hidden = grad_hidden.mul_(grad_total) if ctx.needs_input_grad[0] else None
-        return of_hidden, given, None, None, None, None, None
+        if grad_hidden is not None:
+            grad_hidden = grad_hidden.mul_(grad_total) if ctx.needs_input_grad[0] else None
+        return grad_hidden, given, None, None, None, None, None
 
 
-def _slices_of_tokens(hidden: Tensor, rows: Tensor) -> Any:
-    """Yield tokens and their logits ``[tokens, rows]``, in memory that is used again."""
-    size = max(1, min(len(hidden), SLICE_ELEMENTS // max(1, len(rows))))
+def _slices_of_tokens(hidden: Tensor, rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yield tokens and their logits ``[tokens, rows]``, in memory that is reused."""
+    size = slice_length(len(hidden), len(rows))
     product = hidden.new_empty(size, len(rows))
     wide = product.to(torch.promote_types(hidden.dtype, torch.float32))
     for start in range(0, len(hidden), size):
@@ -126,7 +144,7 @@ def _slices_of_tokens(hidden: Tensor, rows: Tensor) -> Any:
 
 
 def _softmax_terms(
-    logits: Tensor, inside: Tensor, column: Tensor, shard: Shard
+    logits: Tensor, inside: Tensor, column: Tensor, shard: VocabShard
 ) -> tuple[Tensor, Tensor]:
     """Turn logits into exp(z - highest), in place.
 
@@ -135,7 +153,7 @@ def _softmax_terms(
     """
     divided = shard.group is not None and shard.group.size() > 1
     highest = logits.new_full((len(logits),), float("-inf"))
-    if shard.num_ids:  # a rank may have nothing but padding
+    if shard.num_ids:  # a rank may hold padding only
         highest = logits.amax(1)
     if divided:
         torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX, group=shard.group)

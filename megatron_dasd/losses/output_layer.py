@@ -1,10 +1,11 @@
-"""Losses in place of Megatron's output layer: hidden states in, a few numbers a token out.
+"""Losses that replace Megatron's output layer: hidden states in, a few numbers per token out.
 
 ``GPTModel.forward(output_processor=...)`` calls these on the last pipeline stage instead of its
 output layer, whose weights and settings they use.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import torch
 from megatron.core.tensor_parallel.mappings import (
@@ -14,28 +15,45 @@ from megatron.core.tensor_parallel.mappings import (
 from torch import Tensor
 
 from megatron_dasd.errors import UserError
-from megatron_dasd.losses.linear_logprobs import Shard, linear_logprobs
+from megatron_dasd.losses.linear_logprobs import VocabShard, linear_logprobs
 from megatron_dasd.losses.linear_loss import linear_loss
+
+
+class OutputLayerConfig(Protocol):
+    """The part of Megatron's ``TransformerConfig`` that is read here."""
+
+    defer_embedding_wgrad_compute: bool
+    gradient_accumulation_fusion: bool
+
+
+class OutputLayer(Protocol):
+    """The part of Megatron's ``ColumnParallelLinear`` that is read here."""
+
+    weight: Tensor
+    config: OutputLayerConfig
+    tp_group: torch.distributed.ProcessGroup
+    sequence_parallel: bool
+    gtp_remat_size: int
 
 
 def token_losses(
     *,
     vocab_size: int,
     hidden_states: Tensor,
-    output_layer: torch.nn.Module,
+    output_layer: OutputLayer,
     output_weight: Tensor | None,
     labels: Tensor,
-    scale_logits: Any,
-    **_: Any,
+    scale_logits: Callable[[Tensor], Tensor],
+    **_: object,
 ) -> Tensor:
     """-ln p(label) of every token, ``[batch, seq]``, as Megatron's model returns it.
 
     Args:
-        vocab_size: true size of the vocabulary; what pads it takes no part in the softmax.
+        vocab_size: true size of the vocabulary; the padding after it is left out of the softmax.
         hidden_states: ``[seq, batch, hidden]``, under sequence parallelism this rank's part of
             ``seq``.
         output_layer: Megatron's ``ColumnParallelLinear``.
-        output_weight: the embedding's weight where it is shared; None: the layer's own.
+        output_weight: the embedding's weight if it is shared; None: the layer's own.
         labels: ``[batch, seq]``.
         scale_logits: Megatron's scaling of the logits; a factor, so it may come before them.
     """
@@ -52,17 +70,17 @@ def summed_loss(
     vocab_size: int,
     factors: Tensor,
     hidden_states: Tensor,
-    output_layer: torch.nn.Module,
+    output_layer: OutputLayer,
     output_weight: Tensor | None,
     labels: Tensor,
-    scale_logits: Any,
-    **_: Any,
+    scale_logits: Callable[[Tensor], Tensor],
+    **_: object,
 ) -> tuple[Tensor, Tensor]:
-    """Weighted sum of the token losses, gradients made on the way, see ``losses.linear_loss``.
+    """Weighted sum of the token losses by ``losses.linear_loss``.
 
     Args:
         vocab_size: true size of the vocabulary.
-        factors: ``[batch, seq]``, what each loss is multiplied by.
+        factors: ``[batch, seq]``, the weight of each loss.
         hidden_states: and all that follows, as in :func:`token_losses`.
 
     Returns:
@@ -82,7 +100,7 @@ def summed_loss(
 
 def output_logprobs(
     hidden_states: Tensor,
-    output_layer: Any,
+    output_layer: OutputLayer,
     output_weight: Tensor | None,
     token_ids: Tensor,
     vocab_size: int,
@@ -94,39 +112,39 @@ def output_logprobs(
         token_ids: ``[seq * batch, K]``, see ``linear_logprobs``.
 
     Raises:
-        UserError: a setting of Megatron's output layer that is not honoured here.
+        UserError: Megatron's output layer has a setting that is not supported here.
     """
     layer = _layer(hidden_states, output_layer, output_weight, vocab_size)
     return linear_logprobs(layer.hidden, layer.weight, token_ids, layer.shard, layer.into_main_grad)
 
 
 class _Layer(NamedTuple):
-    """What is to be multiplied on this rank."""
+    """The operands of the output projection on this rank."""
 
     hidden: Tensor
-    """``[seq * batch, hidden]``, of the whole row also under sequence parallelism."""
+    """``[seq * batch, hidden]``, of the whole row, also under sequence parallelism."""
     weight: Tensor
-    shard: Shard
+    shard: VocabShard
     into_main_grad: bool
 
 
 def _layer(
-    hidden_states: Tensor, output_layer: Any, output_weight: Tensor | None, vocab_size: int
+    hidden_states: Tensor, output_layer: OutputLayer, output_weight: Tensor | None, vocab_size: int
 ) -> _Layer:
     weight = output_layer.weight if output_weight is None else output_weight
     group = output_layer.tp_group
     if output_layer.config.defer_embedding_wgrad_compute or output_layer.gtp_remat_size > 1:
         raise UserError(
-            "defer-embedding-wgrad-compute and generalized tensor parallelism do not go with the "
-            "chunked loss; leave them out of the megatron flags, or set chunked_loss: false"
+            "the chunked loss does not support defer-embedding-wgrad-compute and generalized "
+            "tensor parallelism; leave them out of the megatron flags, or set chunked_loss: false"
         )
-    # Megatron's own mappings: backwards they sum the ranks' shares of the gradient.
+    # In the backward pass these mappings sum the ranks' shares of the gradient.
     if output_layer.sequence_parallel:
         hidden_states = gather_from_sequence_parallel_region(hidden_states, group=group)
     else:
         hidden_states = copy_to_tensor_model_parallel_region(hidden_states, group=group)
     first_id = group.rank() * len(weight)
-    shard = Shard(first_id, max(0, min(len(weight), vocab_size - first_id)), group)
+    shard = VocabShard(first_id, max(0, min(len(weight), vocab_size - first_id)), group)
     # By the config, not by the layer's own flag, which is off where only apex's kernel is missing.
     fused = output_layer.config.gradient_accumulation_fusion and hasattr(weight, "main_grad")
     return _Layer(hidden_states.flatten(0, 1), weight, shard, fused)

@@ -1,6 +1,6 @@
 """Architecture of a Hugging Face model as Megatron's flags.  A family is a row in a table.
 
-What the config asks for and Megatron would not do is refused by name, never passed over: a model
+Options of a config that Megatron would not honour are refused by name, never ignored: a model
 that trains with another rotary embedding than it is served with is wrong without an error.
 """
 
@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from megatron_dasd.errors import UserError
+from megatron_dasd.models.config_fields import unknown_fields
 
+HfConfig = dict[str, Any]  # a config.json as parsed: its fields are checked one by one
 VOCAB_MULTIPLE = 128
 """The vocabulary is padded to a multiple of this under every layout, so that layouts can change."""
 
-Flags = dict[str, Any]
+Flag = bool | int | float | str | Path | list[int | float | str] | None
+Flags = dict[str, Flag]
 """Megatron flags by name, without dashes: True is a bare flag, a list its several values."""
 
 
@@ -123,21 +126,42 @@ class Architecture:
         """Rows of Megatron's embedding matrix."""
         return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
 
+    def check_layout(
+        self, tensor_parallel: int, expert_parallel: int, stages: int = 1, expert_tensor: int = 1
+    ) -> None:
+        """Make sure that the model can be divided over the ranks of a layout.
+
+        Args:
+            expert_tensor: ranks that each expert is divided over.
+            stages: of the pipeline, virtual ones counted; 1 where they are given layer by layer.
+
+        Raises:
+            UserError: naming what cannot be divided.
+        """
+        num_experts = self.experts.num_experts if self.experts else 1
+        if self.experts:
+            width, parts_of_width = self.experts.ffn_hidden_size, expert_tensor
+        else:
+            width, parts_of_width = self.ffn_hidden_size, tensor_parallel
+        for layout, parts, what, size in (
+            ("tensor_parallel", tensor_parallel, "attention heads", self.num_attention_heads),
+            ("tensor_parallel", tensor_parallel, "key-value heads", self.num_query_groups),
+            ("tensor_parallel", tensor_parallel, "padded vocabulary", VOCAB_MULTIPLE),
+            ("tensor_parallel", parts_of_width, "feed-forward width", width),
+            ("tensor_parallel", tensor_parallel, "hidden size", self.hidden_size),
+            ("expert_parallel", expert_parallel, "experts", num_experts),
+            ("pipeline_parallel x virtual_pipeline", stages, "layers", self.num_layers),
+        ):
+            if size % parts:
+                raise UserError(f"{layout} {parts} does not divide the model's {what} ({size})")
+
     def flags(self, tensor_parallel: int, expert_parallel: int = 1) -> Flags:
         """Megatron's flags of this architecture.
 
         Raises:
             UserError: the heads, the vocabulary or the experts cannot be split over the ranks.
         """
-        num_experts = self.experts.num_experts if self.experts else 1
-        for layout, parts, what, size in (
-            ("tensor_parallel", tensor_parallel, "attention heads", self.num_attention_heads),
-            ("tensor_parallel", tensor_parallel, "key-value heads", self.num_query_groups),
-            ("tensor_parallel", tensor_parallel, "padded vocabulary", VOCAB_MULTIPLE),
-            ("expert_parallel", expert_parallel, "experts", num_experts),
-        ):
-            if size % parts:
-                raise UserError(f"{layout} {parts} does not divide the model's {what} ({size})")
+        self.check_layout(tensor_parallel, expert_parallel)
         return {
             "num-layers": self.num_layers,
             "hidden-size": self.hidden_size,
@@ -190,7 +214,7 @@ def read_architecture(folder: Path) -> Architecture:
     try:
         config = json.loads(path.read_text())
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; wanted a Hugging Face model folder") from None
+        raise UserError(f"{path}: no such file; a Hugging Face model folder is needed") from None
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(config, dict):
@@ -200,20 +224,25 @@ def read_architecture(folder: Path) -> Architecture:
         raise UserError(f"{path}: field architectures: {name} is not supported: {REFUSED[name]}")
     if name not in FAMILIES:
         raise UserError(f"{path}: field architectures: {name} is not one of {', '.join(FAMILIES)}")
+    for field in unknown_fields(config, FAMILIES[name].experts):
+        raise UserError(
+            f"{path}: field {field} is not known here and may change what the model computes; "
+            "take it out if it does not"
+        )
     try:
         return _from_config(config, FAMILIES[name], path)
     except KeyError as error:
         raise UserError(f"{path}: field {error.args[0]}: missing") from None
 
 
-def _from_config(config: dict[str, Any], family: Family, path: Path) -> Architecture:
+def _from_config(config: HfConfig, family: Family, path: Path) -> Architecture:
     for field in _SIZES + _EXPERT_SIZES * family.experts:
         size = config[_field(field, config)]
         if type(size) is not int or size < 1:
             raise UserError(f"{path}: field {field}: {size!r} is no positive whole number")
-    for field, value, wanted in _wanted_values(config, family):
-        if value != wanted:
-            raise UserError(f"{path}: field {field}: {value!r} is not supported (only {wanted!r})")
+    for field, value, only in _supported_values(config, family):
+        if value != only:
+            raise UserError(f"{path}: field {field}: {value!r} is not supported (only {only!r})")
     heads = config["num_attention_heads"]
     rotary_base, scaling_factor = _rotary(config, path)
     return Architecture(
@@ -234,12 +263,17 @@ def _from_config(config: dict[str, Any], family: Family, path: Path) -> Architec
     )
 
 
-def _wanted_values(config: dict[str, Any], family: Family) -> Iterator[tuple[str, Any, Any]]:
+def _supported_values(config: HfConfig, family: Family) -> Iterator[tuple[str, object, object]]:
     """Fields that Megatron's flags leave no choice in: name, value, the only one supported."""
+    yield "tie_word_embeddings", type(config.get("tie_word_embeddings", False)), bool
     yield "hidden_act", config.get("hidden_act", "silu"), "silu"
     yield "mlp_bias", config.get("mlp_bias", False), False
     yield "attention_bias", config.get("attention_bias", False), False
     yield "attention_dropout", config.get("attention_dropout", 0.0), 0.0
+    yield "rope_interleaved", config.get("rope_interleaved", False), False
+    yield "is_causal", config.get("is_causal", True), True
+    yield "is_decoder", config.get("is_decoder", False), False
+    yield "add_cross_attention", config.get("add_cross_attention", False), False
     yield "use_sliding_window", config.get("use_sliding_window", False), False
     for kind in config.get("layer_types") or []:
         yield "layer_types", kind, "full_attention"
@@ -249,7 +283,7 @@ def _wanted_values(config: dict[str, Any], family: Family) -> Iterator[tuple[str
         yield "mlp_only_layers", config.get("mlp_only_layers") or [], []
 
 
-def _rotary(config: dict[str, Any], path: Path) -> tuple[int, float | None]:
+def _rotary(config: HfConfig, path: Path) -> tuple[int, float | None]:
     """Base of the rotary embedding and factor of its scaling."""
     # transformers 5 nests the rotary settings, earlier versions do not; the old name goes first.
     field = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
@@ -263,7 +297,9 @@ def _rotary(config: dict[str, Any], path: Path) -> tuple[int, float | None]:
         raise UserError(f"{path}: field partial_rotary_factor: {share} is not supported (only 1.0)")
     theta = rope.get("rope_theta") or config.get("rope_theta") or 10000.0
     if not isinstance(theta, int | float) or theta != int(theta):
-        raise UserError(f"{path}: field rope_theta: {theta} is no whole number, as Megatron wants")
+        raise UserError(
+            f"{path}: field rope_theta: {theta} is not a whole number, which Megatron needs"
+        )
     if kind == "default":
         return int(theta), None
     trained = "original_max_position_embeddings"
@@ -277,13 +313,12 @@ def _rotary(config: dict[str, Any], path: Path) -> tuple[int, float | None]:
     return int(theta), rope["factor"]
 
 
-def _field(name: str, config: dict[str, Any]) -> str:
+def _field(name: str, config: HfConfig) -> str:
     """Transformers 5 writes num_experts under the name that its families share."""
-    shared = "num_local_experts"
-    return shared if name == "num_experts" and shared in config else name
+    return "num_local_experts" if name == "num_experts" and "num_local_experts" in config else name
 
 
-def _experts(config: dict[str, Any], path: Path) -> Experts:
+def _experts(config: HfConfig, path: Path) -> Experts:
     experts = Experts(
         num_experts=config[_field("num_experts", config)],
         experts_per_token=config["num_experts_per_tok"],

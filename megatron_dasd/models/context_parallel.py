@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 
 def slot_multiple(size: int) -> int:
-    """What every slot's length must be a multiple of, for so many context-parallel ranks."""
+    """What every slot's length must be a multiple of, for ``size`` context-parallel ranks."""
     return 2 * size if size > 1 else 1
 
 

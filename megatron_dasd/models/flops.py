@@ -7,6 +7,8 @@ goes by the documents' real lengths.  Recomputation and padding do not count as 
 
 from dataclasses import dataclass
 
+from megatron_dasd.models.architecture import Architecture
+
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "B200": 2250e12}
 """Dense bfloat16 operations/s by the GPU's name: NVIDIA's data sheets of the SXM modules."""
 
@@ -46,3 +48,23 @@ class Products:
         """
         pairs = self.num_layers * self.query_channels * squared_lengths
         return 6.0 * (num_tokens * self.weights_met + pairs)
+
+
+def products_of(architecture: Architecture) -> Products:
+    """The sizes that a model's matrix products depend on."""
+    a, experts = architecture, architecture.experts
+    return Products(
+        num_layers=a.num_layers,
+        hidden_size=a.hidden_size,
+        query_channels=a.num_attention_heads * a.head_dim,
+        key_channels=a.num_query_groups * a.head_dim,
+        ffn_hidden_size=experts.ffn_hidden_size if experts else a.ffn_hidden_size,
+        vocab_size=a.vocab_size,
+        experts_per_token=experts.experts_per_token if experts else 1,
+        num_experts=experts.num_experts if experts else 0,
+    )
+
+
+def peak_flops(gpu: str) -> float | None:
+    """Operations/s of a GPU by its name; None: not known here."""
+    return next((peak for name, peak in PEAK_FLOPS.items() if name in gpu), None)

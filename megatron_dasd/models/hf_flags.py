@@ -10,7 +10,7 @@ from typing import Any
 
 from megatron_dasd.errors import UserError
 from megatron_dasd.manifests import model_folder
-from megatron_dasd.models.architecture import Architecture, Flags, read_architecture
+from megatron_dasd.models.architecture import Architecture, Flag, Flags, read_architecture
 
 _UNSET = object()
 
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 
 
 class CommandLine:
-    """What was typed for Megatron's program, told apart from the defaults.
+    """The flags that were typed for Megatron's program, without those at their defaults.
 
     To be made once the CPU adapter is installed, where there is no GPU.
     """
@@ -66,22 +66,23 @@ class CommandLine:
             self.values.get("tensor_model_parallel_size", 1),
             self.values.get("expert_model_parallel_size", 1),
         )
-        for name, wanted in flags.items():
-            self._refuse_contradiction(name, wanted)
+        for name, expected in flags.items():
+            self._refuse_contradiction(name, expected)
         return flags
 
-    def _refuse_contradiction(self, name: str, wanted: Any) -> None:
+    def _refuse_contradiction(self, name: str, expected: Flag) -> None:
         # Where the model has no such thing, any value serves to learn Megatron's name of it.
-        value = [] if isinstance(wanted, bool) else ["1" if wanted is None else str(wanted)]
+        value = [] if isinstance(expected, bool) else ["1" if expected is None else str(expected)]
         ((attribute, parsed),) = self.parse([f"--{name}", *value]).items()
         typed = self.values.get(attribute, _UNSET)
         # A switch that the model has off, or what it has not at all, must not be typed.
-        if typed is not _UNSET and (wanted is None or wanted is False or typed != parsed):
+        if typed is not _UNSET and (expected is None or expected is False or typed != parsed):
             raise UserError(
-                f"--{name} {_told(typed)} contradicts the model's {_told(wanted)}, which follows "
-                f"from {self.values['dasd_hf_model']}/config.json"
+                f"--{name} {_shown(typed)} contradicts the model's {_shown(expected)}, which "
+                f"follows from {self.values['dasd_hf_model']}/config.json"
             )
 
 
-def _told(value: Any) -> Any:
-    return {"None": "none", "True": "on", "False": "off"}.get(str(value), value)
+def _shown(value: object) -> str:
+    """A flag's value as a user would say it."""
+    return {"None": "none", "True": "on", "False": "off"}.get(str(value), str(value))

@@ -5,7 +5,6 @@ heads, D channels a head.
 """
 
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +29,7 @@ class RMSNorm(torch.nn.Module):
     """
 
     def __init__(
-        self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any
+        self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: object
     ) -> None:
         super().__init__()
         self.eps = eps
@@ -69,11 +68,11 @@ class PackedAttention(torch.nn.Module):
         self,
         config: TransformerConfig,
         layer_number: int,
-        attn_mask_type: Any,
+        attn_mask_type: object,
         attention_type: str,
         softmax_scale: float | None = None,
         pg_collection: ProcessGroupCollection | None = None,
-        **_: Any,
+        **_: object,
     ) -> None:
         super().__init__()
         self.softmax_scale = softmax_scale
@@ -89,7 +88,7 @@ class PackedAttention(torch.nn.Module):
         value: Tensor,
         attention_mask: Tensor | None = None,
         packed_seq_params: PackedSeqParams | None = None,
-        **_: Any,
+        **_: object,
     ) -> Tensor:
         """Attend.
 
@@ -103,11 +102,11 @@ class PackedAttention(torch.nn.Module):
         Returns:
             ``[T, H * D]``, zeros on padding.
         """
-        assert packed_seq_params is not None, "PackedAttention wants packed rows"
+        assert packed_seq_params is not None, "PackedAttention needs packed rows"
         lengths, borders = _on_host(packed_seq_params)
         rank, size = (self.group.rank(), self.group.size()) if self.group else (0, 1)
         if self.group:
-            # Megatron's own mapping: backwards it sums what all ranks ask of a key or value.
+            # Megatron's own mapping: backwards it sums all ranks' gradients of a key or value.
             shares = gather_from_sequence_parallel_region(
                 torch.cat([key, value], dim=1), group=self.group
             )

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from megatron.core import mpu
 from megatron.core.packed_seq_params import PackedSeqParams
+from megatron.core.utils import get_attr_wrapped_model
 from torch import Tensor
 
 from megatron_dasd.data.rows import BORDERS, Row
@@ -51,12 +53,14 @@ def to_batch(row: Row) -> Batch:
 
 
 def packed_seq_params(batch: Batch) -> PackedSeqParams:
-    """Borders of the documents of one row, as attention and rotary embedding want them.
+    """Borders of the documents of one row, as attention and rotary embedding take them.
 
     Attention goes by the documents (``cu_seqlens``) inside their slots (``cu_seqlens_padded``),
     positions by the slots alone.  Under context parallelism too they are those of the whole row.
     """
     true, padded = (batch[name] for name in BORDERS)
+    # A row of nothing but padding has one document of no token: cuDNN takes no empty one.
+    true = torch.cat((true[:1], true[1:].clamp(min=1)))
     # The longest slot, not the row's length: Megatron takes rotary frequencies as long as the
     # row for positions that run on across documents.
     longest = int(batch["longest_slot"])
@@ -74,11 +78,43 @@ def packed_seq_params(batch: Batch) -> PackedSeqParams:
     )
 
 
+def padding_of(batch: Batch, size: int) -> Tensor:
+    """What of a row, or of this rank's share of it, belongs to no document.
+
+    Args:
+        size: positions of the share.
+
+    Returns:
+        ``[1, size]``, True: padding, as the body of Megatron's router takes it (several of its
+        docstrings say the reverse).
+    """
+    true, padded = (batch[name] for name in BORDERS)
+    positions = batch[OWN] if OWN in batch else torch.arange(size, device=padded.device)
+    slot = torch.searchsorted(padded[1:].long(), positions.long(), right=True)
+    return (positions - padded[slot] >= true.diff()[slot]).unsqueeze(0)
+
+
+def _router_mask(model: torch.nn.Module, batch: Batch) -> Tensor | None:
+    """Padding as this rank's experts' routers want it; None where there is no expert."""
+    part = get_attr_wrapped_model(model, "pre_process", return_model_obj=True)
+    if not part.config.num_moe_experts:
+        return None
+    mask = padding_of(batch, batch["tokens"].shape[1])
+    if part.config.sequence_parallel and not part.pre_process:
+        # Megatron divides it where the embedding is, and nowhere else.
+        rank, size = (
+            mpu.get_tensor_model_parallel_rank(),
+            mpu.get_tensor_model_parallel_world_size(),
+        )
+        mask = mask.chunk(size, dim=1)[rank].contiguous()
+    return mask
+
+
 def forward(
     model: torch.nn.Module,
     batch: Batch,
     with_loss: bool = True,
-    output_processor: Callable[..., Any] | None = None,
+    output_processor: Callable[..., object] | None = None,
 ) -> Any:
     """Run one packed row, or this rank's share of it, through this rank's pipeline stage.
 
@@ -99,4 +135,5 @@ def forward(
         labels=batch["labels"] if with_loss else None,
         packed_seq_params=packed_seq_params(batch),
         output_processor=output_processor,
+        padding_mask=_router_mask(model, batch),
     )

@@ -4,7 +4,6 @@ import importlib.util
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -141,7 +140,7 @@ def load_model(flags: Flags, checkpoint: Path | None) -> list[torch.nn.Module]:
 
     The model is in evaluation mode and not wrapped for training.
     """
-    load = {"load": checkpoint, "no-load-optim": True, "no-load-rng": True, "finetune": True}
+    load: Flags = {"load": checkpoint, "no-load-optim": True, "no-load-rng": True, "finetune": True}
     parse_flags({**flags, **(load if checkpoint else {})})
     from megatron.training.checkpointing import load_checkpoint
     from megatron.training.initialize import initialize_megatron
@@ -158,7 +157,9 @@ def load_model(flags: Flags, checkpoint: Path | None) -> list[torch.nn.Module]:
     return list(model)
 
 
-def load_shape(architecture: Architecture, dtype: str, **flags: Any) -> torch.nn.Module:
+def load_shape(
+    architecture: Architecture, dtype: str, flags: Flags | None = None
+) -> torch.nn.Module:
     """Start Megatron and build the whole model on the meta device: its shape, without its memory.
 
     One rank, the local layers, gloo: the same on every machine.
@@ -169,7 +170,7 @@ def load_shape(architecture: Architecture, dtype: str, **flags: Any) -> torch.nn
             **_CPU_FLAGS,
             "no-initialization": True,
             "moe-grouped-gemm": False,
-            **flags,
+            **(flags or {}),
         }
     )
     from megatron.training.initialize import initialize_megatron

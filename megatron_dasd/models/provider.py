@@ -4,7 +4,7 @@ Megatron 0.19 calls ``GPTModel`` deprecated in favour of ``HybridModel``, which 
 checkpoints but has no ``output_processor`` for a loss of our own.
 """
 
-from typing import Any
+from argparse import Namespace
 
 import torch
 from megatron.core import mpu
@@ -107,7 +107,7 @@ def mark_experts(model: torch.nn.Module) -> None:
     """Let the optimizer keep the experts' parameters apart, however many ranks share them.
 
     Megatron does so only for more than one such rank, by this mark, and an optimizer's state with
-    another grouping of the parameters does not load: a run could not go on with its experts spread
+    another grouping of the parameters does not load: a run could not resume with its experts spread
     otherwise than before.
     """
     for name, parameter in model.named_parameters():
@@ -116,7 +116,7 @@ def mark_experts(model: torch.nn.Module) -> None:
 
 
 def _layer_spec(
-    args: Any, config: TransformerConfig, vp_stage: int | None
+    args: Namespace, config: TransformerConfig, vp_stage: int | None
 ) -> ModuleSpec | TransformerBlockSubmodules:
     if args.transformer_impl == "transformer_engine":
         if not HAVE_TE:

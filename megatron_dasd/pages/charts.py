@@ -1,16 +1,18 @@
-"""Pictures as SVG text: how they all look, and those of sentence classes.
+"""Charts as SVG text: their common style, and the charts of sentence classes.
 
 Equal figures give equal bytes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from io import StringIO
 from itertools import pairwise
-from typing import Any
 
 import matplotlib
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from matplotlib.typing import RcKeyType
+
+from megatron_dasd.pages.figures import ClassCounts, Histogram
 
 COLOURS = {
     "teacher": "#2f6db5",
@@ -18,9 +20,9 @@ COLOURS = {
     "shared": "#a8b0ba",
     "boosted": "#7b4fa3",
 }
-"""Sentence classes; told apart also by those who see no difference of red and green."""
+"""Of sentence classes; readers with red-green blindness can distinguish them too."""
 INK, ACCENT, SECOND, FAINT = "#27313b", "#2f6db5", "#d9822b", "#d5dae0"
-STYLE: Any = {
+STYLE: dict[RcKeyType, object] = {
     "svg.hashsalt": "megatron_dasd",
     "font.size": 9,
     "text.color": INK,
@@ -38,7 +40,7 @@ STYLE: Any = {
 
 
 @matplotlib.rc_context(STYLE)
-def class_chart(shares: Mapping[str, Mapping[str, int]]) -> Markup:
+def class_chart(shares: Mapping[str, ClassCounts]) -> Markup:
     """Shares of the sentence classes, a stacked bar for each selection of sentences.
 
     Args:
@@ -65,7 +67,7 @@ def class_chart(shares: Mapping[str, Mapping[str, int]]) -> Markup:
 
 
 @matplotlib.rc_context(STYLE)
-def gap_chart(histogram: Mapping[str, Sequence[float]], beta: float) -> Markup:
+def gap_chart(histogram: Histogram, beta: float) -> Markup:
     """Histogram of p_T - p_S over sentences; a bin of one class only has that class's colour."""
     figure = Figure(figsize=(5.6, 2.4), layout="constrained")
     axes = figure.subplots()
@@ -85,9 +87,9 @@ def gap_chart(histogram: Mapping[str, Sequence[float]], beta: float) -> Markup:
 
 
 def svg(figure: Figure) -> Markup:
-    """A figure as an ``<svg>`` element, without what differs between two runs."""
+    """Render a figure as an ``<svg>`` element, without metadata that differs between runs."""
     out = StringIO()
-    facts: dict[str, Any] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(out, format="svg", transparent=True, metadata=facts)
+    left_out: dict[str, None] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(out, format="svg", transparent=True, metadata=left_out)
     text = out.getvalue()
     return Markup(text[text.index("<svg") :])

@@ -1,17 +1,15 @@
-"""A page from a room's template; all extend ``page.html.j2``, which gives them one look."""
-
-from typing import Any
+"""Renders a room's page template; all extend ``page.html.j2``, which gives them one look."""
 
 import jinja2
 
 
-def render(room: str, template: str, **values: Any) -> str:
-    """One HTML file that needs nothing else.
+def render(room: str, template: str, **values: object) -> str:
+    """Render one self-contained HTML file.
 
     Args:
-        room: folder of this package in which the template lies.
-        template: its file's name.
-        values: what it names.
+        room: the package folder that holds the template.
+        template: file name.
+        values: the variables of the template.
     """
     rooms = [jinja2.PackageLoader("megatron_dasd", name) for name in (room, "pages")]
     environment = jinja2.Environment(

@@ -1,4 +1,8 @@
-"""The command line: a whole pipeline, some of its stages, or the stages of one kind."""
+"""The command line: a whole pipeline, some of its stages, or the stages of one kind.
+
+What reads pipeline files and runs stages is imported once the arguments are parsed, so that
+``--help`` and a mistyped option answer at once.
+"""
 
 import argparse
 import errno
@@ -9,12 +13,8 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
-
-from megatron_dasd.config.pipeline import Pipeline, load_pipeline
 from megatron_dasd.device.launch import STOP_SIGNALS
 from megatron_dasd.errors import (
     INTERRUPTED_STATUS,
@@ -24,10 +24,13 @@ from megatron_dasd.errors import (
     UserError,
 )
 from megatron_dasd.pipeline.conversion import BY_HAND, ByHand
-from megatron_dasd.pipeline.runner import Outcome, choose_stages, run_stages
+
+if TYPE_CHECKING:
+    from megatron_dasd.config.pipeline import Pipeline
+    from megatron_dasd.pipeline.runner import Outcome
 
 _ENVIRONMENTAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
-"""Errors of the system that the user mends, not the program."""
+"""Errors of the system that the user can fix: no space, no right to write."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,9 +41,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--only", action="append", default=[], metavar="STAGE", help="run this stage (repeatable)"
     )
+    parser.add_argument(
+        "--show-graph",
+        action="store_true",
+        help="print the pipeline with its recipe expanded, a pipeline file itself; run nothing",
+    )
     options = parser.parse_args(arguments)
 
     def run() -> None:
+        if options.show_graph:
+            from megatron_dasd.config.pipeline import graph_text
+
+            print(graph_text(options.pipeline, options.run_dir, options.overrides), end="")
+            return
+        from megatron_dasd.pipeline.runner import choose_stages, run_stages
+
         pipeline = load(options)
         stages = choose_stages(pipeline, options.first, options.last, options.only)
         outcomes = run_stages(pipeline, stages)
@@ -67,6 +82,8 @@ def run_kind(kind: str, arguments: Sequence[str] | None = None) -> int:
         if by_hand and options.pipeline is None:
             by_hand.run(options)
             return
+        from megatron_dasd.pipeline.runner import run_stages
+
         pipeline = load(options)
         run_stages(pipeline, _stages_of_kind(pipeline, kind, options.stage))
 
@@ -74,7 +91,7 @@ def run_kind(kind: str, arguments: Sequence[str] | None = None) -> int:
 
 
 def pipeline_parser(description: str, by_hand: ByHand | None = None) -> argparse.ArgumentParser:
-    """Arguments of every command that takes a pipeline file."""
+    """The parser of every command that takes a pipeline file."""
     usage = None
     if by_hand:
         usage = f"%(prog)s PIPELINE.yaml [--stage NAME] ...\n       %(prog)s {by_hand.usage} ..."
@@ -89,17 +106,19 @@ def pipeline_parser(description: str, by_hand: ByHand | None = None) -> argparse
         default=[],
         dest="overrides",
         metavar="STAGE.SETTING=VALUE",
-        help="change a setting (repeatable)",
+        help="change a setting, or with recipe.FIELD=VALUE a field of the recipe (repeatable)",
     )
     return parser
 
 
-def load(options: argparse.Namespace) -> Pipeline:
-    """The pipeline that was asked for; raises as ``load_pipeline`` does."""
+def load(options: argparse.Namespace) -> "Pipeline":
+    """The pipeline that the options name; raises as ``load_pipeline`` does."""
+    from megatron_dasd.config.pipeline import load_pipeline
+
     return load_pipeline(options.pipeline, options.run_dir, options.overrides)
 
 
-def _stages_of_kind(pipeline: Pipeline, kind: str, name: str | None) -> list[str]:
+def _stages_of_kind(pipeline: "Pipeline", kind: str, name: str | None) -> list[str]:
     stages = [stage for stage, settings in pipeline.stages.items() if settings.kind == kind]
     if not stages:
         raise UserError(f"{pipeline.path}: has no stage of kind {kind}")
@@ -109,7 +128,10 @@ def _stages_of_kind(pipeline: Pipeline, kind: str, name: str | None) -> list[str
 
 
 def guarded(run: Callable[[], None]) -> int:
-    """Run, and tell a user's mistake, a full disk or an interruption in one line."""
+    """Run; a user's mistake, a full disk or an interruption prints one line.
+
+    Returns the exit status.
+    """
     _quieten_libraries()
     for number in STOP_SIGNALS:
         signal.signal(number, _stop)
@@ -122,7 +144,7 @@ def guarded(run: Callable[[], None]) -> int:
             raise
         where = f"{error.filename}: " if error.filename else ""
         return _fail(
-            f"{where}{os.strerror(error.errno)}; mend it, the same command goes on from here"
+            f"{where}{os.strerror(error.errno)}; fix it, the same command goes on from here"
         )
     except Stopped as stopped:
         print(f"{stopped}; the same command goes on from here", file=sys.stderr)
@@ -138,14 +160,14 @@ def _stop(number: int, _: object) -> None:
 
 
 def _quieten_libraries() -> None:
-    """Settings of libraries that read them when they are imported, and so before any stage."""
-    # Models come from folders: a library that looks for one elsewhere should fail at once.
+    """Set what libraries read at import, before any stage imports them."""
+    # Models are local folders: a library that looks for one on a hub should fail at once.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Threads that spin while they wait slow one another down many times over on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # What is not installed or not there is told by the stage that wants it.
+    # A stage reports a package that it needs and that is missing; no warning is needed.
     warnings.filterwarnings("ignore", category=UserWarning, module="megatron")
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
@@ -155,8 +177,12 @@ def _fail(message: str) -> int:
     return MISTAKE_STATUS
 
 
-def _print_summary(outcomes: Sequence[Outcome]) -> None:
-    """Wall time of every stage: of this run, and of the run that finished it."""
+def _print_summary(outcomes: Sequence["Outcome"]) -> None:
+    """Print wall times of every stage: of this run, and of the run that finished it."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(box=SIMPLE, title="Time", title_justify="left", show_footer=True)
     table.add_column("stage", footer="total")
     table.add_column("kind")

@@ -1,4 +1,7 @@
-"""Conversion by hand, without a pipeline file: the flags of three tools and what they run."""
+"""Conversion by hand, without a pipeline file: the flags of three tools, and what they run.
+
+What converts is imported when it runs, so that ``--help`` loads neither torch nor pydantic.
+"""
 
 import argparse
 import shutil
@@ -7,45 +10,49 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from megatron_dasd.config.training import ExportHf, ModelCard, VerifyConversion
 from megatron_dasd.errors import UserError
 from megatron_dasd.manifests import model_folder
+
+if TYPE_CHECKING:
+    from argparse import _ArgumentGroup
+
+    from megatron_dasd.checkpoint.process import Conversion
+    from megatron_dasd.config.training import ExportHf, VerifyConversion
 
 _GIGABYTE = 10**9
 
 
 @dataclass(frozen=True)
 class ByHand:
-    """What a tool offers beside the stages of a pipeline file."""
+    """What a tool does when it is given flags in place of a pipeline file."""
 
     usage: str
-    add_arguments: Callable[[Any], None]
+    add_arguments: "Callable[[_ArgumentGroup], None]"
     run: Callable[[argparse.Namespace], None]
 
     def given(self, options: argparse.Namespace) -> str | None:
-        """The first flag of its own that says where something lies, if one was given."""
+        """The first of its flags that names a folder, if one was given."""
         places = ("hf", "ckpt", "out")
         return next((name for name in places if getattr(options, name, None)), None)
 
 
-def _import_arguments(group: Any) -> None:
+def _import_arguments(group: "_ArgumentGroup") -> None:
     group.add_argument("--hf", type=Path, metavar="DIR", help="Hugging Face folder to import")
     group.add_argument("--out", type=Path, metavar="CKPT", help="new folder of the checkpoint")
 
 
 def _import(options: argparse.Namespace) -> None:
-    # here and below: a plan is read, and a mistake in it told, without torch
     from megatron_dasd.checkpoint.import_stage import import_hf
 
     hf, out = _given(options, "hf"), _given(options, "out")
     with _new_folder(out) as (scratch, logs):
-        figures = import_hf(model_folder(hf), scratch, logs)
-    print(f"{out}: {_told(figures)}")
+        done = import_hf(model_folder(hf), scratch, logs)
+    print(f"{out}: {_summary(done)}")
 
 
-def _export_arguments(group: Any) -> None:
+def _export_arguments(group: "_ArgumentGroup") -> None:
     group.add_argument("--ckpt", type=Path, metavar="CKPT", help="checkpoint, of any layout")
     group.add_argument("--out", type=Path, metavar="DIR", help="new folder of the model")
     group.add_argument(
@@ -54,13 +61,11 @@ def _export_arguments(group: Any) -> None:
         metavar="DIR",
         help="config and tokenizer (default: beside the checkpoint)",
     )
-    default = ExportHf.model_fields["max_shard_gb"].default
     group.add_argument(
         "--max-shard-gb",
         type=float,
-        default=default,
         metavar="N",
-        help=f"size of a safetensors file, in units of 1e9 bytes (default: {default:g})",
+        help="size of a safetensors file, in units of 1e9 bytes (default: as for export_hf stages)",
     )
     group.add_argument("--name", help="the model card's title (default: the new folder's name)")
     group.add_argument("--license", help="for the model card, e.g. apache-2.0")
@@ -77,10 +82,12 @@ def _export(options: argparse.Namespace) -> None:
     from megatron_dasd.checkpoint.artifact import open_checkpoint
     from megatron_dasd.checkpoint.card import write_card
     from megatron_dasd.checkpoint.export_stage import export_hf
+    from megatron_dasd.config.training import ExportHf, ModelCard
 
     ckpt, out = _given(options, "ckpt"), _given(options, "out")
-    if options.max_shard_gb <= 0:
-        raise UserError(f"--max-shard-gb {options.max_shard_gb:g}: wanted a number above 0")
+    max_shard_gb = _or_default(options, ExportHf, "max_shard_gb")
+    if max_shard_gb <= 0:
+        raise UserError(f"--max-shard-gb {max_shard_gb:g}: must be above 0")
     checkpoint = open_checkpoint(ckpt)
     source = model_folder(options.hf) if options.hf else checkpoint.hf
     if source is None:
@@ -93,48 +100,46 @@ def _export(options: argparse.Namespace) -> None:
         language=options.language,
     )
     with _new_folder(out) as (scratch, logs):
-        figures = export_hf(checkpoint, source, scratch, logs, options.max_shard_gb)
+        done = export_hf(checkpoint, source, scratch, logs, max_shard_gb)
         write_card(scratch, card, source, ckpt)
-    print(f"{out}: {_told(figures)}")
+    print(f"{out}: {_summary(done)}")
 
 
-def _verify_arguments(group: Any) -> None:
+def _verify_arguments(group: "_ArgumentGroup") -> None:
     group.add_argument("--hf", type=Path, metavar="DIR", help="Hugging Face folder")
     group.add_argument("--ckpt", type=Path, metavar="CKPT", help="checkpoint of the same model")
     group.add_argument(
         "--text", type=Path, metavar="FILE", help="text to compare logits on (default: a short one)"
     )
-    for field, kind, what in (
-        ("num_tokens", int, "positions to compare"),
-        ("tolerance", float, "largest difference of a logit"),
-    ):
-        default = VerifyConversion.model_fields[field].default
-        group.add_argument(
-            f"--{field.replace('_', '-')}",
-            type=kind,
-            default=default,
-            metavar="N",
-            help=f"{what} (default: {default:g})",
-        )
+    default = "(default: as for verify_conversion stages)"
+    group.add_argument(
+        "--num-tokens", type=int, metavar="N", help=f"positions to compare {default}"
+    )
+    group.add_argument(
+        "--tolerance", type=float, metavar="N", help=f"largest difference of a logit {default}"
+    )
 
 
 def _verify(options: argparse.Namespace) -> None:
     from megatron_dasd.checkpoint.artifact import open_checkpoint
     from megatron_dasd.checkpoint.verify_stage import SAMPLE, check, text_tokens, verify
+    from megatron_dasd.config.training import VerifyConversion
 
     hf, ckpt = model_folder(_given(options, "hf")), _given(options, "ckpt")
-    token_ids = text_tokens(hf, [_read_text(options.text or SAMPLE)], options.num_tokens)
+    num_tokens = int(_or_default(options, VerifyConversion, "num_tokens"))
+    token_ids = text_tokens(hf, [_read_text(options.text or SAMPLE)], num_tokens)
     if not token_ids:
         raise UserError(f"{options.text}: no text to compare the models on")
     with _log_folder() as logs:
-        figures = verify(hf, open_checkpoint(ckpt), token_ids, logs)
-    equal = figures["num_tensors"] - len(figures["different"])
-    print(f"tensors equal bit for bit:       {equal:,} of {figures['num_tensors']:,}")
-    print(f"positions compared:              {figures['num_tokens']:,}")
-    print(f"largest difference of a logit:   {figures['max_difference']:.2e}")
-    print(f"smallest cosine:                 {figures['min_cosine']:.7f}")
-    print(f"agreement of the top token:      {figures['top_token_agreement']:.2%}")
-    check(hf, figures, options.tolerance)
+        verification = verify(hf, open_checkpoint(ckpt), token_ids, logs)
+    tensors, logits = verification.tensors, verification.logits
+    equal = tensors.num_tensors - len(tensors.different)
+    print(f"tensors equal bit for bit:       {equal:,} of {tensors.num_tensors:,}")
+    print(f"positions compared:              {logits.num_tokens:,}")
+    print(f"largest difference of a logit:   {logits.max_difference:.2e}")
+    print(f"smallest cosine:                 {logits.min_cosine:.7f}")
+    print(f"agreement of the top token:      {logits.top_token_agreement:.2%}")
+    check(hf, verification, _or_default(options, VerifyConversion, "tolerance"))
 
 
 BY_HAND = {
@@ -142,7 +147,7 @@ BY_HAND = {
     "export_hf": ByHand("--ckpt CKPT --out DIR [--hf DIR]", _export_arguments, _export),
     "verify_conversion": ByHand("--hf DIR --ckpt CKPT [--text FILE]", _verify_arguments, _verify),
 }
-"""By kind of the stage that does the same in a pipeline."""
+"""By the kind of stage that does the same in a pipeline."""
 
 
 def _given(options: argparse.Namespace, name: str) -> Path:
@@ -150,6 +155,14 @@ def _given(options: argparse.Namespace, name: str) -> Path:
     if path is None:
         raise UserError(f"--{name} is missing (or give a pipeline file)")
     return path
+
+
+def _or_default(
+    options: argparse.Namespace, settings: "type[ExportHf | VerifyConversion]", name: str
+) -> float:
+    """An option's value; where it is left out, the default of the setting of that name."""
+    value: float | None = getattr(options, name)
+    return float(settings.model_fields[name].default) if value is None else value
 
 
 def _read_text(path: Path) -> str:
@@ -161,9 +174,9 @@ def _read_text(path: Path) -> str:
         raise UserError(f"{path}: not UTF-8 text") from None
 
 
-def _told(figures: dict[str, Any]) -> str:
-    peak = figures["peak_memory_bytes"] / _GIGABYTE
-    return f"{figures['num_tensors']:,} tensors in {figures['dtype']}, peak memory {peak:.1f} GB"
+def _summary(done: "Conversion") -> str:
+    peak = done.converted.peak_memory_bytes / _GIGABYTE
+    return f"{done.converted.num_tensors:,} tensors in {done.dtype}, peak memory {peak:.1f} GB"
 
 
 @contextmanager
@@ -190,14 +203,14 @@ def _new_folder(out: Path) -> Iterator[tuple[Path, Path]]:
 
 @contextmanager
 def _log_folder() -> Iterator[Path]:
-    """A folder for the logs of other processes; it stays only when a message names it."""
+    """A folder for the logs of other processes; kept only when an error names it."""
     logs = Path(tempfile.mkdtemp(prefix="megatron-dasd-"))
-    told = ""
+    message = ""
     try:
         yield logs
     except UserError as error:
-        told = str(error)
+        message = str(error)
         raise
     finally:
-        if str(logs) not in told:
+        if str(logs) not in message:
             shutil.rmtree(logs)

@@ -1,13 +1,9 @@
-"""The worker beside a training: rounds of stages on its newest weights, each handed to it whole.
+"""The rollout worker's program: rounds of stages on a running training's newest weights.
 
-Payload: stage (its folder), model and start (a Hugging Face folder; the checkpoint that training
-began with), settings (``config.on_policy.OnPolicy``), seed, places (by reference, what the round's
-stages find outside of it).
-
-A round is a pipeline of its own, so a worker that is killed goes on where it was.
+Training gets each round whole.  A round is a pipeline of its own, so a worker that is killed
+resumes where it was.
 """
 
-import json
 import os
 import shutil
 import sys
@@ -16,11 +12,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from megatron_dasd.artifacts import write_atomic
 from megatron_dasd.checkpoint import tracker
-from megatron_dasd.checkpoint.artifact import FOLDER, TRACKER, iteration_name, open_checkpoint
+from megatron_dasd.checkpoint.artifact import (
+    CHECKPOINT_FOLDER,
+    TRACKER,
+    iteration_name,
+    open_checkpoint,
+)
 from megatron_dasd.checkpoint.export_stage import export_hf
 from megatron_dasd.config.base import Settings
 from megatron_dasd.config.on_policy import CHECKPOINT, WEIGHTS, OnPolicy
@@ -30,28 +32,36 @@ from megatron_dasd.config.training import ExportHf
 from megatron_dasd.data.meta import read_meta
 from megatron_dasd.device.launch import run_program
 from megatron_dasd.errors import NothingLeftError
-from megatron_dasd.manifests import LOGS, MODEL, model_folder
+from megatron_dasd.manifests import LOGS, MANIFEST, MODEL, model_folder
 from megatron_dasd.pipeline.runner import run_stages
-from megatron_dasd.training.exchange import Exchange, Round
+from megatron_dasd.training.exchange import Exchange, Round, WorkerPayload
 
 _POLL_SECONDS = 1.0
 _NICENESS = 10
-"""Training goes first where both share cores."""
+"""Training has priority where both share cores."""
 _TAKEN = "taken.json"
 """In a round's folder: which weights it is made with."""
 
 
-def main(payload: dict[str, Any]) -> None:
-    """Make rounds until the training ends, and this process with it."""
+@dataclass(frozen=True)
+class _Taken:
+    """The weights that a round is made with."""
+
+    iteration: int
+    checkpoint: Path
+
+
+def main(payload: WorkerPayload) -> None:
+    """Make rounds until the training ends, which ends this process too."""
     threading.Thread(target=_end_with_training, daemon=True).start()
     os.nice(_NICENESS)
     worker = Worker(
-        exchange=Exchange(Path(payload["stage"])),
-        model=model_folder(Path(payload["model"])),
-        start=Path(payload["start"]),
-        settings=OnPolicy.model_validate(payload["settings"]),
-        seed=payload["seed"],
-        places={name: Path(place) for name, place in payload["places"].items()},
+        exchange=Exchange(payload.stage),
+        model=model_folder(payload.model),
+        start=payload.start,
+        settings=payload.settings,
+        seed=payload.seed,
+        places=payload.places,
     )
     for number in worker.numbers():
         worker.make_round(number)
@@ -82,7 +92,7 @@ class Worker:
             yield sum(1 for _ in self.exchange.finished())
 
     def make_round(self, number: int) -> None:
-        """Take the newest weights, run the stages on them, hand over what they make."""
+        """Run the stages on the newest weights, and publish what they make."""
         folder = self.exchange.round_folder(number)
         iteration, checkpoint = self._weights(number)
         print(f"round {number}: weights of iteration {iteration}", flush=True)
@@ -93,12 +103,12 @@ class Worker:
         except NothingLeftError as error:
             print(f"round {number}: {error}", flush=True)
         self.exchange.publish(number, self._result(folder, iteration))
-        for large in (weights, folder / FOLDER):
+        for large in (weights, folder / CHECKPOINT_FOLDER):
             shutil.rmtree(large, ignore_errors=True)
 
     def _result(self, folder: Path, iteration: int) -> Round:
         (data,) = self.settings.of_kind("preprocess_data")
-        made = (folder / data / "manifest.json").exists()
+        made = (folder / data / MANIFEST).exists()
         tops = self.settings.of_kind("score_topk")
         return Round(
             iteration=iteration,
@@ -110,27 +120,29 @@ class Worker:
     # -- weights ---------------------------------------------------------------------------------
 
     def _weights(self, number: int) -> tuple[int, Path]:
-        """Iteration and checkpoint of a round: those that it began with, or newer ones than the
-        last round's, waited for."""
+        """Iteration and checkpoint of a round.
+
+        A round that was begun keeps its weights, unless they have become too old; another one waits
+        for newer weights than the last round's.
+        """
         folder = self.exchange.round_folder(number)
         last = next(self.exchange.finished(number - 1)).iteration if number else -1
         taken = folder / _TAKEN
         if taken.exists():
-            begun: dict[str, Any] = json.loads(taken.read_text())
-            if self._newest()[0] - begun["iteration"] <= self.settings.max_age:
-                return begun["iteration"], Path(begun["checkpoint"])
+            begun = TypeAdapter(_Taken).validate_json(taken.read_bytes())
+            if self._newest()[0] - begun.iteration <= self.settings.max_age:
+                return begun.iteration, begun.checkpoint
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         while (newest := self._newest())[0] <= last or not (kept := self._keep(folder, *newest)):
             self.exchange.want_weights(last)
             time.sleep(_POLL_SECONDS)
-        found = {"iteration": newest[0], "checkpoint": str(kept)}
-        write_atomic(taken, json.dumps(found).encode())
+        write_atomic(taken, TypeAdapter(_Taken).dump_json(_Taken(newest[0], kept)))
         return newest[0], kept
 
     def _newest(self) -> tuple[int, Path]:
-        """The newest weights that are there for the worker; the first are the training's own."""
-        checkpoints = self.exchange.path.parent / FOLDER
+        """The newest weights that the worker may take; at first those that training began with."""
+        checkpoints = self.exchange.path.parent / CHECKPOINT_FOLDER
         saves = self.exchange.weights if self.settings.every else checkpoints
         iteration = tracker.read(saves)
         return (iteration, saves) if iteration else (0, self.start)
@@ -143,7 +155,7 @@ class Worker:
         """
         if saves == self.start:
             return saves  # of a finished stage
-        name, kept = iteration_name(iteration), folder / FOLDER
+        name, kept = iteration_name(iteration), folder / CHECKPOINT_FOLDER
         shutil.rmtree(kept, ignore_errors=True)
         (kept / name).mkdir(parents=True)
         try:
@@ -157,7 +169,7 @@ class Worker:
         return kept
 
     def _export(self, folder: Path, checkpoint: Path) -> Path:
-        """A checkpoint as a Hugging Face folder below ``weights``, which is there when whole."""
+        """Export a checkpoint to ``weights`` in the round's folder, which is whole or absent."""
         made = folder / WEIGHTS
         if not made.exists():
             scratch = folder / f".{WEIGHTS}.tmp"

@@ -1,19 +1,21 @@
 """Runs the stages of a pipeline one after the other in this process.
 
-A stage that has finished with the same settings and inputs is not run again.  What a stage read is
-known by digest, so a stage that was run again and gave the same result leaves all after it as they
-are.
+A stage that has finished with the same settings and inputs is skipped.  Inputs are compared by
+digest, so a stage that runs again with the same result leaves the stages after it up to date.
 """
 
 import gc
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from megatron_dasd.artifacts import StageFolder, write_atomic
 from megatron_dasd.config.pipeline import Pipeline
+from megatron_dasd.config.stages import stage_kinds
 from megatron_dasd.errors import UserError
+from megatron_dasd.json_values import Figures
 from megatron_dasd.manifests import (
     MANIFEST,
     Manifest,
@@ -23,17 +25,20 @@ from megatron_dasd.manifests import (
     input_digest,
     read_manifest,
 )
-from megatron_dasd.pipeline.registry import stage_function
 
-EXTRAS = {"gguf": "eval", "reasoning_gym": "eval"}
-"""Packages that only some stages need, by the extra that installs them."""
+StageFunction = Callable[..., Figures]
+"""``run(settings, inputs, folder)``: paths by reference in, figures of the manifest out."""
+ROLLOUT_WORKER = "megatron_dasd.pipeline.rollout_worker"
+"""Module of the program that runs the inner stages of a training, beside it."""
+EXTRAS = {"gguf": "eval", "math_verify": "eval", "reasoning_gym": "eval"}
+"""The extra that installs a package that only some stages need."""
 REPORT_FILES = ("report.html", "report.json")
-"""What a report stage leaves is also placed beside the stage folders."""
+"""Files of a report stage that are copied to the run's folder too."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one stage in this run."""
+    """How one stage ended in this run."""
 
     stage: str
     manifest: Manifest
@@ -67,11 +72,11 @@ def choose_stages(
 
 
 def stages_to_run(pipeline: Pipeline, stages: Collection[str]) -> list[str]:
-    """Those of some stages, in order, that are not up to date or read one that is not."""
+    """The stages among some, in order, that are not up to date or read one that is not."""
     found: list[str] = []
     for stage in stages:
         reads = {*pipeline.upstream(stage)}
-        if pipeline.stages[stage].tells_of_run:
+        if pipeline.stages[stage].stage.describes_run:
             reads |= {*pipeline.ancestors(stage)}
         if reads & {*found} or not _is_current(pipeline, stage):
             found.append(stage)
@@ -89,11 +94,17 @@ def _is_current(pipeline: Pipeline, stage: str) -> bool:
     return manifest.fingerprint == fingerprint_of(settings.kind, settings.identity(), digests)
 
 
+def stage_function(kind: str) -> StageFunction:
+    """The function that does the work of a stage kind; imports its module."""
+    run: StageFunction = import_module(stage_kinds()[kind].stage.module).run
+    return run
+
+
 def run_stages(pipeline: Pipeline, stages: Collection[str]) -> list[Outcome]:
-    """Run stages in the order given, each announced by a line, and skip those that are up to date.
+    """Run stages in the order given, each announced by a line; those up to date are skipped.
 
     Raises:
-        UserError: a stage says so, or an input has not finished as the pipeline now says.
+        UserError: a stage raises it, or an input has not finished with the pipeline's settings.
     """
     outcomes = []
     for number, stage in enumerate(stages, start=1):
@@ -134,10 +145,12 @@ def _run_stage(pipeline: Pipeline, stage: str) -> Outcome:
     else:
         with StageFolder(path, stage, settings.kind, given, digests) as folder:
             run = stage_function(settings.kind)
-            gc.freeze()  # what has been imported stays: collecting need not look at it each time
-            figures = run(settings, pipeline.input_paths(stage), folder)
+            gc.freeze()  # imported modules live to the end: collections need not traverse them
+            # a stage that runs stages within itself is given the program that does so
+            more = {"worker_program": ROLLOUT_WORKER} if settings.inner_stages else {}
+            figures = run(settings, pipeline.input_paths(stage), folder, **more)
             manifest = folder.finish(figures=figures)
-        gc.collect()  # models of several hundred megabytes go before the next stage loads its own
+        gc.collect()  # frees this stage's models before the next stage loads its own
     if settings.kind == "report":
         _publish(path, pipeline.run_dir)
     return Outcome(stage, manifest, skipped, time.monotonic() - started)
@@ -146,31 +159,31 @@ def _run_stage(pipeline: Pipeline, stage: str) -> Outcome:
 def _input_digests(pipeline: Pipeline, stage: str) -> dict[str, str]:
     """Identity of every input, by reference.
 
-    A stage that tells of the run depends on the manifests as they are, wall times included.
+    A stage that describes the run depends on the manifests as they are, wall times included.
     """
     digests = {}
     for ref, path in pipeline.input_paths(stage).items():
         if ref in pipeline.stages:
             _require_current(pipeline, ref)
-        tells = pipeline.stages[stage].tells_of_run and ref in pipeline.stages
-        digests[ref] = file_sha256(path / MANIFEST) if tells else input_digest(path)
+        by_manifest = pipeline.stages[stage].stage.describes_run and ref in pipeline.stages
+        digests[ref] = file_sha256(path / MANIFEST) if by_manifest else input_digest(path)
     return digests
 
 
 def _require_current(pipeline: Pipeline, stage: str) -> None:
-    """Make sure that an input stage has finished with the settings that the pipeline gives."""
+    """Check that an input stage has finished with the settings that the pipeline gives."""
     manifest = read_manifest(pipeline.stage_dir(stage))
     if manifest is None:
         raise UserError(f"its input {stage} has not finished; run that stage first")
     if manifest.settings != pipeline.stages[stage].identity():
         raise UserError(
-            f"its input {stage} has finished with other settings than the pipeline now gives; "
+            f"its input {stage} has finished with other settings than the pipeline's; "
             "run that stage first"
         )
 
 
 def _publish(folder: Path, run_dir: Path) -> None:
     for name in REPORT_FILES:
-        made, shown = (folder / name).read_bytes(), run_dir / name
-        if not shown.exists() or shown.read_bytes() != made:
-            write_atomic(shown, made)
+        content, copy = (folder / name).read_bytes(), run_dir / name
+        if not copy.exists() or copy.read_bytes() != content:
+            write_atomic(copy, content)

@@ -3,11 +3,9 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from megatron_dasd.cluster.jobs import services_of
 from megatron_dasd.config.base import Launch, Settings
 from megatron_dasd.config.pipeline import Pipeline
 from megatron_dasd.config.planning import Corpus, Plan
@@ -17,39 +15,38 @@ from megatron_dasd.data.meta import META, TOKENS, data_folder
 from megatron_dasd.errors import UserError
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.models.architecture import Architecture, read_architecture
-from megatron_dasd.models.flops import PEAK_FLOPS, Products
+from megatron_dasd.models.flops import PEAK_FLOPS, products_of
+from megatron_dasd.models.sizes import checkpoint_bytes
 from megatron_dasd.planning.memory import Recipe, parameters
 
 _FORWARD_SHARE = 1 / 3
-"""Of the operations of training, those of its forward pass."""
-_TRAINING_BYTES, _EXPORT_BYTES = 2 + 4 + 4 + 4, 2
-"""Of a weight in a checkpoint with Adam's moments, and in an exported model (bfloat16)."""
+"""Share of the forward pass in the operations of training."""
 _DTYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1}
-"""By Megatron's names."""
+"""Bytes of an element by Megatron's names of types."""
 _DATA_BYTES = 4 + 1 + 4 + 1
 """Of a token of packed data: id, mask, teacher's log-prob, class."""
 
 
 @dataclass(frozen=True)
-class Lengths:
-    """Tokens of some documents, as far as cost goes by them."""
+class TokenTotals:
+    """Token counts of some documents, as the cost formulas need them."""
 
     num_tokens: float
     squared: float
     """Sum of the squares of the documents' lengths."""
 
-    def plus(self, other: "Lengths") -> "Lengths":
-        """Of both together."""
-        return Lengths(self.num_tokens + other.num_tokens, self.squared + other.squared)
+    def plus(self, other: "TokenTotals") -> "TokenTotals":
+        """The totals of both sets of documents together."""
+        return TokenTotals(self.num_tokens + other.num_tokens, self.squared + other.squared)
 
-    def times(self, factor: float) -> "Lengths":
-        """So many times over."""
-        return Lengths(self.num_tokens * factor, self.squared * factor)
+    def times(self, factor: float) -> "TokenTotals":
+        """Scale by ``factor``, e.g. epochs."""
+        return TokenTotals(self.num_tokens * factor, self.squared * factor)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a stage takes."""
+    """Cost of a stage."""
 
     stage: str
     kind: str
@@ -61,54 +58,39 @@ class Cost:
 
     @property
     def gpu_hours(self) -> float:
-        """Of all its GPUs."""
+        """GPUs times hours."""
         return self.gpus * self.hours
 
     @property
     def tokens_per_second(self) -> float:
-        """Over all its GPUs or servers."""
+        """Rate over all GPUs or servers of the stage; 0 for a stage without hours."""
         return self.num_tokens / (3600 * self.hours) if self.hours else 0.0
 
 
-def lengths_of(pipeline: Pipeline, reference: str) -> Lengths:
-    """Documents of packed data that is there, else of ``plan.corpora``.
+def token_totals(pipeline: Pipeline, reference: str) -> TokenTotals:
+    """Count the documents of packed data that exists; otherwise take ``plan.corpora``.
 
     Raises:
-        UserError: neither says.
+        UserError: neither exists.
     """
     path = pipeline.resolve(reference)
     if (path / META).exists() or (path / "data" / META).exists():
         from megatron.core.datasets.indexed_dataset import IndexedDataset
 
         sizes = IndexedDataset(str(data_folder(path) / TOKENS)).sequence_lengths.astype(np.float64)
-        return Lengths(float(sizes.sum()), float(np.square(sizes).sum()))
+        return TokenTotals(float(sizes.sum()), float(np.square(sizes).sum()))
     if reference not in pipeline.plan.corpora:
         raise UserError(
-            f"{pipeline.path}: {reference} is not there; say in plan.corpora.{reference} how many "
-            "documents it will have and how long (num_documents, mean_tokens)"
+            f"{pipeline.path}: {reference} does not exist yet; give the number and length of its "
+            f"documents in plan.corpora.{reference} (num_documents, mean_tokens)"
         )
-    return of_corpus(pipeline.plan.corpora[reference])
+    return corpus_totals(pipeline.plan.corpora[reference])
 
 
-def of_corpus(corpus: Corpus) -> Lengths:
-    """Of a log-normal distribution: E[n^2] = E[n]^2 exp(sigma^2)."""
+def corpus_totals(corpus: Corpus) -> TokenTotals:
+    """Totals of log-normal lengths: E[n^2] = E[n]^2 exp(sigma^2)."""
     squared = corpus.num_documents * corpus.mean_tokens**2 * math.exp(corpus.sigma**2)
-    return Lengths(corpus.num_tokens, squared)
-
-
-def products_of(architecture: Architecture) -> Products:
-    """What the model's operations go by."""
-    a, experts = architecture, architecture.experts
-    return Products(
-        num_layers=a.num_layers,
-        hidden_size=a.hidden_size,
-        query_channels=a.num_attention_heads * a.head_dim,
-        key_channels=a.num_query_groups * a.head_dim,
-        ffn_hidden_size=experts.ffn_hidden_size if experts else a.ffn_hidden_size,
-        vocab_size=a.vocab_size,
-        experts_per_token=experts.experts_per_token if experts else 1,
-        num_experts=experts.num_experts if experts else 0,
-    )
+    return TokenTotals(corpus.num_tokens, squared)
 
 
 def architecture_of(pipeline: Pipeline, reference: str) -> Architecture:
@@ -123,13 +105,13 @@ def architecture_of(pipeline: Pipeline, reference: str) -> Architecture:
     except UserError:
         if reference in pipeline.stages and not path.exists():
             raise UserError(
-                f"{pipeline.path}: model {reference} is not there yet; run that stage first"
+                f"{pipeline.path}: model {reference} does not exist yet; run that stage first"
             ) from None
         raise
 
 
 def recipe_of(pipeline: Pipeline, stage: str) -> Recipe:
-    """Of a train stage."""
+    """Describe the training of a train stage."""
     settings = pipeline.stages[stage]
     assert isinstance(settings, Train)
     flags = {name.replace("_", "-"): value for name, value in settings.megatron.items()}
@@ -149,25 +131,25 @@ def recipe_of(pipeline: Pipeline, stage: str) -> Recipe:
     )
 
 
-def _optimizer_bytes(flags: Mapping[str, Any]) -> tuple[int, int]:
-    """Of a weight: both of Adam's moments, and the gradient.
+def _optimizer_bytes(flags: Mapping[str, object]) -> tuple[int, int]:
+    """Bytes per weight of both of Adam's moments, and of the gradient.
 
-    Megatron's precision-aware optimizer keeps them in the types that it is told.  The copy in
-    float32 is counted whole, though Transformer Engine may keep half of it alone.
+    Megatron's precision-aware optimizer keeps them in the types that its flags name.  The copy in
+    float32 is counted whole, though Transformer Engine may keep only half of it.
     """
-    told = flags if flags.get("use-precision-aware-optimizer") else {}
+    types = flags if flags.get("use-precision-aware-optimizer") else {}
     first, second, gradient = (
-        _DTYPE_BYTES[str(told.get(name, "fp32"))]
+        _DTYPE_BYTES[str(types.get(name, "fp32"))]
         for name in ("exp-avg-dtype", "exp-avg-sq-dtype", "main-grads-dtype")
     )
     return first + second, gradient
 
 
 def seq_length_of(pipeline: Pipeline, reference: str) -> int:
-    """Tokens of a row of the data that a stage will make.
+    """Tokens of a row of packed data that exists or that a stage will make.
 
     Raises:
-        UserError: it is neither such a stage nor packed data.
+        UserError: the reference is neither such a stage nor packed data.
     """
     length = getattr(pipeline.stages.get(reference), "seq_length", None)
     if length is None:
@@ -178,40 +160,40 @@ def seq_length_of(pipeline: Pipeline, reference: str) -> int:
 
 
 def costs(pipeline: Pipeline) -> list[Cost]:
-    """Of the stages that compute with a model, in running order.
+    """Costs of the stages that run a model, in running order.
 
     Raises:
-        UserError: something that the plan needs is not said.
+        UserError: a figure that the plan needs is missing.
     """
     found = (_cost(pipeline, stage) for stage in pipeline.stages)
     return [cost for cost in found if cost is not None]
 
 
 def training_cost(pipeline: Pipeline, stage: str, recipe: Recipe | None = None) -> Cost:
-    """Of a train stage.
+    """Cost of a train stage.
 
     Args:
-        recipe: in place of the stage's own layout.
+        recipe: another layout; None: the stage's own.
     """
     settings = pipeline.stages[stage]
     assert isinstance(settings, Train)
     recipe = recipe or recipe_of(pipeline, stage)
-    lengths = lengths_of(pipeline, settings.data)
+    lengths = token_totals(pipeline, settings.data)
     if settings.ramp_data:
-        lengths = lengths.plus(lengths_of(pipeline, settings.ramp_data))
+        lengths = lengths.plus(token_totals(pipeline, settings.ramp_data))
     lengths = lengths.times(settings.epochs)
     flops = products_of(recipe.architecture).training_flops(lengths.num_tokens, lengths.squared)
-    # recomputation makes the forward pass once more, which does not count as work done
+    # recomputation repeats the forward pass, which does not count as model operations
     made = flops * (1 + _FORWARD_SHARE * (recipe.recompute == "full"))
     ranks = recipe.launch.num_ranks
     hours = made / (ranks * _rate(pipeline.plan)) / 3600
-    checkpoints = settings.keep_checkpoints + 1  # one more while it is being written
-    disk = checkpoints * num_weights(recipe) * _TRAINING_BYTES
+    checkpoints = settings.keep_checkpoints + 1  # one more while the newest is being written
+    disk = checkpoints * checkpoint_bytes(num_weights(recipe), recipe.bf16)
     return Cost(stage, "train", ranks, hours, lengths.num_tokens, flops, disk)
 
 
 def num_weights(recipe: Recipe) -> int:
-    """Of the whole model."""
+    """Weights of the whole model."""
     return sum(parameters(replace(recipe, launch=Launch()), 0))
 
 
@@ -219,33 +201,33 @@ def _cost(pipeline: Pipeline, stage: str) -> Cost | None:
     settings = pipeline.stages[stage]
     if isinstance(settings, Train):
         return training_cost(pipeline, stage)
-    if services := services_of(settings):
-        return _asking_cost(pipeline, stage, settings, services[0])
+    if services := settings.services:
+        return _server_cost(pipeline, stage, settings, services[0])
     if isinstance(settings, ScoreStudent) and settings.checkpoint is not None:
-        lengths = lengths_of(pipeline, settings.responses)
+        lengths = token_totals(pipeline, settings.responses)
         products = products_of(architecture_of(pipeline, settings.model))
         flops = _FORWARD_SHARE * products.training_flops(lengths.num_tokens, lengths.squared)
         ranks = settings.launch.num_ranks
         hours = flops / (ranks * _rate(pipeline.plan)) / 3600
         return Cost(stage, settings.kind, ranks, hours, lengths.num_tokens, flops)
     if settings.kind == "preprocess_data" and stage in pipeline.plan.corpora:
-        lengths = lengths_of(pipeline, stage)
+        lengths = token_totals(pipeline, stage)
         disk = _DATA_BYTES * lengths.num_tokens
         return Cost(stage, settings.kind, 0, 0.0, lengths.num_tokens, disk_bytes=disk)
     return None
 
 
-def _asking_cost(pipeline: Pipeline, stage: str, settings: Settings, service: str) -> Cost:
+def _server_cost(pipeline: Pipeline, stage: str, settings: Settings, service: str) -> Cost:
     plan, cluster = pipeline.plan, pipeline.cluster
     if service not in plan.server_tokens_per_second:
         raise UserError(
-            f"{pipeline.path}: stage {stage} asks service {service}; say in "
-            f"plan.server_tokens_per_second.{service} what one of its servers generates"
+            f"{pipeline.path}: stage {stage} uses service {service}; give the rate of one of its "
+            f"servers in plan.server_tokens_per_second.{service}"
         )
     if service not in cluster.servers:
         raise UserError(f"{pipeline.path}: service {service} is not among cluster.servers")
     server = cluster.servers[service]
-    lengths = lengths_of(pipeline, stage)
+    lengths = token_totals(pipeline, stage)
     rate = plan.server_tokens_per_second[service] * server.count
     per_node = cluster.gpus_per_node if server.gpus_per_node is None else server.gpus_per_node
     gpus = server.count * (server.nodes or 1) * per_node
@@ -253,7 +235,7 @@ def _asking_cost(pipeline: Pipeline, stage: str, settings: Settings, service: st
 
 
 def _rate(plan: Plan) -> float:
-    """Model operations/s of one GPU."""
+    """Model operations per second of one GPU."""
     return PEAK_FLOPS[plan.gpu] * plan.mfu
 
 
@@ -261,5 +243,8 @@ def total_disk_bytes(pipeline: Pipeline, found: list[Cost]) -> float:
     """Checkpoints, packed data and exported models; not responses, whose size varies."""
     exports = [s for s in pipeline.stages.values() if s.kind == "export_hf"]
     trained = [s for s in pipeline.stages if isinstance(pipeline.stages[s], Train)]
-    of_export = num_weights(recipe_of(pipeline, trained[0])) * _EXPORT_BYTES if trained else 0
+    of_export = 0
+    if trained:
+        recipe = recipe_of(pipeline, trained[0])
+        of_export = num_weights(recipe) * recipe.element_bytes
     return sum(cost.disk_bytes for cost in found) + len(exports) * of_export

@@ -1,6 +1,5 @@
-"""How the time of training stages grows from a node to a thousand GPUs, and its picture."""
+"""Hours of training stages from one node to a thousand GPUs, and their chart."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import matplotlib
@@ -14,17 +13,15 @@ from megatron_dasd.planning.estimate import recipe_of, training_cost
 from megatron_dasd.planning.layouts import efficiency, fitting
 
 GPUS = (8, 16, 32, 64, 128, 256, 512, 1024)
+Growth = dict[str, dict[int, tuple[float, float] | None]]
+"""By train stage and number of GPUs, the hours if all exchange between ranks is hidden behind
+computing, and if none is; None where no layout fits, or the batch has fewer rows than ranks."""
 _COLOURS = (ACCENT, SECOND, INK, "#7b4fa3", "#3b8f6a")
 
 
-def growth(pipeline: Pipeline) -> dict[str, dict[int, tuple[float, float] | None]]:
-    """By train stage and number of GPUs the hours of the plainest layout that fits.
-
-    Returns:
-        Hours if all exchange between ranks is hidden behind computing, and if none is; None where
-        no layout fits, or the batch has too few rows for so many ranks.
-    """
-    found: dict[str, dict[int, tuple[float, float] | None]] = {}
+def growth(pipeline: Pipeline) -> Growth:
+    """Compute the hours of each train stage on more and more GPUs, in the plainest layout."""
+    found: Growth = {}
     for stage, settings in pipeline.stages.items():
         if isinstance(settings, Train):
             found[stage] = {
@@ -48,8 +45,8 @@ def _hours(
 
 
 @matplotlib.rc_context(STYLE)
-def growth_chart(hours: Mapping[str, Mapping[int, Sequence[float] | None]]) -> Markup:
-    """Hours by GPUs, a band for each stage: from all exchange hidden to none."""
+def growth_chart(hours: Growth) -> Markup:
+    """Chart hours by GPUs, as a band for each stage: from all exchange hidden to none."""
     figure = Figure(figsize=(6.4, 3.4), layout="constrained")
     axes = figure.subplots()
     for (stage, by_gpus), colour in zip(hours.items(), _COLOURS * 9, strict=False):

@@ -1,4 +1,4 @@
-"""Layouts that fit into a GPU's memory, the plainest first; and how time grows with GPUs."""
+"""Layouts that fit into a GPU's memory, the plainest first; and their efficiency."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,27 +11,27 @@ from megatron_dasd.models.context_parallel import slot_multiple
 from megatron_dasd.planning.memory import Memory, Recipe, highest, parameters
 
 TENSOR = (1, 2, 4, 8)
-"""Within a node, where NVLink is."""
+"""At most a node's GPUs, which NVLink connects."""
 PIPELINE = (1, 2, 4, 8)
 CONTEXT = (1, 2, 4, 8, 16)
 EXPERT = (1, 2, 4, 8, 16)
 NODE_GPUS = 8
 LINK_BYTES_PER_SECOND = 50e9
-"""Between nodes, of each GPU: a 400 Gb/s adapter."""
+"""Between nodes, per GPU: a 400 Gb/s adapter."""
 NVLINK_BYTES_PER_SECOND = 450e9
-"""Within a node, one way: NVLink of an H100."""
+"""Within a node, per GPU and direction: NVLink of an H100."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A layout with what it needs."""
+    """A layout and the memory that it needs."""
 
     recipe: Recipe
     memory: Memory
 
     @property
     def plainness(self) -> tuple[float, ...]:
-        """Smaller is plainer: nothing computed twice, few ranks to a row, little in pipelines."""
+        """Sort key, smaller is plainer: no recomputation, few ranks per row, short pipelines."""
         launch = self.recipe.launch
         ranks = launch.tensor_parallel * launch.pipeline_parallel * launch.context_parallel
         return (
@@ -44,12 +44,12 @@ class Fit:
 
 
 def usable_bytes(plan: Plan) -> float:
-    """Memory of a GPU for what is planned."""
+    """Memory of a GPU without the reserve."""
     return plan.gpu_memory_gb * 1e9 * (1 - plan.memory_reserve)
 
 
 def fitting(recipe: Recipe, plan: Plan, global_batch_size: int) -> list[Fit]:
-    """All layouts of as many ranks that fit, the plainest first."""
+    """Find all layouts on the same number of ranks that fit, the plainest first."""
     found = [
         Fit(candidate, highest(candidate)) for candidate in _candidates(recipe, global_batch_size)
     ]
@@ -89,15 +89,16 @@ def _candidates(recipe: Recipe, global_batch_size: int) -> Iterator[Recipe]:
 
 
 def efficiency(recipe: Recipe, step_seconds: float) -> float:
-    """Share of a step's time that is computing, if nothing of the exchange is hidden behind it.
+    """Share of a step's time spent computing, if no exchange is hidden behind computing.
 
     A lower bound: Megatron hides most of the data-parallel exchange.  Counted are the pipeline's
-    empty time, (p - 1) / (v m) of the rest (arXiv 2104.04473, 2.2); the data-parallel exchange of
+    idle time, (p - 1) / (v m) of the rest (arXiv 2104.04473, 2.2); the data-parallel exchange of
     gradients (float32, reduce-scatter) and weights (bfloat16, all-gather), once a step; and the
-    keys and values that context-parallel ranks pass on, forwards, and twice that backwards.
+    keys and values that context-parallel ranks pass on, in the forward pass, and twice as much in
+    the backward pass.
 
     Args:
-        step_seconds: of computing alone.
+        step_seconds: computing time of a step.
     """
     launch, a = recipe.launch, recipe.architecture
     p, v, m = launch.pipeline_parallel, launch.virtual_pipeline, recipe.num_micro_batches

@@ -1,9 +1,9 @@
 """Memory of a training rank by part, counted from shapes alone.
 
-Weights, gradients and optimizer follow from the parameters that a rank holds; activations are the
-tensors that autograd keeps of a layer, counted one by one from the layers' sources: Megatron's with
-Transformer Engine's modules, or the local ones of a machine without a GPU, against whose live
-tensors the counts are tested (tests/planning).
+Weights, gradients and optimizer follow from the parameters that a rank holds.  Activations are the
+tensors that autograd keeps for a layer, counted one by one from the layers' sources: Megatron with
+Transformer Engine's modules, or the local ones of a machine without a GPU.  tests/planning compares
+the counts with the live tensors of the local layers.
 
 Symbols, all of one rank: T positions of a row (sequence length / context parallel), H hidden
 channels, Q and K channels of all query and key-value heads (/ tensor parallel), F channels of the
@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from megatron_dasd.config.base import Launch
+from megatron_dasd.losses.slices import slice_bytes
 from megatron_dasd.models.architecture import Architecture
+from megatron_dasd.models.sizes import ADAM_MOMENT_BYTES, element_bytes, optimizer_bytes
 
 Layers = Literal["transformer_engine", "local"]
 Recompute = Literal["none", "full"]
-SLICE_BYTES = 2**25 * 4
-"""Logits that the chunked loss holds at a time."""
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,19 @@ class Memory:
     gradients: float
     optimizer: float
     activations: float
-    """Kept for the backward pass, of all micro-batches under way."""
+    """Kept for the backward pass, for all micro-batches in flight."""
     loss: float
-    """Logits or their slices; the last pipeline stage alone has any."""
+    """Logits or their slices; only the last pipeline stage has any."""
 
     @property
     def total(self) -> float:
-        """All parts, at the moment when all are there."""
+        """Sum of all parts, as if all peaked at the same time."""
         return self.weights + self.gradients + self.optimizer + self.activations + self.loss
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is trained, as far as memory and time go by it."""
+    """The properties of a training that determine its memory and time."""
 
     architecture: Architecture
     launch: Launch
@@ -52,32 +52,32 @@ class Recipe:
     chunked_loss: bool = True
     recompute: Recompute = "none"
     layers: Layers = "transformer_engine"
-    moment_bytes: int = 8
-    """Of both of Adam's moments of a weight."""
+    moment_bytes: int = ADAM_MOMENT_BYTES
+    """Both of Adam's moments, per weight."""
     gradient_bytes: int = 4
-    """Of a weight's gradient, as it is added up."""
+    """Accumulated gradient, per weight."""
     num_micro_batches: int = 1
-    """Rows of a step on each data-parallel rank."""
+    """Rows per step on each data-parallel rank."""
 
     @property
     def data_parallel(self) -> int:
-        """Ranks that have other rows."""
+        """Groups of ranks that train on different rows."""
         of_a_row = self.launch.tensor_parallel * self.launch.pipeline_parallel
         return self.launch.num_ranks // (of_a_row * self.launch.context_parallel)
 
     @property
     def element_bytes(self) -> int:
-        """Of weights and activations."""
-        return 2 if self.bf16 else 4
+        """Bytes of an element of weights and activations."""
+        return element_bytes(self.bf16)
 
     @property
     def num_local_layers(self) -> int:
-        """Layers of a pipeline stage."""
+        """Layers per pipeline stage."""
         return self.architecture.num_layers // self.launch.pipeline_parallel
 
 
 def parameters(recipe: Recipe, stage: int) -> tuple[int, int]:
-    """Parameters that a rank of a pipeline stage holds: all but experts, and experts."""
+    """Parameters that a rank of a pipeline stage holds: (all but experts, experts)."""
     a, launch = recipe.architecture, recipe.launch
     tensor = launch.tensor_parallel
     q, k = a.num_attention_heads * a.head_dim, a.num_query_groups * a.head_dim
@@ -95,7 +95,7 @@ def parameters(recipe: Recipe, stage: int) -> tuple[int, int]:
     embedding = a.padded_vocab_size * a.hidden_size // tensor
     dense += embedding * (stage == 0)
     if last:
-        # a shared embedding is there once more where the last stage is not the first
+        # the last stage has a copy of a shared embedding, unless it is the first stage too
         dense += a.hidden_size + embedding * (not a.tied_embeddings or stage > 0)
     return dense, recipe.num_local_layers * expert
 
@@ -104,8 +104,7 @@ def memory(recipe: Recipe, stage: int) -> Memory:
     """Memory of a rank of a pipeline stage."""
     launch, b = recipe.launch, recipe.element_bytes
     dense, expert = parameters(recipe, stage)
-    # the copy in float32 of what is not, and both of Adam's moments
-    of_weight = (4 if recipe.bf16 else 0) + recipe.moment_bytes
+    weight_bytes = optimizer_bytes(recipe.bf16, recipe.moment_bytes)
     sharing = expert_sharing = 1
     if launch.distributed_optimizer:
         sharing = recipe.data_parallel * launch.context_parallel
@@ -113,23 +112,23 @@ def memory(recipe: Recipe, stage: int) -> Memory:
     return Memory(
         weights=b * (dense + expert),
         gradients=recipe.gradient_bytes * (dense + expert),
-        optimizer=of_weight * (dense / sharing + expert / expert_sharing),
+        optimizer=weight_bytes * (dense / sharing + expert / expert_sharing),
         activations=_activations(recipe, stage),
         loss=_loss(recipe) if stage == launch.pipeline_parallel - 1 else 0,
     )
 
 
 def highest(recipe: Recipe) -> Memory:
-    """Of the pipeline stage that needs most."""
+    """Memory on the pipeline stage that needs most."""
     stages = range(recipe.launch.pipeline_parallel)
     return max((memory(recipe, stage) for stage in stages), key=lambda found: found.total)
 
 
-def rows_under_way(recipe: Recipe, stage: int) -> float:
-    """Micro-batches whose activations a stage holds at a time, at most.
+def rows_in_flight(recipe: Recipe, stage: int) -> float:
+    """Largest number of micro-batches whose activations a stage holds at a time.
 
-    Under 1F1B a stage has as many as there are stages behind it, itself included; interleaved, with
-    v chunks of a stage's layers each, (p - 1) / v more (Narayanan et al., arXiv 2104.04473, 2.2).
+    Under 1F1B it is the number of stages from this one to the last; interleaved, with v chunks of
+    layers per stage, (p - 1) / v more (Narayanan et al., arXiv 2104.04473, 2.2).
     """
     p, v = recipe.launch.pipeline_parallel, recipe.launch.virtual_pipeline
     if v == 1:
@@ -142,19 +141,19 @@ def _activations(recipe: Recipe, stage: int) -> float:
     t = recipe.seq_length / recipe.launch.context_parallel
     h, b = recipe.architecture.hidden_size, recipe.element_bytes
     sharded = t * h * b / recipe.launch.tensor_parallel
-    of_layer = layer_activations(recipe)
-    rows = rows_under_way(recipe, stage)
-    # the final norm, and what the output layer is given
+    layer_bytes = layer_activations(recipe)
+    rows = rows_in_flight(recipe, stage)
+    # the final norm, and the input of the output layer
     end = _norm(recipe, sharded) + t * h * b
     end *= stage == recipe.launch.pipeline_parallel - 1
     if recipe.recompute == "full":
         # the input of each layer; and all of one layer, while its backward pass runs, or the end
-        return rows * recipe.num_local_layers * sharded + max(of_layer, end)
-    return rows * recipe.num_local_layers * of_layer + end
+        return rows * recipe.num_local_layers * sharded + max(layer_bytes, end)
+    return rows * recipe.num_local_layers * layer_bytes + end
 
 
 def layer_activations(recipe: Recipe) -> float:
-    """Bytes that autograd keeps of one layer and one row."""
+    """Bytes that autograd keeps for one layer and one row."""
     a, launch, b = recipe.architecture, recipe.launch, recipe.element_bytes
     t = recipe.seq_length / launch.context_parallel
     tensor = launch.tensor_parallel
@@ -162,12 +161,12 @@ def layer_activations(recipe: Recipe) -> float:
     q = t * a.num_attention_heads * a.head_dim * b / tensor
     k = t * a.num_query_groups * a.head_dim * b / tensor
     sums = 4 * t * a.num_attention_heads / tensor  # the softmax's, float32
-    # both norms, and what the linear layers behind them are given
+    # both norms, and the inputs of the linear layers behind them
     norms = 2 * (_norm(recipe, sharded) + sharded)
     if recipe.layers == "local":
         attention = _local_attention(recipe, q, k) + sums
     else:
-        # the three together; queries and keys after the rotation; the result, given to the output
+        # query, key, value; query and key after the rotation; the output projection's input
         attention = (q + 2 * k) + (q + k) + q + sums
     return norms + attention + _feed_forward(recipe, t)
 
@@ -187,27 +186,27 @@ def _local_attention(recipe: Recipe, q: float, k: float) -> float:
 
 
 def _norm(recipe: Recipe, size: float) -> float:
-    """Of a norm of so many bytes: the input; local: in float32, and normalised too."""
+    """Bytes kept by a norm of ``size`` bytes: the input; local: input and result in float32."""
     return 2 * size * 4 / recipe.element_bytes if recipe.layers == "local" else size
 
 
 def _feed_forward(recipe: Recipe, t: float) -> float:
     a, b, tensor = recipe.architecture, recipe.element_bytes, recipe.launch.tensor_parallel
-    # gate and input; their product; local: the activated gate and a copy of the input too
+    # gate and input; their product; local: also the activated gate and a copy of the input
     times = 5 if recipe.layers == "local" else 3
     if a.experts is None:
         return times * t * a.ffn_hidden_size * b / tensor
     routed = t * a.experts.experts_per_token
     own = times * routed * a.experts.ffn_hidden_size * b / tensor
-    # what the experts are given and give, a copy for each expert of a token, and the routing
+    # inputs and outputs of the experts, a copy for each expert of a token; then the routing
     moved = 2 * routed * a.hidden_size * b
     return own + moved + 3 * t * a.experts.num_experts * 4 + t * a.hidden_size * b
 
 
 def _loss(recipe: Recipe) -> float:
     t = recipe.seq_length / recipe.launch.context_parallel
-    logits = t * recipe.architecture.padded_vocab_size * 4 / recipe.launch.tensor_parallel
+    num_logits = t * recipe.architecture.padded_vocab_size / recipe.launch.tensor_parallel
     if recipe.chunked_loss:
-        return min(SLICE_BYTES, logits)
-    # in the model's type, in float32, and the softmax that waits for the backward pass
-    return logits * (recipe.element_bytes / 4 + 1 + 1)
+        return slice_bytes(num_logits)
+    # in the model's type, in float32, and the softmax kept for the backward pass
+    return num_logits * (recipe.element_bytes + 4 + 4)

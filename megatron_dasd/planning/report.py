@@ -1,7 +1,7 @@
-"""The plan of a pipeline, on the terminal and as a page."""
+"""The plan of a pipeline, on the terminal and as a page: its figures and how they are shown."""
 
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -12,19 +12,69 @@ from megatron_dasd.config.pipeline import Pipeline
 from megatron_dasd.config.training import Train
 from megatron_dasd.pages.render import render
 from megatron_dasd.planning.estimate import costs, recipe_of, total_disk_bytes
-from megatron_dasd.planning.growth import growth, growth_chart
+from megatron_dasd.planning.growth import Growth, growth, growth_chart
 from megatron_dasd.planning.layouts import Fit, fitting, usable_bytes
 from megatron_dasd.planning.memory import highest
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "loss", "total")
 MOST_LAYOUTS = 6
+"""Layouts shown for each training stage."""
 
 
-def collect(pipeline: Pipeline) -> dict[str, Any]:
-    """All figures of the plan, as JSON values.
+class StageFigures(TypedDict):
+    """Cost of a stage."""
+
+    stage: str
+    kind: str
+    gpus: int
+    tokens: float
+    exaflops: float
+    """1e18 operations."""
+    tokens_per_second: float
+    hours: float
+    gpu_hours: float
+
+
+class LayoutFigures(TypedDict):
+    """A layout and its memory."""
+
+    layout: str
+    gb: float
+    """On the fullest rank, in units of 1e9 bytes."""
+
+
+class MemoryFigures(TypedDict):
+    """Memory of a training stage."""
+
+    layout: str
+    gb: dict[str, float]
+    """Of the fullest rank by part, in units of 1e9 bytes."""
+    fits: bool
+    num_fitting: int
+    """Layouts on the same number of GPUs that fit."""
+    plainest: list[LayoutFigures]
+
+
+class PlanFigures(TypedDict):
+    """All figures of a plan, as JSON values."""
+
+    name: str
+    assumptions: dict[str, object]
+    """The ``plan`` part of the pipeline file, without its corpora."""
+    stages: list[StageFigures]
+    memory: dict[str, MemoryFigures]
+    """By training stage."""
+    growth: Growth
+    gpu_hours: float
+    price: float | None
+    disk_gb: float
+
+
+def collect(pipeline: Pipeline) -> PlanFigures:
+    """Compute all figures of the plan.
 
     Raises:
-        UserError: something that the plan needs is not said.
+        UserError: a figure that the plan needs is missing.
     """
     plan = pipeline.plan
     found = costs(pipeline)
@@ -57,7 +107,7 @@ def _trained(pipeline: Pipeline) -> list[str]:
     return [name for name, settings in pipeline.stages.items() if isinstance(settings, Train)]
 
 
-def _memory(pipeline: Pipeline, stage: str) -> dict[str, Any]:
+def _memory(pipeline: Pipeline, stage: str) -> MemoryFigures:
     recipe, settings = recipe_of(pipeline, stage), pipeline.stages[stage]
     assert isinstance(settings, Train)
     own = highest(recipe)
@@ -90,37 +140,14 @@ def _layout(fit: Fit) -> str:
     return " ".join(words) or "one rank"
 
 
-def show(figures: dict[str, Any]) -> None:
-    """Print tables."""
+def show(figures: PlanFigures) -> None:
+    """Print the plan as tables."""
     console = Console()
-    told = figures["assumptions"]
-    print(f"{figures['name']}: {told['gpu']} of {told['gpu_memory_gb']:g} GB, MFU {told['mfu']:g}")
-    table = Table(box=SIMPLE, show_footer=True)
-    table.add_column("stage", footer="total")
-    for column in ("GPUs", "tokens", "tokens/s", "hours"):
-        table.add_column(column, justify="right")
-    table.add_column("GPU hours", justify="right", footer=f"{figures['gpu_hours']:,.0f}")
-    for row in figures["stages"]:
-        table.add_row(
-            row["stage"],
-            f"{row['gpus']:,}" if row["gpus"] else "-",
-            f"{row['tokens'] / 1e6:,.0f} M",
-            f"{row['tokens_per_second']:,.0f}" if row["hours"] else "-",
-            f"{row['hours']:,.1f}" if row["hours"] else "-",
-            f"{row['gpu_hours']:,.0f}" if row["hours"] else "-",
-        )
-    console.print(table)
-    memory = Table(box=SIMPLE, title="Memory of the fullest rank, GB", title_justify="left")
-    memory.add_column("stage")
-    memory.add_column("layout")
-    for part in PARTS:
-        memory.add_column(part, justify="right")
-    for stage, row in figures["memory"].items():
-        style = "" if row["fits"] else "red"
-        memory.add_row(
-            stage, row["layout"], *(f"{row['gb'][part]:.1f}" for part in PARTS), style=style
-        )
-    console.print(memory)
+    given = figures["assumptions"]
+    gpu = f"{given['gpu']} of {given['gpu_memory_gb']:g} GB"
+    print(f"{figures['name']}: {gpu}, MFU {given['mfu']:g}")
+    console.print(_stage_table(figures))
+    console.print(_memory_table(figures))
     for stage, row in figures["memory"].items():
         others = "; ".join(f"{o['layout']} ({o['gb']:.0f} GB)" for o in row["plainest"])
         fits = "" if row["fits"] else "DOES NOT FIT; "
@@ -137,8 +164,40 @@ def show(figures: dict[str, Any]) -> None:
         print(f"{stage}, hours by GPUs: {hours}")
 
 
-def write_page(figures: dict[str, Any], path: Path) -> None:
-    """One HTML file that needs nothing else."""
+def _stage_table(figures: PlanFigures) -> Table:
+    table = Table(box=SIMPLE, show_footer=True)
+    table.add_column("stage", footer="total")
+    for column in ("GPUs", "tokens", "tokens/s", "hours"):
+        table.add_column(column, justify="right")
+    table.add_column("GPU hours", justify="right", footer=f"{figures['gpu_hours']:,.0f}")
+    for row in figures["stages"]:
+        table.add_row(
+            row["stage"],
+            f"{row['gpus']:,}" if row["gpus"] else "-",
+            f"{row['tokens'] / 1e6:,.0f} M",
+            f"{row['tokens_per_second']:,.0f}" if row["hours"] else "-",
+            f"{row['hours']:,.1f}" if row["hours"] else "-",
+            f"{row['gpu_hours']:,.0f}" if row["hours"] else "-",
+        )
+    return table
+
+
+def _memory_table(figures: PlanFigures) -> Table:
+    memory = Table(box=SIMPLE, title="Memory of the fullest rank, GB", title_justify="left")
+    memory.add_column("stage")
+    memory.add_column("layout")
+    for part in PARTS:
+        memory.add_column(part, justify="right")
+    for stage, row in figures["memory"].items():
+        style = "" if row["fits"] else "red"
+        memory.add_row(
+            stage, row["layout"], *(f"{row['gb'][part]:.1f}" for part in PARTS), style=style
+        )
+    return memory
+
+
+def write_page(figures: PlanFigures, path: Path) -> None:
+    """Write the plan as one self-contained HTML file."""
     chart = growth_chart(figures["growth"])
     page = render("planning", "report.html.j2", figures=figures, parts=PARTS, chart=chart)
     write_atomic(path, page.encode())

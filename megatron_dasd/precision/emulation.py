@@ -1,15 +1,15 @@
 """FP8 training without FP8 hardware: Megatron's linear layers multiply numbers rounded to FP8.
 
-As in Transformer Engine the linear layers of attention and MLP, experts among them, take part;
-embedding, norms, router, attention itself and the output layer do not.  Products are summed in
+As in Transformer Engine, this covers the linear layers of attention and MLP, including experts, and
+leaves out embedding, norms, router, attention itself and the output layer.  Products are summed in
 float32, and the collectives around them are Megatron's own.
 """
 
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from functools import wraps
-from typing import Any
+from typing import Protocol, cast
 
 import torch
 from megatron.core import parallel_state
@@ -26,7 +26,7 @@ from torch.distributed import ProcessGroup
 from megatron_dasd.device import cpu_adapter
 from megatron_dasd.precision import requirements
 from megatron_dasd.precision.numerics import Numerics
-from megatron_dasd.precision.quantisation import Quantised
+from megatron_dasd.precision.quantisation import Block, Quantised
 from megatron_dasd.precision.recipes import precision_of, where_fp8_runs
 from megatron_dasd.precision.scaling import (
     Blockwise,
@@ -39,17 +39,49 @@ from megatron_dasd.precision.scaling import (
 ModelProvider = Callable[..., torch.nn.Module]
 
 
-def with_precision(args: Namespace, provider: ModelProvider, numerics: Numerics) -> ModelProvider:
-    """The model provider whose models train in the precision that Megatron's ``args`` ask for.
+class DecoderConfig(Protocol):
+    """The part of Megatron's ``TransformerConfig`` that is read here."""
 
-    On a GPU that is Megatron's and Transformer Engine's work.  Without one FP8 is emulated, and
-    Megatron, which would do nothing about it, is not told.
+    tp_only_amax_red: bool
+
+
+class DecoderLayer(Protocol):
+    """The part of Megatron's ``TransformerLayer`` that is read here."""
+
+    config: DecoderConfig
+    layer_number: int
+
+    def modules(self) -> Iterable[torch.nn.Module]:
+        """As of ``torch.nn.Module``."""
+        ...
+
+    def register_forward_pre_hook(self, hook: Callable[..., None], *, with_kwargs: bool) -> object:
+        """As of ``torch.nn.Module``."""
+        ...
+
+
+class Decoder(Protocol):
+    """The part of Megatron's ``TransformerBlock`` that is used here."""
+
+    config: DecoderConfig
+    layers: Sequence[DecoderLayer]
+
+    def register_forward_hook(self, hook: Callable[..., None]) -> object:
+        """As of ``torch.nn.Module``."""
+        ...
+
+
+def with_precision(args: Namespace, provider: ModelProvider, numerics: Numerics) -> ModelProvider:
+    """Wrap a model provider so that its models train in the precision of Megatron's ``args``.
+
+    On a GPU, Megatron and Transformer Engine do the work and the provider is returned as it is.
+    Without a GPU, FP8 is emulated, and the flags that Megatron would act on are cleared.
 
     Args:
-        numerics: notes what becomes of the numbers that are quantised in emulation.
+        numerics: collects statistics of the numbers that are quantised in emulation.
 
     Raises:
-        UserError: FP8 is asked for and cannot be had here.
+        UserError: ``args`` ask for FP8, and this machine or model does not support it.
     """
     if args.fp8 is None:
         return provider
@@ -65,16 +97,16 @@ def with_precision(args: Namespace, provider: ModelProvider, numerics: Numerics)
 
 def _emulating(provider: ModelProvider, args: Namespace, numerics: Numerics) -> ModelProvider:
     @wraps(provider)
-    def provide(*positional: Any, **named: Any) -> Any:
-        chunk: Any = provider(*positional, **named)
-        emulate(chunk.decoder, args, numerics)
+    def provide(*positional: object, **named: object) -> torch.nn.Module:
+        chunk = provider(*positional, **named)
+        emulate(cast(Decoder, chunk.decoder), args, numerics)
         return chunk
 
     return provide
 
 
-def emulate(decoder: Any, args: Namespace, numerics: Numerics) -> None:
-    """Let the linear layers of a model chunk's ``TransformerBlock`` multiply in FP8, in place."""
+def emulate(decoder: Decoder, args: Namespace, numerics: Numerics) -> None:
+    """Make the linear layers of a model chunk's ``TransformerBlock`` multiply in FP8, in place."""
     layers = [
         module
         for layer in decoder.layers
@@ -85,7 +117,7 @@ def emulate(decoder: Any, args: Namespace, numerics: Numerics) -> None:
     form = gradient_format(args)
     scalings: list[Scaling]
     if not layers:
-        return  # a pipeline stage that holds the embedding alone
+        return  # a pipeline stage that holds only the embedding
     if args.fp8_recipe == "delayed":
         group = parallel_state.get_amax_reduction_group(
             with_context_parallel=True, tp_only_amax_red=decoder.config.tp_only_amax_red
@@ -102,17 +134,17 @@ def emulate(decoder: Any, args: Namespace, numerics: Numerics) -> None:
         module.scaling, module.numerics = scaling, numerics
 
 
-def _end_uses(decoder: Any, histories: DelayedHistories) -> None:
-    """Let the histories know where each micro-batch's forward and backward pass end.
+def _end_uses(decoder: Decoder, histories: DelayedHistories) -> None:
+    """Notify the histories at the end of each micro-batch's forward and backward pass.
 
-    In evaluation nothing ends, as in Transformer Engine: its magnitudes join the next use.
+    Evaluation does not end a use, as in Transformer Engine: its magnitudes join the next use.
     """
 
-    def end_forward(*_: Any) -> None:
+    def end_forward(*_: object) -> None:
         if torch.is_grad_enabled():
             histories.forward.end_use()
 
-    def wait_for_backward(_: Any, __: Any, named: dict[str, Any]) -> None:
+    def wait_for_backward(_: object, __: object, named: dict[str, Tensor]) -> None:
         hidden = named["hidden_states"]
         if hidden.requires_grad:
             # The gradient of the first layer's input is known when all other products are done.
@@ -123,7 +155,7 @@ def _end_uses(decoder: Any, histories: DelayedHistories) -> None:
 
 
 class _Fp8Linear(torch.nn.Module):
-    """What the column-parallel and the row-parallel layer share."""
+    """The common part of the column-parallel and the row-parallel layer."""
 
     scaling: Scaling
     numerics: Numerics
@@ -136,7 +168,7 @@ class _Fp8Linear(torch.nn.Module):
         allreduce_dgrad: bool,
         sequence_parallel: bool,
         tp_group: ProcessGroup | None,
-        **_: Any,
+        **_: object,
     ) -> Tensor:
         if sequence_parallel:
             input = gather_from_sequence_parallel_region(input, group=tp_group)
@@ -146,11 +178,11 @@ class _Fp8Linear(torch.nn.Module):
         return output if bias is None else output + bias
 
     def get_extra_state(self) -> Tensor | None:
-        """Histories of delayed scaling, kept in checkpoints where Transformer Engine keeps its."""
+        """Histories of delayed scaling, at the place of Transformer Engine's in checkpoints."""
         return self.scaling.state()
 
     def set_extra_state(self, state: Tensor | None) -> None:
-        """Go on from a checkpoint's histories."""
+        """Restore a checkpoint's histories."""
         self.scaling.load_state(state)
 
 
@@ -162,12 +194,27 @@ class Fp8RowParallelLinear(_Fp8Linear, RowParallelLinear):  # type: ignore[misc]
     """Megatron's row-parallel layer in emulated FP8."""
 
 
+class _Context(Protocol):
+    """What autograd passes to both passes, with the attributes that the forward pass adds."""
+
+    saved_tensors: tuple[Tensor, Tensor, Tensor, Tensor]
+    needs_input_grad: Sequence[bool]
+    blocks: tuple[Block | None, Block | None]
+    """Of input and weight."""
+    scaling: Scaling
+    numerics: Numerics
+    dtypes: tuple[torch.dtype, torch.dtype]
+    """Of input and weight."""
+
+    def save_for_backward(self, *tensors: Tensor) -> None: ...
+
+
 class _Product(torch.autograd.Function):
     """``Y = X W^T`` and the two products of its backward pass, all from FP8 operands."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, scaling: Scaling, numerics: Numerics
+        ctx: _Context, x: Tensor, weight: Tensor, scaling: Scaling, numerics: Numerics
     ) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         quantised_x, quantised_weight = scaling.input(rows), scaling.weight(weight)
@@ -183,7 +230,7 @@ class _Product(torch.autograd.Function):
         return y.to(x.dtype).view(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+    def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         x_data, x_scale, w_data, w_scale = ctx.saved_tensors
         x_block, w_block = ctx.blocks
         x_dtype, w_dtype = ctx.dtypes

@@ -5,12 +5,13 @@ products::
 
     Y = X W^T    contracted over in        dX = G W    over out        dW = G^T X    over tokens
 
-With blocks along the contracted dimension X and G are quantised twice, from the unquantised tensor
-each time: for the product over their columns and for the one over their rows.
+With blocks along the contracted dimension, X and G are quantised twice, each time from the
+unquantised tensor: for the product over their columns and for the one over their rows.
 """
 
 from argparse import Namespace
-from typing import Any, NamedTuple, Protocol
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ BLOCK = 128
 
 
 class Operand(NamedTuple):
-    """A matrix ``[tokens, channels]`` as two products take it."""
+    """A matrix ``[tokens, channels]``, quantised for two products."""
 
     over_channels: Quantised
     over_tokens: Quantised
@@ -55,11 +56,11 @@ class Scaling(Protocol):
         ...
 
     def state(self) -> Tensor | None:
-        """What a checkpoint must hold for an exact resume; None: nothing."""
+        """The state that a checkpoint must hold for an exact resume; None: there is none."""
         ...
 
     def load_state(self, state: Tensor | None) -> None:
-        """Go on from what :meth:`state` gave; None: from the beginning."""
+        """Restore what :meth:`state` returned; None: start from the beginning."""
         ...
 
 
@@ -112,7 +113,7 @@ class Tensorwise(_Stateless):
 
 
 class History:
-    """Largest magnitudes of the last uses of some tensors, and the scales that follow from them.
+    """Largest magnitudes of the last uses of some tensors, and the scales derived from them.
 
     A use quantises with the scales of the uses before it.  Source: Transformer Engine's delayed
     scaling, ``scale = format's largest / amax / 2^margin``.
@@ -129,19 +130,19 @@ class History:
     ) -> None:
         self.form = form
         self.amaxes = torch.zeros(length, num_tensors)
-        """``[length, tensors]``; row 0 is the use under way, the last row the one before it."""
+        """``[length, tensors]``; row 0 is the current use, the last row the one before it."""
         self.scales = torch.ones(num_tensors)
         self._most_recent = algorithm == "most_recent"
         self._margin = margin
         self._group = group
 
     def quantise(self, x: Tensor, index: int) -> Quantised:
-        """Quantise tensor ``index`` with its scale so far, and note its largest magnitude."""
+        """Quantise tensor ``index`` with its current scale, and record its largest magnitude."""
         self.amaxes[0, index] = torch.maximum(self.amaxes[0, index], amax(x))
         return quantise(x, self.form, self.scales[index])
 
     def end_use(self) -> None:
-        """Take scales from the history, the use that ends now included, and begin another."""
+        """Derive scales from the history, including the use that ends now, and begin the next."""
         if self._group is not None and self._group.size() > 1:
             torch.distributed.all_reduce(
                 self.amaxes[0], op=torch.distributed.ReduceOp.MAX, group=self._group
@@ -158,11 +159,16 @@ class DelayedHistories:
     def __init__(
         self, args: Namespace, gradient_format: Format, num_layers: int, group: ProcessGroup | None
     ) -> None:
-        length, algorithm = args.fp8_amax_history_len, args.fp8_amax_compute_algo
-        rest: tuple[Any, ...] = (length, algorithm, args.fp8_margin, group)
-        self.forward = History(E4M3, 2 * num_layers, *rest)
+        history = partial(
+            History,
+            length=args.fp8_amax_history_len,
+            algorithm=args.fp8_amax_compute_algo,
+            margin=args.fp8_margin,
+            group=group,
+        )
+        self.forward = history(E4M3, 2 * num_layers)
         """Input and weight of layer i are tensors 2i and 2i + 1."""
-        self.backward = History(gradient_format, num_layers, *rest)
+        self.backward = history(gradient_format, num_layers)
 
     def layer(self, index: int) -> "Delayed":
         """The quantiser of layer ``index``."""
@@ -199,9 +205,9 @@ class Delayed:
         )
 
     def load_state(self, state: Tensor | None) -> None:
-        """See :class:`Scaling`; a history of another length is begun anew, its scales kept.
+        """See :class:`Scaling`; a history of another length starts anew and keeps the scales.
 
-        What another program left in this place is no state.
+        Anything but a tensor of three columns comes from another program and is ignored.
         """
         if not isinstance(state, Tensor) or state.ndim != 2 or state.shape[1] != 3:
             return

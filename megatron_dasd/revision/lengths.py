@@ -1,20 +1,21 @@
-"""How long the student's own answers are beside the teacher's (the report's figure 7).
+"""Lengths of the student's own answers compared with the teacher's (the report's figure 7).
 
-Answers that their cap cuts off are the material of mixed-policy distillation; how many there are
-depends on how long the teacher's response was.
+Mixed-policy distillation uses the answers that their cap cuts off; how many there are depends on
+the length of the teacher's response.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+
+from megatron_dasd.json_values import Figures
 
 NUM_BINS = 6
 
 
 def length_figures(
     teacher_tokens: Sequence[int], rollout_tokens: Sequence[int], cut_off: Sequence[bool]
-) -> dict[str, Any]:
+) -> Figures:
     """Lengths and the share that was cut off, overall and by the teacher's length.
 
     Args:

@@ -1,6 +1,6 @@
 """Stage roll_out_student: the trained student answers training prompts by itself.
 
-METHOD: mixed-policy distillation, step 1.  What it writes is capped at a multiple of the length of
+METHOD: mixed-policy distillation, step 1.  Its answers are capped at a multiple of the length of
 the teacher's response, in student tokens; of several selected responses the longest counts.
 """
 
@@ -8,14 +8,14 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.teacher import RollOutStudent
 from megatron_dasd.engines.base import Engine, Generation, GenerationRequest
-from megatron_dasd.engines.parts import Job, generate_parts
+from megatron_dasd.engines.parts import GenerationJob, generate_parts
+from megatron_dasd.json_values import Figures
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.records import FilteredResponse, Prompt, Rollout, Split
 from megatron_dasd.records_io import SetAside, read_records
@@ -25,9 +25,7 @@ from megatron_dasd.text.chat import all_turns, render_turns
 from megatron_dasd.text.encoding import encode, load_tokenizer
 
 
-def run(
-    settings: RollOutStudent, inputs: Mapping[str, Path], folder: StageFolder
-) -> dict[str, Any]:
+def run(settings: RollOutStudent, inputs: Mapping[str, Path], folder: StageFolder) -> Figures:
     """Write parts of :class:`Rollout`, ``num_rollouts`` records a prompt."""
     aside = SetAside(settings.on_malformed)
     tokenizer = load_tokenizer(model_folder(inputs[settings.model]))
@@ -52,8 +50,8 @@ def run(
     }
 
 
-def _length_figures(rollouts: Iterator[Rollout], cap_ratio: float) -> dict[str, Any]:
-    """The teacher's lengths are those that the caps were made of, but for the rounding."""
+def _length_figures(rollouts: Iterator[Rollout], cap_ratio: float) -> Figures:
+    """Lengths of teacher and student; the teacher's are computed back from the caps."""
     teacher, own, cut_off = [], [], []
     for rollout in rollouts:
         teacher.append(math.ceil(rollout.max_tokens / cap_ratio))
@@ -63,7 +61,7 @@ def _length_figures(rollouts: Iterator[Rollout], cap_ratio: float) -> dict[str, 
 
 
 Caps = dict[str, tuple[Prompt, int]]
-"""Prompt and most new tokens by prompt id, in the order of the responses."""
+"""Prompt and most new tokens of its rollouts, by prompt id, in the order of the responses."""
 
 
 def prompt_caps(
@@ -72,9 +70,9 @@ def prompt_caps(
     cap_ratio: float,
     split: Split = "train",
 ) -> Caps:
-    """The prompts of a split and how long their rollouts may be: the ratio's product, rounded down.
+    """The prompts of a split, each with its cap: ratio x longest response, rounded down.
 
-    A response's length leaves its end-of-turn token out.
+    A response's length does not count its end-of-turn token.
     """
     caps: Caps = {}
     for response in responses:
@@ -89,13 +87,14 @@ def prompt_caps(
 def choose_prompts(
     caps: Caps, max_prompts: int | None, seed: int | None, skip_prompts: int = 0
 ) -> dict[str, int]:
-    """The first of a random order that depends on the seed and the ids alone; all without a bound.
+    """The first ``max_prompts`` of a random order that depends on the seed and the ids alone.
 
     Args:
-        skip_prompts: so many of the order, around its end and on, are passed over.
+        max_prompts: None: all.
+        skip_prompts: number of prompts to skip; the order repeats where it ends.
 
     Returns:
-        By prompt id how often the order had come around before it, in the order of ``caps``.
+        By prompt id how often the order had repeated before it, in the order of ``caps``.
     """
     ranked = sorted(caps, key=lambda prompt_id: derive_seed(seed, "rollout prompts", prompt_id))
     wanted = len(ranked) if max_prompts is None else min(max_prompts, len(ranked))
@@ -106,7 +105,7 @@ def choose_prompts(
 
 @dataclass(frozen=True)
 class _Rollout:
-    """One rollout to be made."""
+    """One rollout to generate."""
 
     prompt: Prompt
     candidate: int
@@ -131,7 +130,7 @@ def _jobs(
     chosen: Mapping[str, int],
     tokenizer: PreTrainedTokenizerBase,
     settings: RollOutStudent,
-) -> Iterator[Job[Rollout]]:
+) -> Iterator[GenerationJob[Rollout]]:
     for prompt_id, times in chosen.items():
         prompt, cap = caps[prompt_id]
         turns = all_turns(prompt.messages, settings.system_prompt)
@@ -149,4 +148,4 @@ def _jobs(
                 temperature=settings.temperature,
                 top_p=settings.top_p,
             )
-            yield Job(request=request, record=wanted.record, about=wanted)
+            yield GenerationJob(request=request, record=wanted.record, about=wanted)

@@ -1,25 +1,26 @@
-"""Stage keep_rollouts: what the student wrote, whole, as responses that are packed like any other.
+"""Stage keep_rollouts: the student's whole rollouts, as responses that are packed like any other.
 
-For distillation on the student's own text: the teacher's distribution is asked for at every token
-of it (score_topk), and nothing of it is a target by itself.
+For distillation on the student's own text: score_topk adds the teacher's distribution at every
+token, and the tokens themselves are not targets.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.teacher import KeepRollouts
+from megatron_dasd.json_values import Figures
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.progress import progress
-from megatron_dasd.records import FilteredResponse, Rollout, TokenLogprobs
+from megatron_dasd.records import FilteredResponse, Rollout, student_response
 from megatron_dasd.records_io import SetAside, read_records, record_files
 from megatron_dasd.text.encoding import load_tokenizer
 from megatron_dasd.text.harmony import text_bytes
 
 
-def run(settings: KeepRollouts, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
-    """Write parts of :class:`FilteredResponse`, whose student prefix is all there is."""
+def run(settings: KeepRollouts, inputs: Mapping[str, Path], folder: StageFolder) -> Figures:
+    """Write parts of :class:`FilteredResponse`; all of each text is student prefix."""
     tokenizer = load_tokenizer(model_folder(inputs[settings.model]))
     files = record_files(inputs[settings.rollouts])
     with progress("keeping rollouts", total=len(files), unit="files") as bar:
@@ -42,8 +43,8 @@ def whole_response(rollout: Rollout, num_bytes: Sequence[int]) -> FilteredRespon
     """A rollout as a response; None when there is no text.
 
     Args:
-        num_bytes: bytes of each of its tokens.  Those that a cap has left inside a character, and
-            the text without, are left out.
+        num_bytes: [tokens] bytes of each token.  Tokens of a character that the cap cut are left
+            out, since the text lacks it.
     """
     size, token_ids = len(rollout.text.encode()), list(rollout.token_ids)
     covered = sum(num_bytes)
@@ -52,17 +53,11 @@ def whole_response(rollout: Rollout, num_bytes: Sequence[int]) -> FilteredRespon
         covered -= num_bytes[len(token_ids)]
     if not token_ids or covered != size:
         return None
+    response = replace(
+        student_response(rollout), student_prefix=rollout.text, student_prefix_ids=token_ids
+    )
     return FilteredResponse(
-        prompt=rollout.prompt,
-        temperature=rollout.temperature,
-        candidate=rollout.candidate,
-        seed=rollout.seed,
-        model="student",
-        text=rollout.text,
-        tokens=TokenLogprobs(token_ids=[], num_bytes=[], logprobs=[]),
-        finish_reason=rollout.finish_reason,
-        student_prefix=rollout.text,
-        student_prefix_ids=token_ids,
+        **vars(response),
         output=rollout.text,
         output_spans=[],
         text_spans=[],

@@ -1,19 +1,18 @@
-"""Records of other programs: JSON lines, Parquet, and what ``datasets`` saves to disk.
+"""Records of other programs: JSON lines, Parquet, and folders that ``datasets`` saved to disk.
 
 Rows are read one after the other.  A ``datasets`` folder is Arrow streams beside two JSON files, so
-Arrow itself reads it and the package is not needed.
+Arrow reads it and the package is not needed.
 """
 
-import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from megatron_dasd.errors import UserError
-from megatron_dasd.records_io import numbered_rows, record_files
+from megatron_dasd.json_values import JsonObject, read_object
+from megatron_dasd.records_io import RawRow, count_records, numbered_rows, record_files
 
 _DICT, _STATE = "dataset_dict.json", "state.json"
 _BATCH_ROWS = 64
@@ -23,17 +22,17 @@ def foreign_files(path: Path) -> list[Path]:
     """The files behind a user's path, in order.
 
     Raises:
-        UserError: nothing to read there.
+        UserError: there is nothing to read.
     """
     if (path / _DICT).is_file():
-        splits = _json(path / _DICT).get("splits")
+        splits = read_object(path / _DICT).get("splits")
         if not isinstance(splits, list) or not splits:
-            raise UserError(f"{path / _DICT}: field splits: wanted a list of names")
+            raise UserError(f"{path / _DICT}: field splits: expected a list of names")
         return [file for split in splits for file in foreign_files(path / str(split))]
     if (path / _STATE).is_file():
-        files = _json(path / _STATE).get("_data_files")
+        files = read_object(path / _STATE).get("_data_files")
         if not isinstance(files, list):
-            raise UserError(f"{path / _STATE}: field _data_files: wanted a list of files")
+            raise UserError(f"{path / _STATE}: field _data_files: expected a list of files")
         found = [path / str(file.get("filename")) for file in files if isinstance(file, dict)]
         for file in found:
             if file.parent != path or not file.is_file():
@@ -42,7 +41,7 @@ def foreign_files(path: Path) -> list[Path]:
     return record_files(path)
 
 
-def foreign_rows(file: Path) -> Iterator[tuple[int, Any]]:
+def foreign_rows(file: Path) -> Iterator[tuple[int, RawRow]]:
     """Yield rows, numbered from 1: dicts, or unparsed lines of a JSON lines file.
 
     Raises:
@@ -51,41 +50,46 @@ def foreign_rows(file: Path) -> Iterator[tuple[int, Any]]:
     if file.suffix != ".arrow":
         yield from numbered_rows(file)
         return
-    try:
-        with pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as batches:
-            number = 0
-            for batch in batches:
-                for start in range(0, batch.num_rows, _BATCH_ROWS):
-                    for row in batch.slice(start, _BATCH_ROWS).to_pylist():
-                        number += 1
-                        yield number, row
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file}: not a readable Arrow file ({error})") from None
+    with _arrow_errors(file), _stream(file) as batches:
+        number = 0
+        for batch in batches:
+            for start in range(0, batch.num_rows, _BATCH_ROWS):
+                for row in batch.slice(start, _BATCH_ROWS).to_pylist():
+                    number += 1
+                    yield number, row
 
 
 def num_foreign_rows(file: Path) -> int:
-    """Number of rows of a file; of JSON lines, of its lines.
+    """Number of rows of a file.
 
     Raises:
         UserError: the file cannot be read.
     """
+    if file.suffix != ".arrow":
+        return count_records(file)
+    with _arrow_errors(file), _stream(file) as batches:
+        return sum(batch.num_rows for batch in batches)
+
+
+@contextmanager
+def _stream(file: Path) -> Iterator[pa.RecordBatchStreamReader]:
+    with pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as batches:
+        yield batches
+
+
+@contextmanager
+def _arrow_errors(file: Path) -> Iterator[None]:
     try:
-        if file.suffix == ".parquet":
-            return int(pq.read_metadata(file).num_rows)
-        if file.suffix == ".arrow":
-            with pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as batches:
-                return sum(batch.num_rows for batch in batches)
+        yield
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file}: not readable ({error})") from None
-    with file.open("rb") as lines:
-        return sum(1 for _ in lines)
+        raise UserError(f"{file}: not a readable Arrow file ({error})") from None
 
 
-def text_field(row: dict[str, Any], field: str) -> str:
-    """A field that must be a text and not empty.
+def text_field(row: JsonObject, field: str) -> str:
+    """The value of a field that must be a text and not empty.
 
     Raises:
-        ValueError: it is not.
+        ValueError: the value is something else.
     """
     value = row.get(field)
     if not isinstance(value, str):
@@ -95,29 +99,19 @@ def text_field(row: dict[str, Any], field: str) -> str:
     return value
 
 
-def turns_field(row: dict[str, Any], field: str) -> Sequence[dict[str, Any]]:
-    """A field that must be a list of turns.
+def turns_field(row: JsonObject, field: str) -> Sequence[JsonObject]:
+    """The value of a field that must be a list of turns, each with texts as role and content.
 
     Raises:
-        ValueError: it is not.
+        ValueError: the value is something else.
     """
     value = row.get(field)
     if not isinstance(value, list) or not value:
-        raise ValueError(f"field {field}: wanted a list of turns")
+        raise ValueError(f"field {field}: expected a list of turns")
     for turn in value:
         if not isinstance(turn, dict):
             raise ValueError(f"field {field}: a turn is no object")
         for name in ("role", "content"):
             if not isinstance(turn.get(name), str):
-                raise ValueError(f"field {field}.{name}: wanted a text")
-    return value
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: no JSON object")
+                raise ValueError(f"field {field}.{name}: expected a text")
     return value

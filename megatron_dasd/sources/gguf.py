@@ -1,12 +1,11 @@
 """Stage import_gguf: the model that a Python package carries as a GGUF file, dequantised.
 
-The package is looked up without being imported: its own dependencies need not be there.
+The package is found without being imported, so its own dependencies need not be installed.
 """
 
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from gguf import GGUFReader, ReaderTensor, TokenType, dequantize
@@ -18,6 +17,7 @@ from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.sources import ImportGguf
 from megatron_dasd.errors import UserError
+from megatron_dasd.json_values import Figures
 from megatron_dasd.manifests import MODEL
 
 _NAMES = {
@@ -35,10 +35,10 @@ _NAMES = {
     "ffn_down": "mlp.down_proj",
 }
 _PRE_TOKENIZERS = {"smollm": [pre_tokenizers.Digits(individual_digits=True)]}
-"""What splits a text before the byte-level step, by GGUF's name for it."""
+"""Splitters that run before the byte-level step, by GGUF's name for them."""
 
 
-def run(settings: ImportGguf, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
+def run(settings: ImportGguf, inputs: Mapping[str, Path], folder: StageFolder) -> Figures:
     """Write the Hugging Face folder of the model and its tokenizer."""
     file = package_file(settings.package, settings.file)
     try:
@@ -84,13 +84,29 @@ class _Values:
         self.file = file
         self._fields = reader.fields
 
-    def __getitem__(self, key: str) -> Any:
-        if key not in self._fields:
-            raise UserError(f"{self.file}: metadata {key} is missing")
-        return self._fields[key].contents()
+    def require[T](self, key: str, kind: type[T]) -> T:
+        """A value of a type.
 
-    def get(self, key: str) -> Any:
-        return self[key] if key in self._fields else None
+        Raises:
+            UserError: it is missing or of another type.
+        """
+        value = self.get(key, kind)
+        if value is None:
+            raise UserError(f"{self.file}: metadata {key} is missing")
+        return value
+
+    def get[T](self, key: str, kind: type[T]) -> T | None:
+        """A value of a type; None when it is missing.
+
+        Raises:
+            UserError: it is of another type.
+        """
+        if key not in self._fields:
+            return None
+        value = self._fields[key].contents()
+        if not isinstance(value, kind):
+            raise UserError(f"{self.file}: metadata {key} is no {kind.__name__}")
+        return value
 
 
 def llama_config(values: _Values, dtype: str) -> LlamaConfig:
@@ -99,24 +115,26 @@ def llama_config(values: _Values, dtype: str) -> LlamaConfig:
     Raises:
         UserError: another architecture than Llama's.
     """
-    if values["general.architecture"] != "llama":
-        raise UserError(
-            f"{values.file}: architecture {values['general.architecture']}; only llama can be read"
-        )
+    architecture = values.require("general.architecture", str)
+    if architecture != "llama":
+        raise UserError(f"{values.file}: architecture {architecture}; only llama can be read")
     return LlamaConfig(
         architectures=["LlamaForCausalLM"],
-        vocab_size=len(values["tokenizer.ggml.tokens"]),
-        hidden_size=values["llama.embedding_length"],
-        intermediate_size=values["llama.feed_forward_length"],
-        num_hidden_layers=values["llama.block_count"],
-        num_attention_heads=values["llama.attention.head_count"],
-        num_key_value_heads=values["llama.attention.head_count_kv"],
-        max_position_embeddings=values["llama.context_length"],
-        rms_norm_eps=values["llama.attention.layer_norm_rms_epsilon"],
-        rope_parameters={"rope_type": "default", "rope_theta": values["llama.rope.freq_base"]},
-        bos_token_id=values.get("tokenizer.ggml.bos_token_id"),
-        eos_token_id=values["tokenizer.ggml.eos_token_id"],
-        pad_token_id=values.get("tokenizer.ggml.padding_token_id"),
+        vocab_size=len(values.require("tokenizer.ggml.tokens", list)),
+        hidden_size=values.require("llama.embedding_length", int),
+        intermediate_size=values.require("llama.feed_forward_length", int),
+        num_hidden_layers=values.require("llama.block_count", int),
+        num_attention_heads=values.require("llama.attention.head_count", int),
+        num_key_value_heads=values.require("llama.attention.head_count_kv", int),
+        max_position_embeddings=values.require("llama.context_length", int),
+        rms_norm_eps=values.require("llama.attention.layer_norm_rms_epsilon", float),
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": values.require("llama.rope.freq_base", float),
+        },
+        bos_token_id=values.get("tokenizer.ggml.bos_token_id", int),
+        eos_token_id=values.require("tokenizer.ggml.eos_token_id", int),
+        pad_token_id=values.get("tokenizer.ggml.padding_token_id", int),
         dtype=dtype,
     )
 
@@ -139,8 +157,8 @@ def hf_name(name: str, file: Path) -> str:
 def hf_tensor(tensor: ReaderTensor, config: LlamaConfig) -> Tensor:
     """A tensor in float32, rows in Hugging Face's order.
 
-    GGUF keeps the two halves of every query and key head interleaved, for the other of the two
-    ways to write rotary embeddings.
+    GGUF interleaves the two halves of every query and key head, which suits the other of the two
+    layouts of rotary embeddings.
     """
     weight = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
     heads = {
@@ -159,11 +177,17 @@ def bpe_tokenizer(values: _Values) -> PreTrainedTokenizerFast:
     Raises:
         UserError: another kind of tokenizer.
     """
-    model, splitter = values["tokenizer.ggml.model"], values["tokenizer.ggml.pre"]
+    model, splitter = (
+        values.require("tokenizer.ggml.model", str),
+        values.require("tokenizer.ggml.pre", str),
+    )
     if model != "gpt2" or splitter not in _PRE_TOKENIZERS:
-        raise UserError(f"{values.file}: tokenizer {model}/{splitter} is not among those known")
-    tokens, types = values["tokenizer.ggml.tokens"], values["tokenizer.ggml.token_type"]
-    merges = [tuple(merge.split(" ")) for merge in values["tokenizer.ggml.merges"]]
+        raise UserError(f"{values.file}: tokenizer {model}/{splitter} is not supported")
+    tokens, types = (
+        values.require("tokenizer.ggml.tokens", list),
+        values.require("tokenizer.ggml.token_type", list),
+    )
+    merges = [tuple(merge.split(" ")) for merge in values.require("tokenizer.ggml.merges", list)]
     backend = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=merges))
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [*_PRE_TOKENIZERS[splitter], pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -174,12 +198,12 @@ def bpe_tokenizer(values: _Values) -> PreTrainedTokenizerFast:
     named = {
         f"{role}_token": tokens[index]
         for role, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"), ("unk", "unknown"))
-        if (index := values.get(f"tokenizer.ggml.{key}_token_id")) is not None
+        if (index := values.get(f"tokenizer.ggml.{key}_token_id", int)) is not None
     }
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        chat_template=values.get("tokenizer.chat_template"),
-        model_max_length=values["llama.context_length"],
+        chat_template=values.get("tokenizer.chat_template", str),
+        model_max_length=values.require("llama.context_length", int),
         clean_up_tokenization_spaces=False,
         **named,
     )

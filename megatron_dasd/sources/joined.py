@@ -1,7 +1,7 @@
-"""Texts in JSON lines joined with log-probs in Parquet, by an id, each in an order of its own.
+"""Texts in JSON lines joined with log-probs in Parquet by an id; the two are in different orders.
 
-The texts' places are kept in memory, a few numbers for each, and the log-probs are gone through in
-their order: for each, the line of its text is read where it lies.
+Memory holds where each text lies, a few numbers a text.  The log-probs are read in their order, and
+for each the line of its text is read from its place.
 """
 
 import json
@@ -54,11 +54,11 @@ class Joined:
         self._tokenizer = tokenizer
 
     def num_rows(self) -> int:
-        """How many log-probs there are."""
+        """Number of rows of log-probs."""
         return sum(num_foreign_rows(file) for file in self._parquet)
 
     def rows(self) -> Iterator[Row]:
-        """Yield the texts that hold none, the log-probs in their order, the texts without any."""
+        """Yield malformed lines, then all log-probs in order, then texts that no log-probs name."""
         places, broken = self._places()
         yield from broken
         for file in self._parquet:
@@ -67,14 +67,14 @@ class Joined:
                 for index in range(batch.num_rows):
                     number += 1
                     yield self._row(f"{file}: record {number}", batch, index, places)
-        for place in places.values():  # what no log-probs came for
+        for place in places.values():  # the texts that no log-probs name
             where = f"{self._files[place.file]}: record {place.record}"
             missing = ValueError("field uuid: no log-probs with this sample_uuid")
             line = self._line_at(place)
             yield Row(where, failing(missing), lambda line=line: line)  # type: ignore[misc]
 
     def _places(self) -> tuple[dict[bytes, _Place], list[Row]]:
-        """Where each text lies, by a hash of its id; and the rows that hold none."""
+        """Where each text lies, by a hash of its id; and the malformed lines."""
         places: dict[bytes, _Place] = {}
         broken: list[Row] = []
         candidates: Counter[bytes] = Counter()

@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import reasoning_gym
 from reasoning_gym.factory import DATASETS
@@ -13,12 +12,13 @@ from reasoning_gym.factory import DATASETS
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.sources import MakePrompts, ReasoningGymTask
 from megatron_dasd.errors import UserError
+from megatron_dasd.json_values import Figures
 from megatron_dasd.records import Message, Prompt
 from megatron_dasd.records_io import SetAside, read_records
 from megatron_dasd.seeds import derive_seed
 
 
-def run(settings: MakePrompts, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
+def run(settings: MakePrompts, inputs: Mapping[str, Path], folder: StageFolder) -> Figures:
     """Write all prompts as one part, each with its split."""
     aside = SetAside(settings.on_malformed)
     prompts: list[Prompt] = []

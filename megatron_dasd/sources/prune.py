@@ -4,24 +4,28 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.checkpoint.hf_folder import HfWeights
 from megatron_dasd.checkpoint.hf_writer import write_hf_folder
 from megatron_dasd.config.sources import PruneLayers
 from megatron_dasd.errors import UserError
+from megatron_dasd.json_values import Figures, JsonObject, read_object, require
 from megatron_dasd.manifests import MODEL, model_folder
 from megatron_dasd.sources.heads import add_zero_heads
 
 _LAYER = re.compile(r"^model\.layers\.(\d+)\.")
 
 
-def run(settings: PruneLayers, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
+def run(settings: PruneLayers, inputs: Mapping[str, Path], folder: StageFolder) -> Figures:
     """Write the Hugging Face folder of the smaller model."""
     source = model_folder(inputs[settings.model])
-    config = json.loads((source / "config.json").read_text())
-    num_layers = config["num_hidden_layers"]
+    file = source / "config.json"
+    config = read_object(file)
+    try:
+        num_layers = require(config, "num_hidden_layers", int)
+    except ValueError as error:
+        raise UserError(f"{file}: {error}") from None
     if settings.num_layers_removed > num_layers - 2:
         raise UserError(
             f"num_layers_removed: {settings.num_layers_removed} of {num_layers} layers would not "
@@ -34,7 +38,10 @@ def run(settings: PruneLayers, inputs: Mapping[str, Path], folder: StageFolder) 
     }
     config = smaller_config(config, kept)
     if settings.num_key_value_heads:
-        tensors, config = add_zero_heads(tensors, config, settings.num_key_value_heads)
+        try:
+            tensors, config = add_zero_heads(tensors, config, settings.num_key_value_heads)
+        except ValueError as error:
+            raise UserError(f"{file}: {error}") from None
     scratch = folder.scratch(MODEL)
     write_hf_folder(scratch, tensors, source)
     (scratch / "config.json").write_text(json.dumps(config, indent=2))
@@ -46,7 +53,7 @@ def run(settings: PruneLayers, inputs: Mapping[str, Path], folder: StageFolder) 
 
 
 def kept_layers(num_layers: int, num_kept: int) -> list[int]:
-    """Which layers stay: the first, the last, and those nearest to even spacing between them."""
+    """Numbers of the layers to keep: first, last, and between them the nearest to even spacing."""
     gaps = num_kept - 1
     return [(2 * i * (num_layers - 1) + gaps) // (2 * gaps) for i in range(num_kept)]
 
@@ -60,9 +67,10 @@ def renamed(name: str, kept: list[int]) -> str | None:
     return f"model.layers.{kept.index(layer)}.{name[match.end() :]}" if layer in kept else None
 
 
-def smaller_config(config: dict[str, Any], kept: list[int]) -> dict[str, Any]:
-    """The model's configuration with the layers' number, and their kinds where it lists them."""
+def smaller_config(config: JsonObject, kept: list[int]) -> JsonObject:
+    """The config with the new number of layers, and their kinds where it lists them."""
     smaller = config | {"num_hidden_layers": len(kept)}
-    if config.get("layer_types"):
-        smaller["layer_types"] = [config["layer_types"][layer] for layer in kept]
+    if layer_types := config.get("layer_types"):
+        assert isinstance(layer_types, list)  # one a layer, as transformers writes it
+        smaller["layer_types"] = [layer_types[layer] for layer in kept]
     return smaller

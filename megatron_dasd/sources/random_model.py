@@ -7,7 +7,6 @@ these a fair share of its texts holds a given character and stops within as many
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -17,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.sources import RandomModel
 from megatron_dasd.errors import UserError
+from megatron_dasd.json_values import Figures
 from megatron_dasd.manifests import MODEL
 from megatron_dasd.seeds import derive_seed
 from megatron_dasd.text.encoding import byte_alphabet, encode, end_of_turn_id
@@ -33,7 +33,7 @@ _SHARE_OF_OTHERS = 0.25
 """The other tokens' share of the constant below; above 0, else one such token drew the next."""
 
 
-def run(settings: RandomModel, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
+def run(settings: RandomModel, inputs: Mapping[str, Path], folder: StageFolder) -> Figures:
     """Write the Hugging Face folder of the model and its tokenizer."""
     tokenizer = byte_tokenizer(settings.alphabet)
     model = random_llama(settings, tokenizer)

@@ -1,14 +1,14 @@
-"""Rows of other programs made responses, each field checked."""
+"""Responses from rows of other programs, each field checked."""
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from megatron_dasd.config.sources import ImportResponses
-from megatron_dasd.records import Prompt, Response, TokenLogprobs
-from megatron_dasd.records_io import parse_record
+from megatron_dasd.json_values import JsonObject
+from megatron_dasd.records import NO_TOKENS, Prompt, Response, TokenLogprobs
+from megatron_dasd.records_io import RawRow, parse_record
 from megatron_dasd.sources.foreign import text_field, turns_field
 from megatron_dasd.text.thinking import NORMALISED
 
@@ -18,20 +18,23 @@ _REASONING = ("reasoning_content", "reasoning", "thinking")
 
 @dataclass(frozen=True)
 class Row:
-    """A row that has been found; to be read, checked and made a response."""
+    """A row that was found; ``make`` reads and checks it."""
 
     place: str
-    """File and record."""
+    """File and record, for messages."""
     make: Callable[[], Response]
+    """Raises ValueError when the row is malformed."""
     shown: Callable[[], str]
+    """The row as text, for setting it aside."""
 
 
-def read_row(settings: ImportResponses, row: dict[str, Any]) -> tuple[Prompt, str]:
+def read_row(settings: ImportResponses, row: JsonObject) -> tuple[Prompt, str]:
     """Prompt and response of a row.
 
     Raises:
-        ValueError: naming the field that does not hold what it must.
+        ValueError: a field is malformed; names it.
     """
+    turns: list[JsonObject]
     if settings.format == "superior-reasoning":
         turns = [{"role": "user", "content": text_field(row, "input")}]
         text = text_field(row, "output")
@@ -61,10 +64,13 @@ def make_response(
     candidate: int,
     tokens: TokenLogprobs | None,
 ) -> Response:
-    """A response as the stages know it; without tokens where there are none.
+    """An imported response.
+
+    Args:
+        tokens: None: the text came without.
 
     Raises:
-        ValueError: naming the field that does not hold what it must.
+        ValueError: a field is malformed; names it.
     """
     try:
         return Response(
@@ -74,7 +80,7 @@ def make_response(
             seed=0,
             model=settings.model,
             text=text,
-            tokens=tokens or TokenLogprobs(token_ids=[], num_bytes=[], logprobs=[]),
+            tokens=tokens or NO_TOKENS,
             finish_reason="stop",
         )
     except ValueError as error:
@@ -82,14 +88,14 @@ def make_response(
 
 
 def _prompt_fields(
-    settings: ImportResponses, row: dict[str, Any], messages: list[dict[str, str]]
-) -> dict[str, Any]:
+    settings: ImportResponses, row: JsonObject, messages: list[JsonObject]
+) -> JsonObject:
     if settings.id_field is None:
         prompt_id = digest(json.dumps(messages)).hex()
     else:
         given = row.get(settings.id_field)
         if not isinstance(given, str | int) or given == "":
-            raise ValueError(f"field {settings.id_field}: wanted a name or a number")
+            raise ValueError(f"field {settings.id_field}: expected a name or a number")
         prompt_id = str(given)
     domain = row.get(settings.domain_field)
     if domain is not None and not isinstance(domain, str):
@@ -97,8 +103,8 @@ def _prompt_fields(
     return {"prompt_id": prompt_id, "messages": messages, "domain": domain or "unknown"}
 
 
-def _with_reasoning(turn: Mapping[str, Any]) -> str:
-    """What the assistant wrote, a thinking part in a field of its own put before it."""
+def _with_reasoning(turn: JsonObject) -> str:
+    """The assistant's text; a thinking part from a field of its own is put before it."""
     for name in _REASONING:
         if turn.get(name):
             return f"{NORMALISED.open}{turn[name]}{NORMALISED.close}{turn['content']}"
@@ -106,7 +112,7 @@ def _with_reasoning(turn: Mapping[str, Any]) -> str:
 
 
 def digest(text: str) -> bytes:
-    """What tells one text from another, 16 bytes."""
+    """A hash that identifies a text, 16 bytes."""
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
@@ -119,6 +125,6 @@ def failing(error: ValueError) -> Callable[[], Response]:
     return make
 
 
-def shown(row: Any) -> str:
-    """A row as text, to be set aside."""
+def shown(row: RawRow) -> str:
+    """A row as text, for setting it aside."""
     return row if isinstance(row, str) else json.dumps(row, ensure_ascii=False, default=str)

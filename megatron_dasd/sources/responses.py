@@ -4,15 +4,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import batched
 from pathlib import Path
-from typing import Any
 
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.sources import ImportResponses
 from megatron_dasd.errors import UserError
+from megatron_dasd.json_values import Figures
 from megatron_dasd.manifests import MODEL
 from megatron_dasd.progress import progress
 from megatron_dasd.records import Response
-from megatron_dasd.records_io import SetAside, parse_line
+from megatron_dasd.records_io import RawRow, SetAside, parse_line
 from megatron_dasd.sources.foreign import foreign_files, foreign_rows, num_foreign_rows
 from megatron_dasd.sources.joined import Joined
 from megatron_dasd.sources.response_rows import Row, failing, make_response, read_row, shown
@@ -21,9 +21,7 @@ from megatron_dasd.text.encoding import load_tokenizer
 PART_RECORDS = 32
 
 
-def run(
-    settings: ImportResponses, inputs: Mapping[str, Path], folder: StageFolder
-) -> dict[str, Any]:
+def run(settings: ImportResponses, inputs: Mapping[str, Path], folder: StageFolder) -> Figures:
     """Write parts of :class:`Response`, some records each, in the order of the files."""
     files = [file for name in settings.files for file in foreign_files(inputs[name])]
     if settings.logprobs:
@@ -52,7 +50,7 @@ def run(
 
 
 class _Plain:
-    """Rows that are responses by themselves."""
+    """Rows that each hold a whole response."""
 
     def __init__(self, settings: ImportResponses, files: Sequence[Path]) -> None:
         self._settings = settings
@@ -60,7 +58,7 @@ class _Plain:
         self._candidates: Counter[str] = Counter()
 
     def num_rows(self) -> int:
-        """How many there are in all the files."""
+        """Number of rows in all files."""
         return sum(num_foreign_rows(file) for file in self._files)
 
     def rows(self) -> Iterator[Row]:
@@ -69,8 +67,9 @@ class _Plain:
             for number, row in foreign_rows(file):
                 yield self._row(f"{file}: record {number}", row)
 
-    def _row(self, place: str, row: Any) -> Row:
-        # counted now: a part that is there already is not made again
+    def _row(self, place: str, row: RawRow) -> Row:
+        # Candidates are counted here and not in make(), which a resumed run does not call for parts
+        # that exist.
         try:
             parsed = parse_line(row) if isinstance(row, str) else row
             prompt, text = read_row(self._settings, parsed)

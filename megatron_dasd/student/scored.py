@@ -12,15 +12,15 @@ from megatron_dasd.text.chat import render_prompt
 from megatron_dasd.text.encoding import encode_example, token_num_bytes
 
 
-def read_wanted(file: Path, settings: ScoreStudent, aside: SetAside) -> list[FilteredResponse]:
-    """The records of a file that are to be scored; the others are counted."""
-    wanted = []
+def read_split(file: Path, settings: ScoreStudent, aside: SetAside) -> list[FilteredResponse]:
+    """The records of a file that belong to the settings' split; the others are counted."""
+    chosen = []
     for record in read_records(file, FilteredResponse, aside.malformed):
         if settings.split in ("all", record.prompt.split):
-            wanted.append(record)
+            chosen.append(record)
         else:
             aside.counts["other split"] += 1
-    return wanted
+    return chosen
 
 
 def encode_record(
@@ -47,7 +47,7 @@ def scored_record(
 
     Args:
         logprobs: [tokens] ln p of ``response_ids``.
-        student_model: what is scored, as the record tells it.
+        student_model: name of the scoring model, kept in the record.
     """
     return ScoredResponse(
         **vars(record),

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.checkpoint.artifact import open_checkpoint
@@ -11,10 +10,13 @@ from megatron_dasd.device.launch import launch
 from megatron_dasd.manifests import LOGS, model_folder
 from megatron_dasd.progress import progress
 from megatron_dasd.records_io import record_files
+from megatron_dasd.student.payload import ScoringPayload
 from megatron_dasd.student.server_scoring import run_on_servers
 
 
-def run(settings: ScoreStudent, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
+def run(
+    settings: ScoreStudent, inputs: Mapping[str, Path], folder: StageFolder
+) -> dict[str, object]:
     """Score each input part into a part of its own; the data-parallel ranks share the parts."""
     if settings.checkpoint is None:
         return run_on_servers(settings, inputs, folder)
@@ -34,15 +36,15 @@ def run(settings: ScoreStudent, inputs: Mapping[str, Path], folder: StageFolder)
 
         launch(
             "megatron_dasd.student.scoring_program",
-            {
-                "settings": settings.model_dump(),
-                "responses": str(inputs[settings.responses]),
-                "few_shot": str(inputs[settings.few_shot]) if settings.few_shot else None,
-                "model": str(model_folder(inputs[settings.model])),
-                "checkpoint": str(open_checkpoint(inputs[settings.checkpoint]).folder),
-                "out": str(folder.path),
-                "parts": missing,
-            },
+            ScoringPayload(
+                settings=settings,
+                responses=inputs[settings.responses],
+                few_shot=inputs[settings.few_shot] if settings.few_shot else None,
+                model=model_folder(inputs[settings.model]),
+                checkpoint=open_checkpoint(inputs[settings.checkpoint]).folder,
+                out=folder.path,
+                parts=missing,
+            ),
             settings.launch.num_ranks,
             folder.path / LOGS,
             on_poll=show,

@@ -1,10 +1,9 @@
-"""The scoring program of one rank.  Payload: see ``student.scoring``."""
+"""The scoring program of one rank."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from megatron_dasd.artifacts import write_part
+from megatron_dasd.checkpoint.artifact import open_checkpoint
+from megatron_dasd.checkpoint.pickles import allow_extra_states
 from megatron_dasd.config.base import Launch
 from megatron_dasd.config.selection import ScoreStudent
 from megatron_dasd.data.packing import aligned, best_fit_decreasing
@@ -23,23 +24,30 @@ from megatron_dasd.models.context_parallel import row_order, slot_multiple
 from megatron_dasd.models.program import common_flags, load_model
 from megatron_dasd.records import FilteredResponse, Message, ScoredResponse
 from megatron_dasd.records_io import SetAside, record_files
-from megatron_dasd.student.scored import encode_record, read_wanted, scored_record
+from megatron_dasd.student.payload import ScoringPayload
+from megatron_dasd.student.scored import encode_record, read_split, scored_record
 from megatron_dasd.text.chat import read_few_shot
 from megatron_dasd.text.encoding import load_tokenizer
 
 _ROW_MULTIPLE = 64
-"""Rows are as long as they need to be, rounded up; the layout may ask for more."""
+"""Rows are as long as they need to be, rounded up; the layout may need a larger multiple."""
+
+type Scorer = Callable[[list[FilteredResponse], Path], list[ScoredResponse]]
+"""Scores the records of a file."""
 
 
-def main(payload: dict[str, Any]) -> None:
+def main(payload: ScoringPayload) -> None:
     """Score this data-parallel rank's share of the parts and write them."""
-    settings = ScoreStudent.model_validate(payload["settings"])
-    folder = Path(payload["model"])
-    tokenizer = load_tokenizer(folder)
+    settings = payload.settings
+    tokenizer = load_tokenizer(payload.model)
     _align, multiple = row_multiples(settings.launch)
     capacity = _rounded_up(settings.batch_tokens, multiple)
-    flags = common_flags(read_architecture(folder), settings.launch, capacity, settings.dtype)
-    model = load_model(flags, Path(payload["checkpoint"]))
+    flags = common_flags(
+        read_architecture(payload.model), settings.launch, capacity, settings.dtype
+    )
+    checkpoint = open_checkpoint(payload.checkpoint).folder
+    allow_extra_states()  # it was looked through just now
+    model = load_model(flags, checkpoint)
     from megatron.core import mpu
 
     # Ranks that share experts go in step, so they score the same parts; some of them may share
@@ -52,18 +60,18 @@ def main(payload: dict[str, Any]) -> None:
         and mpu.get_context_parallel_rank() == 0
         and mpu.get_data_parallel_rank() % share == 0
     )
-    files = record_files(Path(payload["responses"]))
-    few_shot = read_few_shot(Path(payload["few_shot"]) if payload["few_shot"] else None)
+    files = record_files(payload.responses)
+    few_shot = read_few_shot(payload.few_shot)
     scorer = partial(_score, model, tokenizer, settings, few_shot)
-    for index in payload["parts"][rank::size]:
-        _score_part(files[index], index, settings, scorer, Path(payload["out"]), writes)
+    for index in payload.parts[rank::size]:
+        _score_part(files[index], index, settings, scorer, payload.out, writes)
 
 
 def _score_part(
-    file: Path, index: int, settings: ScoreStudent, scorer: Any, out: Path, writes: bool
+    file: Path, index: int, settings: ScoreStudent, scorer: Scorer, out: Path, writes: bool
 ) -> None:
     aside = SetAside(settings.on_malformed)
-    scored = scorer(read_wanted(file, settings, aside), file)
+    scored = scorer(read_split(file, settings, aside), file)
     if writes:
         aside.counts["scored"] = len(scored)
         write_part(out, index, ScoredResponse, scored, aside.counts, aside.rows)
@@ -131,7 +139,7 @@ def response_logprobs(
 
 
 def row_multiples(launch: Launch) -> tuple[int, int]:
-    """What a layout wants the documents' slots, and the rows, to be multiples of."""
+    """What a layout needs the documents' slots, and the rows, to be multiples of."""
     align = slot_multiple(launch.context_parallel)
     return align, math.lcm(_ROW_MULTIPLE, align * launch.tensor_parallel)
 
@@ -151,12 +159,14 @@ def _token_losses(model: list[torch.nn.Module], row: dict[str, np.ndarray]) -> n
     from megatron.training import get_args
 
     from megatron_dasd.losses.output_layer import token_losses
-    from megatron_dasd.models.packed import for_rank, forward, own_share, to_batch
+    from megatron_dasd.models.packed import Batch, for_rank, forward, own_share, to_batch
 
     processor = partial(token_losses, vocab_size=get_args().vocab_size)
 
-    def step(rows: Iterator[Any], chunk: torch.nn.Module) -> tuple[Tensor, Any]:
-        output = forward(chunk, next(rows), output_processor=processor)
+    def step(
+        rows: Iterator[Batch], chunk: torch.nn.Module
+    ) -> tuple[Tensor, Callable[[Tensor, bool], Tensor]]:
+        output: Tensor = forward(chunk, next(rows), output_processor=processor)
         return output, lambda output, non_loss_data: output
 
     rank, size = mpu.get_context_parallel_rank(), mpu.get_context_parallel_world_size()

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.selection import ScoreStudent
@@ -13,14 +12,14 @@ from megatron_dasd.engines.server_engine import ServerEngine
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.records import FilteredResponse, ScoredResponse
 from megatron_dasd.records_io import SetAside, record_files
-from megatron_dasd.student.scored import encode_record, read_wanted, scored_record
+from megatron_dasd.student.scored import encode_record, read_split, scored_record
 from megatron_dasd.text.chat import read_few_shot
 from megatron_dasd.text.encoding import load_tokenizer
 
 
 def run_on_servers(
     settings: ScoreStudent, inputs: Mapping[str, Path], folder: StageFolder
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Score each input part into a part of its own."""
     assert settings.server is not None
     model = model_folder(inputs[settings.model])
@@ -28,7 +27,7 @@ def run_on_servers(
     few_shot = read_few_shot(inputs[settings.few_shot] if settings.few_shot else None)
 
     def jobs(file: Path, aside: SetAside) -> Iterator[ScoringJob[ScoredResponse]]:
-        for record in read_wanted(file, settings, aside):
+        for record in read_split(file, settings, aside):
             prompt_ids, response_ids = encode_record(record, tokenizer, settings, few_shot)
             yield ScoringJob(
                 request=ScoringRequest(prompt_ids, response_ids),

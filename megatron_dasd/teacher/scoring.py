@@ -1,35 +1,41 @@
 """Stage score_teacher: the teacher's log-probs of given texts.
 
 For responses that came without log-probs, and for what the student wrote (the report's figures 5
-and 6 look at the teacher's probability of the student's sentences).  Each text is brought into the
-teacher's own delimiters and laid behind the teacher's own prompt, as if the teacher had written it.
+and 6 show the teacher's probability of the student's sentences).  Each text is converted to the
+teacher's own delimiters and appended to the teacher's own prompt, as if the teacher had written it.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from megatron_dasd.artifacts import StageFolder
+from megatron_dasd.config.base import ThinkingFormat
 from megatron_dasd.config.teacher import ScoreTeacher
 from megatron_dasd.engines.base import ScoringRequest
 from megatron_dasd.engines.scoring_parts import ScoringJob, score_parts
 from megatron_dasd.engines.server_engine import ServerEngine
+from megatron_dasd.json_values import Figures
 from megatron_dasd.manifests import model_folder
-from megatron_dasd.records import Message, Response, Rollout, TokenLogprobs
+from megatron_dasd.records import (
+    NO_TOKENS,
+    Message,
+    Response,
+    Rollout,
+    TokenLogprobs,
+    student_response,
+)
 from megatron_dasd.records_io import SetAside, read_records, record_files
 from megatron_dasd.text.chat import all_turns, read_few_shot, render_turns
 from megatron_dasd.text.encoding import encode, end_of_turn_id, load_tokenizer
 from megatron_dasd.text.harmony import marker_bytes, text_bytes
 from megatron_dasd.text.thinking import NORMALISED, normalise, to_teacher_form
 
-_NO_TOKENS = TokenLogprobs(token_ids=[], num_bytes=[], logprobs=[])
 
-
-def run(settings: ScoreTeacher, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
+def run(settings: ScoreTeacher, inputs: Mapping[str, Path], folder: StageFolder) -> Figures:
     """Write parts of :class:`Response`, one for each input file."""
     model = model_folder(inputs[settings.model])
     tokenizer = load_tokenizer(model)
@@ -61,19 +67,10 @@ def _responses(file: Path, settings: ScoreTeacher, aside: SetAside) -> Iterator[
         yield from read_records(file, Response, aside.malformed)
         return
     for rollout in read_records(file, Rollout, aside.malformed):
-        if not rollout.text:
+        if rollout.text:
+            yield student_response(rollout)
+        else:
             aside.drop("empty", rollout)
-            continue
-        yield Response(
-            prompt=rollout.prompt,
-            temperature=1.0,
-            candidate=0,
-            seed=rollout.seed,
-            model="student",
-            text=rollout.text,
-            tokens=_NO_TOKENS,
-            finish_reason=rollout.finish_reason,
-        )
 
 
 def scoring_job(
@@ -82,9 +79,9 @@ def scoring_job(
     settings: ScoreTeacher,
     few_shot: list[Message],
 ) -> ScoringJob[Response] | str:
-    """What is asked about one text; or the reason why it cannot be asked.
+    """The scoring request of one text; or the reason why it cannot be scored.
 
-    The end of turn is scored with a text that ended by itself.
+    A text that ended by itself is scored with its end-of-turn token.
     """
     given = NORMALISED if settings.rollouts is not None else settings.given
     text = _teacher_text(response, settings, given)
@@ -101,19 +98,21 @@ def scoring_job(
     if response.finish_reason == "stop":
         ids.append(end_of_turn_id(tokenizer))
         pieces.append(b"")
-    wanted = replace(response, text=text, tokens=_NO_TOKENS, teacher_prompt=prompt, usage=None)
+    unscored = replace(response, text=text, tokens=NO_TOKENS, teacher_prompt=prompt, usage=None)
     return ScoringJob(
         request=ScoringRequest(encode(tokenizer, prompt), ids),
-        record=partial(_scored, wanted, ids, [len(piece) for piece in pieces]),
+        record=partial(_scored, unscored, ids, [len(piece) for piece in pieces]),
         about=response,
     )
 
 
-def _teacher_text(response: Response, settings: ScoreTeacher, given: Any) -> str | None:
-    """The text in the teacher's own delimiters; None when it has not the form that is given."""
+def _teacher_text(
+    response: Response, settings: ScoreTeacher, given: ThinkingFormat | None
+) -> str | None:
+    """The text in the teacher's own delimiters; None when it does not have the format ``given``."""
     if given is None or given == settings.thinking:
         return response.text
-    if given == NORMALISED:  # a text that was cut off can be brought over too
+    if given == NORMALISED:  # a text that was cut off can be converted too
         return to_teacher_form(response.text, settings.thinking)
     normalised = normalise(response.text, given)
     return to_teacher_form(normalised.output, settings.thinking) if normalised else None

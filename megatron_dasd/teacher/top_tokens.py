@@ -1,20 +1,20 @@
 """Stage score_topk: the teacher's likeliest tokens at every position of packed data.
 
 For teachers that share the student's tokenizer.  One forward pass a document, through
-``transformers`` in this process; a shard of documents is there whole or not at all, so a run that
-was killed goes on after those that are there.
+``transformers`` in this process.  A shard of documents exists only when it is complete, so a run
+that was killed resumes after the shards that exist.
 """
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from megatron_dasd.arrays import Ints
 from megatron_dasd.artifacts import StageFolder, write_atomic
 from megatron_dasd.config.teacher import ScoreTopk
 from megatron_dasd.data.meta import DATA, META, TOKENS, Document
@@ -29,19 +29,20 @@ from megatron_dasd.data.teacher_top import (
     write_top,
 )
 from megatron_dasd.errors import UserError
+from megatron_dasd.json_values import Figures
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.progress import progress
 from megatron_dasd.records_io import read_records
 from megatron_dasd.text.encoding import load_tokenizer
 
 _SHARDS = ".shards.tmp"
-"""Goes when the stage finishes, as all that ends so."""
+"""Deleted when the stage finishes, as everything that ends in ``.tmp``."""
 _SHARD_TOKENS = 65_536
 _LOGIT_TOKENS = 256
 """Positions whose logits exist at a time."""
 
 
-def run(settings: ScoreTopk, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
+def run(settings: ScoreTopk, inputs: Mapping[str, Path], folder: StageFolder) -> Figures:
     """Write the companions of the data.
 
     Raises:
@@ -78,7 +79,7 @@ def _check_tokenizers(teacher: Path, student: Path) -> None:
 
 
 def _score(settings: ScoreTopk, teacher: Path, data: PackedDataset, folder: Path) -> list[Path]:
-    """Make all shards that are not there; returns them in order."""
+    """Make the missing shards; returns all in order."""
     folder.mkdir(exist_ok=True)
     lengths = data.datasets[TOKENS].sequence_lengths
     plan = list(_plan(lengths))
@@ -96,7 +97,7 @@ def _score(settings: ScoreTopk, teacher: Path, data: PackedDataset, folder: Path
         for shard, documents, is_done in zip(shards, plan, done, strict=True):
             if is_done:
                 continue
-            made: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in DTYPES}
+            made: dict[str, list[npt.NDArray[np.number]]] = {name: [] for name in DTYPES}
             for number in range(documents.start, documents.stop):
                 tokens = data.document(number)[TOKENS]
                 if number in left_out:
@@ -114,21 +115,21 @@ def _score(settings: ScoreTopk, teacher: Path, data: PackedDataset, folder: Path
 
 
 def _not_rollouts(data: PackedDataset) -> set[int]:
-    """Documents that the student did not write to the end.
+    """Numbers of the documents that are not whole rollouts of the student.
 
     Raises:
-        UserError: all of them, so that there would be nothing to distil from.
+        UserError: none is, so there would be nothing to distil from.
     """
     documents = list(read_records(data.path, Document))
     found = {
         number
         for number, document in enumerate(documents)
-        # behind what the student wrote the turn may end
+        # only the end-of-turn token may follow what the student wrote
         if not document.num_prefix_tokens
         or document.num_loss_tokens > document.num_prefix_tokens + 1
     }
     if len(found) == len(documents):
-        raise UserError(f"{data.path}: only_rollouts: the student wrote none of it to the end")
+        raise UserError(f"{data.path}: only_rollouts: none is a whole rollout of the student")
     return found
 
 
@@ -142,7 +143,7 @@ def _plan(lengths: npt.NDArray[np.integer]) -> Iterator[slice]:
             start, num_tokens = number + 1, 0
 
 
-def _load(folder: Path, dtype: str) -> torch.nn.Module:
+def _load(folder: Path, dtype: str) -> PreTrainedModel:
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, dtype), local_files_only=True
@@ -150,16 +151,16 @@ def _load(folder: Path, dtype: str) -> torch.nn.Module:
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: no model to load ({error})") from None
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(device).eval()  # type: ignore[no-any-return]
+    return model.to(device).eval()
 
 
 @torch.no_grad()
 def top_of_document(
-    model: Any, tokens: npt.NDArray[np.integer], top_k: int, vocab_size: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    model: PreTrainedModel, tokens: npt.NDArray[np.number], top_k: int, vocab_size: int
+) -> tuple[Ints, npt.NDArray[np.float32]]:
     """Ids and log-probs ``[tokens, k]`` of the distribution that each token was drawn from.
 
-    The first token's are unknown.  Logits beyond the vocabulary are padding and take no part.
+    Those of the first token are unknown.  Logits beyond the vocabulary are padding and left out.
     """
     ids, logprobs = _unknown(len(tokens), top_k)
     given = torch.from_numpy(tokens.astype(np.int64)).unsqueeze(0).to(model.device)
@@ -174,7 +175,7 @@ def top_of_document(
     return ids, logprobs
 
 
-def _unknown(num_tokens: int, top_k: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+def _unknown(num_tokens: int, top_k: int) -> tuple[Ints, npt.NDArray[np.float32]]:
     shape = (num_tokens, top_k)
     return np.full(shape, UNKNOWN_ID, np.int64), np.full(shape, -np.inf, np.float32)
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from megatron_dasd.arrays import Bools, Ints
 from megatron_dasd.records import Span
 
 NO_SENTENCE = -1
@@ -20,7 +21,7 @@ _IS_WHITESPACE = np.array([chr(i).isspace() for i in range(0x3002)], dtype=np.bo
 
 def sentence_of_tokens(
     num_bytes: npt.ArrayLike, text: str, spans: Sequence[Span], sentence_ends: npt.ArrayLike
-) -> npt.NDArray[np.int64]:
+) -> Ints:
     """Sentence of every token.
 
     Args:
@@ -67,9 +68,7 @@ def sentence_of_tokens(
     return sentences
 
 
-def _anchors(
-    starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], whitespace: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.int64]:
+def _anchors(starts: Ints, ends: Ints, whitespace: Bools) -> Ints:
     """The byte by which each token is placed: its first non-whitespace one, else its first one.
 
     The first byte places a token of whitespace alone in the sentence before, to which the
@@ -90,7 +89,7 @@ def _anchors(
     return anchors
 
 
-def _whitespace_bytes(text: str) -> npt.NDArray[np.bool_]:
+def _whitespace_bytes(text: str) -> Bools:
     """[bytes] whether each byte is of a whitespace character, ``str.isspace`` deciding."""
     if text.isascii():
         ascii_codes = np.frombuffer(text.encode(), dtype=np.uint8)

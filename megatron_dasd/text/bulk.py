@@ -5,18 +5,22 @@ used where it takes this one and its ids are found equal: of a probe at the star
 of the texts on the way.  Either way the ids are those of ``text.encoding.encode``.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import gigatoken
 import numpy as np
-import numpy.typing as npt
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerBase
+
+from megatron_dasd.arrays import Ints
+
+if TYPE_CHECKING:  # transformers takes seconds to import
+    from transformers import PreTrainedTokenizerBase
 
 Library = Literal["gigatoken", "tokenizers"]
-Ids = npt.NDArray[np.int64]
 
 _PROBE = (
     "<think>\n1. Let x = 3.14 (or 22/7?), then 2x\u00b2 \u2264 1234567; so\n\n\tf(x) = {x: 1}\n",
@@ -52,7 +56,7 @@ class BulkEncoder:
         self._is_special = np.zeros(max(len(tokenizer), *added, 0) + 1, dtype=np.bool_)
         self._is_special[[index for index, token in added.items() if token.special]] = True
 
-    def encode(self, texts: Sequence[str], *, parse_special: bool) -> list[Ids]:
+    def encode(self, texts: Sequence[str], *, parse_special: bool) -> list[Ints]:
         """Token ids of each text; none are added.
 
         Args:
@@ -88,7 +92,7 @@ class BulkEncoder:
                 if not self._is_special[exact].any():
                     break  # no special token is written out: both ways are one
 
-    def _encode_exactly(self, texts: Sequence[str], parse_special: bool) -> list[Ids]:
+    def _encode_exactly(self, texts: Sequence[str], parse_special: bool) -> list[Ints]:
         self._backend.no_truncation()  # transformers sets these for every call, and so do we
         self._backend.no_padding()
         self._backend.encode_special_tokens = not parse_special

@@ -1,14 +1,19 @@
 """Conversations as the text that a model reads, by the chat template of its tokenizer."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jinja2.exceptions import TemplateError
-from transformers import PreTrainedTokenizerBase
 
 from megatron_dasd.errors import UserError
 from megatron_dasd.records import Message
 from megatron_dasd.records_io import read_records
+
+if TYPE_CHECKING:  # transformers takes seconds to import
+    from transformers import PreTrainedTokenizerBase
 
 
 def render_prompt(

@@ -5,14 +5,19 @@ In a byte-level BPE vocabulary every entry is written in an alphabet of 256 prin
 one for each byte (the alphabet of GPT-2), so the bytes of a token can be read off its name.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from megatron_dasd.errors import UserError
+
+if TYPE_CHECKING:  # transformers takes seconds to import
+    from transformers import PreTrainedTokenizerBase
 
 _PROBE = "a  b\r\n\t1234 e\u0301 \u00e9 \u65e5\u672c \U0001f600 \ufb01 '\u00bd\x00"
 """Runs of spaces, control characters, digits, and characters that Unicode normalisation changes."""
@@ -27,6 +32,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     Raises:
         UserError: no tokenizer there, or one whose tokens do not spell a text byte for byte.
     """
+    from transformers import AutoTokenizer  # takes seconds, and most commands load no tokenizer
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False

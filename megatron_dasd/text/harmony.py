@@ -10,15 +10,19 @@ A tool call is a message to a recipient, ``<|channel|>commentary to=functions.f
 delimiters, so they count as text (:func:`text_bytes`); ``<|return|>`` ends the turn and does not.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from megatron_dasd.records import Span
 from megatron_dasd.text.encoding import token_bytes
+
+if TYPE_CHECKING:  # transformers takes seconds to import
+    from transformers import PreTrainedTokenizerBase
 
 MARKERS = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|constrain|>", "<|call|>")
 _HEADER = re.compile(

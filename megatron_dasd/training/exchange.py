@@ -1,15 +1,15 @@
-"""What a running training and the worker that rolls out its student hand each other, as files.
+"""The files through which a running training and its rollout worker exchange rows and weights.
 
 ::
 
     <stage>/on_policy/
       wanted                 the worker waits for weights newer than the iteration in here
-      weights/               what the training then saves: Megatron's checkpoint, weights alone
-      rounds/00000/          a round of the worker: its stages' folders, as in a run's own
-      rounds/00000.json      Round: whole, and the training's from here on
+      weights/               what training then saves: a Megatron checkpoint of the weights alone
+      rounds/00000/          a round of the worker: its stages' folders, as in a run's own folder
+      rounds/00000.json      Round: the round is whole, and training may use it from here on
       ledger.jsonl           which row enters at which iteration: ``training.ledger``
 
-Every file is there whole or not at all, so either side may be killed and started again.
+Every file is either whole or absent, so either side may be killed and started again.
 """
 
 import json
@@ -19,30 +19,47 @@ from pathlib import Path
 from shutil import rmtree
 
 from megatron_dasd.artifacts import write_atomic
+from megatron_dasd.config.on_policy import OnPolicy
+from megatron_dasd.device.payload import Payload
 from megatron_dasd.errors import UserError
 
-FOLDER = "on_policy"
+_FOLDER = "on_policy"
+
+
+class WorkerPayload(Payload):
+    """What the rollout worker is to do."""
+
+    stage: Path
+    """Folder of the training stage."""
+    model: Path
+    """Hugging Face folder that the student came from, or a stage that made one."""
+    start: Path
+    """The checkpoint that training began with."""
+    settings: OnPolicy
+    seed: int
+    places: dict[str, Path]
+    """Stages and paths outside the round that its stages may read, by reference."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """A finished round.  Producer: pipeline.rollout_worker.  Consumer: train."""
+    """A finished round.  Producer: the rollout worker.  Consumer: train."""
 
     iteration: int
-    """Of the weights that it was made with."""
+    """Iteration of the weights that the round was made with."""
     num_rows: int
     """Packed rows; 0: no response survived."""
     data: str
-    """Its packed data, a folder below the round's."""
+    """Folder of its packed data, below the round's folder."""
     teacher_topk: str | None = None
-    """The teacher's likeliest tokens of these rows, likewise."""
+    """Folder of the teacher's likeliest tokens of these rows, likewise."""
 
 
 class Exchange:
-    """The files between both, below a training stage's folder."""
+    """The exchanged files, below a training stage's folder."""
 
     def __init__(self, stage: Path) -> None:
-        self.path = stage / FOLDER
+        self.path = stage / _FOLDER
         self.weights = self.path / "weights"
         self.ledger = self.path / "ledger.jsonl"
         self.rounds = self.path / "rounds"
@@ -61,7 +78,7 @@ class Exchange:
         """The finished rounds from a number on, in order.
 
         Raises:
-            UserError: what tells of one is damaged.
+            UserError: the file of one is damaged.
         """
         while (path := self._path_of(first)).exists():
             try:
@@ -79,18 +96,18 @@ class Exchange:
         write_atomic(self._wanted, str(newer_than).encode())
 
     def wanted(self) -> int | None:
-        """The iteration that the worker wants newer weights than; None: it wants none."""
+        """The iteration that the worker waits for newer weights than; None: it does not wait."""
         try:
             return int(self._wanted.read_text())
         except FileNotFoundError:
             return None
 
     def no_longer_wanted(self) -> None:
-        """The weights are there."""
+        """Withdraw the request: the weights are there, or training ends."""
         self._wanted.unlink(missing_ok=True)
 
     def tidy_up(self) -> None:
-        """The training is over: what it needs no longer goes, a round under way with it."""
+        """Remove what is not needed once training is over, unfinished rounds included."""
         self.no_longer_wanted()
         rmtree(self.weights, ignore_errors=True)
         for folder in self.rounds.glob("?????"):

@@ -1,33 +1,43 @@
 """Moments of a training run at which other code may act.
 
 ``pretrain()`` has no callbacks.  Its module functions ``post_training_step_callbacks`` and
-``save_checkpoint_and_time`` are wrapped, in this one place, and the start fails loudly where their
+``save_checkpoint_and_time`` are wrapped, in this one place, and the start fails where their
 signatures are not the known ones.
 """
 
 import inspect
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch.nn import Module
 
 _KNOWN_PARAMETERS = {
     "post_training_step_callbacks": (
-        *("model", "optimizer", "opt_param_scheduler", "iteration", "prof"),
-        *("num_floating_point_operations_since_last_log_event", "nsys_nvtx_context"),
+        "model",
+        "optimizer",
+        "opt_param_scheduler",
+        "iteration",
+        "prof",
+        "num_floating_point_operations_since_last_log_event",
+        "nsys_nvtx_context",
     ),
     "save_checkpoint_and_time": (
-        *("iteration", "model", "optimizer", "opt_param_scheduler"),
-        *("num_floating_point_operations_so_far", "checkpointing_context"),
-        *("non_persistent_ckpt", "train_data_iterator"),
+        "iteration",
+        "model",
+        "optimizer",
+        "opt_param_scheduler",
+        "num_floating_point_operations_so_far",
+        "checkpointing_context",
+        "non_persistent_ckpt",
+        "train_data_iterator",
     ),
 }
 
 
 class Hooks:
-    """What to do at these moments: by default nothing.  Every rank calls them, in step."""
+    """What to do at these moments; by default nothing.  Every rank calls them, in step."""
 
     def on_step_end(self, iteration: int, model: "Sequence[Module]") -> None:
         """The optimizer has made its step ``iteration``, counted from 1.
@@ -40,10 +50,10 @@ class Hooks:
         """A checkpoint of this iteration is about to be written."""
 
     def on_checkpoint(self, iteration: int) -> None:
-        """It has been written, or with ``--async-save`` is being written."""
+        """The checkpoint has been written, or with ``--async-save`` is being written."""
 
     def on_stage_end(self) -> None:
-        """Training is over, or stops to go on another time; nothing is being written any more."""
+        """Training is over, or stops to resume later; nothing is being written any more."""
 
 
 def install(hooks: Sequence[Hooks]) -> None:
@@ -66,11 +76,11 @@ def install(hooks: Sequence[Hooks]) -> None:
     training.save_checkpoint_and_time = _around_save(training.save_checkpoint_and_time, hooks)
 
 
-def _after_step(callbacks: Callable[..., Any], hooks: Sequence[Hooks]) -> Callable[..., Any]:
+def _after_step[**P, R](callbacks: Callable[P, R], hooks: Sequence[Hooks]) -> Callable[P, R]:
     signature = inspect.signature(callbacks)
 
     @wraps(callbacks)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         result = callbacks(*args, **kwargs)
         given = signature.bind(*args, **kwargs).arguments
         for hook in hooks:
@@ -80,11 +90,11 @@ def _after_step(callbacks: Callable[..., Any], hooks: Sequence[Hooks]) -> Callab
     return wrapped
 
 
-def _around_save(save: Callable[..., Any], hooks: Sequence[Hooks]) -> Callable[..., Any]:
+def _around_save[**P, R](save: Callable[P, R], hooks: Sequence[Hooks]) -> Callable[P, R]:
     signature = inspect.signature(save)
 
     @wraps(save)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         iteration = signature.bind(*args, **kwargs).arguments["iteration"]
         for hook in hooks:
             hook.before_checkpoint(iteration)

@@ -1,7 +1,8 @@
 """Which row of which round of rollouts enters a training at which iteration.
 
-It is written down, and on the disk, before the first of a round's rows is used, so that a training
-that goes on from a checkpoint meets the same rows in the same steps again.  A line is either ::
+The ledger is a file.  A round's line is on the disk before the first of its rows is used, so that a
+training that resumes from a checkpoint meets the same rows in the same steps again.  A line is
+either ::
 
     {"round": 3, "weights": 40, "iterations": [51, 51, 52, null]}    where its rows 0, 1, ... enter
     {"reached": 56}                                                  steps up to this may have run
@@ -16,13 +17,45 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict, final
 
 from megatron_dasd.errors import UserError
 
-Line = dict[str, Any]
 _STRIDE = 8
-"""Iterations between two lines of how far training has come: each is a wait for the disk."""
+"""Iterations between two lines of how far training has come.  Each line is a wait for the disk, and
+after a kill the rows that come next wait for at most as many iterations."""
+
+
+@final
+class RoundLine(TypedDict):
+    """A round has come."""
+
+    round: int
+    weights: int
+    """Iteration of the weights that its rows were made with."""
+    iterations: list[int | None]
+    """For each row the iteration at which it enters; None: never."""
+
+
+@final
+class ReachedLine(TypedDict):
+    """Steps up to this iteration may have run."""
+
+    reached: int
+
+
+type Line = RoundLine | ReachedLine
+
+
+class Figures(TypedDict):
+    """What has entered a training in all, for the stage's manifest."""
+
+    rounds: int
+    rows: int
+    rows_left_out: int
+    mean_age: float | None
+    """Iterations between a row's weights and those that it was trained with; None: no rows."""
+    max_age: int | None
 
 
 class Place(NamedTuple):
@@ -40,27 +73,35 @@ def plan_rows(
     last_iteration: int,
     room: Callable[[int], int],
 ) -> list[int | None]:
-    """The iteration at which each row of a round enters, as soon as there is room; None: never.
+    """The iteration at which each row of a round enters: the first with room; None: never.
 
     Args:
+        num_rows: rows of the round.
         weights: iteration of the weights that the rows were made with.
-        max_age: iterations between the weights of a row and those that are trained with it.
-        first_iteration: the first that is still open.
-        last_iteration: of the training.
-        room: rows that an iteration still takes.
+        max_age: iterations between the weights of a row and those that it is trained with, at
+            most.
+        first_iteration: the first that may still get rows.
+        last_iteration: the training's last.
+        room: how many more rows an iteration takes.
     """
+    # step i is made with the weights of iteration i - 1, from which a row's age counts
     last = min(last_iteration, weights + max_age + 1)
     places = (i for i in range(first_iteration, last + 1) for _ in range(room(i)))
     return [next(places, None) for _ in range(num_rows)]
 
 
 class Schedule:
-    """The rounds that have come, as every rank knows them."""
+    """The rounds that have come; every rank has the same one."""
 
     def __init__(self) -> None:
         self._rows: dict[int, list[Place]] = {}
+        """Rows by the iteration at which they enter."""
         self._weights: list[int] = []
+        """Iteration of the weights of each round."""
         self._starts = [0]
+        """Number of each round's first row among the rows of all rounds."""
+        # Both for num_up_to, which is called for every row that is read: rows that enter up to
+        # the n-th of the iterations that have any.
         self._iterations: list[int] = []
         self._sums = [0]
         self.reached = 0
@@ -72,7 +113,7 @@ class Schedule:
         return len(self._weights)
 
     def take(self, lines: Iterable[Line]) -> None:
-        """Take lines of the ledger."""
+        """Add lines of the ledger, in their order."""
         for line in lines:
             if "reached" in line:
                 self.reached = line["reached"]
@@ -103,11 +144,11 @@ class Schedule:
         return Place(found, number - self._starts[found])
 
     def age(self, place: Place, iteration: int) -> int:
-        """Iterations between a row's weights and those that are trained with it."""
+        """Iterations between a row's weights and those that it is trained with."""
         return iteration - 1 - self._weights[place.round]
 
-    def figures(self) -> dict[str, Any]:
-        """What has entered in all, for the stage's manifest."""
+    def figures(self) -> Figures:
+        """What has entered in all."""
         ages = Counter(
             self.age(place, iteration) for iteration, rows in self._rows.items() for place in rows
         )
@@ -126,22 +167,23 @@ class Ledger:
     """The file, which rank 0 alone writes."""
 
     def __init__(self, path: Path) -> None:
-        """Open it, without a line at its end that a kill has cut off.
+        """Open the file; a last line that a kill has cut off is removed.
 
         Raises:
             UserError: another line is damaged.
         """
         self.lines, size = _whole_lines(path)
         self._file = path.open("ab")
+        # A torn line was never broadcast, so no rank has used its rows; the round comes again.
         self._file.truncate(size)
         self._schedule = Schedule()
         self._schedule.take(self.lines)
 
     def reach(self, iteration: int) -> list[Line]:
-        """Say that steps up to an iteration may run; the lines that this adds."""
+        """Note that steps up to an iteration may run; returns the lines that this adds."""
         if iteration <= self._schedule.reached:
             return []
-        return self._add({"reached": iteration + _STRIDE - 1})
+        return self._add(ReachedLine(reached=iteration + _STRIDE - 1))
 
     def enter(
         self,
@@ -152,10 +194,15 @@ class Ledger:
         last_iteration: int,
         most: Callable[[int], int],
     ) -> list[Line]:
-        """Plan the next round's rows; arguments as in :func:`plan_rows`, the lines that this adds.
+        """Plan the next round's rows; returns the lines that this adds.
 
         Args:
-            most: rows that an iteration takes.
+            num_rows: this and those up to ``last_iteration`` as in :func:`plan_rows`.
+            weights: see there.
+            max_age: see there.
+            first_iteration: see there.
+            last_iteration: see there.
+            most: rows of the worker that an iteration takes at most.
         """
         schedule = self._schedule
 
@@ -163,22 +210,25 @@ class Ledger:
             return most(iteration) - len(schedule.rows(iteration))
 
         iterations = plan_rows(num_rows, weights, max_age, first_iteration, last_iteration, room)
-        line = {"round": schedule.num_rounds, "weights": weights, "iterations": iterations}
-        return self._add(line)
+        return self._add(
+            RoundLine(round=schedule.num_rounds, weights=weights, iterations=iterations)
+        )
 
     def _add(self, line: Line) -> list[Line]:
         self._file.write(json.dumps(line).encode() + b"\n")
         self._file.flush()
+        # On the disk before it is broadcast: if a power cut lost a line whose rows were used, the
+        # resumed run would plan that round anew and train on other rows.
         os.fsync(self._file.fileno())
         self._schedule.take([line])
         return [line]
 
 
 def read_ledger(path: Path) -> Schedule:
-    """What a training's ledger says.
+    """The schedule that a training's ledger holds.
 
     Raises:
-        UserError: it is damaged.
+        UserError: the ledger is damaged.
     """
     schedule = Schedule()
     schedule.take(_whole_lines(path)[0])
@@ -186,7 +236,7 @@ def read_ledger(path: Path) -> Schedule:
 
 
 def _whole_lines(path: Path) -> tuple[list[Line], int]:
-    """The lines, and how many bytes they take; what follows the last end of a line is none."""
+    """The whole lines, and their size in bytes; text behind the last line break is left out."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -197,5 +247,5 @@ def _whole_lines(path: Path) -> tuple[list[Line], int]:
         try:
             lines.append(json.loads(line))
         except ValueError:
-            raise UserError(f"{path}: line {number} is damaged; bring the file back") from None
+            raise UserError(f"{path}: line {number} is damaged; restore it from a copy") from None
     return lines, size

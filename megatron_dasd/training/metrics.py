@@ -1,141 +1,153 @@
-"""Training metrics, taken where Megatron logs them: a JSON line a step, and what it does not know.
+"""Metrics of training: each is one function of a step, registered with its unit and description.
 
-``pretrain()`` has no callbacks; its module functions ``training_log`` and ``evaluate`` are wrapped,
-and the start fails loudly where their signatures are not the known ones.
+To add one, write a function of :class:`Step` under ``@metric`` in this file.  It then stands in
+``metrics.jsonl``, in TensorBoard and in W&B.  The rank that logs computes it, from facts that every
+rank knows, so no metric needs a reduction over ranks of its own.
+
+What Megatron computes (losses, gradient norm, learning rate) is logged beside them, by
+``training.megatron_log``.
 """
 
-import inspect
-import json
-import math
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
-import torch
-from megatron.training import get_args
-from megatron.training import training as megatron_training
+import numpy as np
 
-from megatron_dasd.progress import Bar
-from megatron_dasd.training import writers
+from megatron_dasd.arrays import Ints
+from megatron_dasd.models.architecture import Architecture
+from megatron_dasd.models.flops import products_of
 
-_KNOWN_PARAMETERS = {
-    "training_log": ("loss_dict", "total_loss_dict", "learning_rate", "iteration"),
-    "evaluate": ("forward_step_func", "data_iterator", "model"),
-}
+type Rounding = Mapping[str, Mapping[str, float]]
+"""Shares and noise by kind of tensor, as :meth:`precision.numerics.Numerics.take` gives them."""
+type Value = float | int | Rounding
 
 
-type Figures = Callable[[int, float], dict[str, Any]]
-"""Of the steps up to so many consumed samples, which took so many seconds."""
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What metrics are computed from: the rows trained on since the last logged step."""
+
+    seconds: float
+    """Wall time."""
+    lengths: Ints
+    """[documents] tokens of each."""
+    num_positions: int
+    """Positions of all rows, padding included."""
+    architecture: Architecture
+    num_ranks: int
+    peak_flops: float | None = None
+    """Dense bfloat16 operations/s of a rank's GPU; None: not known, or no GPU."""
+    rounding: Rounding | None = None
+    """What emulated FP8 did to the numbers; None: nothing was quantised."""
+    on_policy_ages: Sequence[int] | None = None
+    """For each row of the rollout worker, the iterations between the weights that it was made with
+    and those that it was trained with; None: there is no worker."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the documents."""
+        return int(self.lengths.sum())
+
+    @cached_property
+    def flops_per_second(self) -> float:
+        """Model operations/s of a rank; see ``models.flops``."""
+        return training_flops(self.architecture, self.lengths) / self.seconds / self.num_ranks
 
 
-def install(path: Path | None, further: Sequence[Figures], bar: Bar | None = None) -> None:
-    """Append a line a step to ``path``, and one for each held-out evaluation.
+@dataclass(frozen=True)
+class Metric:
+    """A registered metric."""
 
-    Args:
-        path: None: no such file.
-        further: give more figures, on the rank that writes, for Megatron's own writers too.
-        bar: moved a step at a time, on a rank that shows the progress.
+    name: str
+    unit: str
+    description: str
+    compute: Callable[[Step], Value | None]
+    """None: the step has none of it, and the metric is left out."""
+
+
+METRICS: dict[str, Metric] = {}
+"""All metrics by name, in the order in which they are logged."""
+
+
+def metric(
+    unit: str, description: str
+) -> Callable[[Callable[[Step], Value | None]], Callable[[Step], Value | None]]:
+    """Register a function of a step as a metric, under the function's name.
 
     Raises:
-        RuntimeError: Megatron's functions are not the ones known here.
+        ValueError: the name is taken.
     """
-    for name, known in _KNOWN_PARAMETERS.items():
-        parameters = tuple(inspect.signature(getattr(megatron_training, name)).parameters)
-        if parameters[: len(known)] != known:
-            raise RuntimeError(
-                f"megatron.training.{name} has another signature than known: {parameters}"
-            )
-    megatron_training.training_log = _log_step(megatron_training.training_log, path, further, bar)
-    megatron_training.evaluate = _log_heldout(megatron_training.evaluate, path)
+
+    def register(compute: Callable[[Step], Value | None]) -> Callable[[Step], Value | None]:
+        name = compute.__name__
+        if name in METRICS:
+            raise ValueError(f"there is a metric {name} already")
+        METRICS[name] = Metric(name, unit, description, compute)
+        return compute
+
+    return register
 
 
-def _append(path: Path | None, line: dict[str, Any]) -> None:
-    if path is None:
-        return
-    with path.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+def computed(step: Step) -> dict[str, Value]:
+    """The values of all metrics that a step has, by name."""
+    values = {name: metric.compute(step) for name, metric in METRICS.items()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def _log_step(
-    training_log: Callable[..., Any],
-    path: Path | None,
-    further: Sequence[Figures],
-    bar: Bar | None,
-) -> Callable[..., Any]:
-    signature = inspect.signature(training_log)
-    last = time.monotonic()
-
-    def logged(*args: Any, **kwargs: Any) -> Any:
-        nonlocal last
-        given = signature.bind(*args, **kwargs).arguments
-        drop_absent(given["loss_dict"])
-        writes = _is_last_rank() and bool(given["loss_dict"])
-        now = time.monotonic()
-        if writes or bar:
-            figures = _taken(further, get_args().consumed_train_samples, now - last)
-        if bar:
-            bar.advance(1, _note(given["loss_dict"], figures))
-        # The loss lives on the last pipeline stage; the last rank writes, as Megatron's own log.
-        if writes:
-            writers.write(figures, given["iteration"])
-            _append(
-                path,
-                {
-                    "iteration": given["iteration"],
-                    **_named(given["loss_dict"]),
-                    "grad_norm": float(given["grad_norm"]),
-                    "lr": given["learning_rate"],
-                    "consumed_samples": get_args().consumed_train_samples,
-                    "seconds": round(now - last, 4),
-                    **figures,
-                },
-            )
-        last = now
-        return training_log(*args, **kwargs)
-
-    return logged
+def training_flops(architecture: Architecture, lengths: Ints) -> float:
+    """Operations of training on documents of these lengths; see ``models.flops``."""
+    tokens = lengths.astype(np.float64)
+    total, squared = float(tokens.sum()), float(np.square(tokens).sum())
+    return products_of(architecture).training_flops(total, squared)
 
 
-def _taken(further: Sequence[Figures], samples: int, seconds: float) -> dict[str, Any]:
-    return {name: value for take in further for name, value in take(samples, seconds).items()}
+@metric("tokens/s", "tokens of documents, over all ranks")
+def tokens_per_second(step: Step) -> float:
+    """Tokens of documents a second."""
+    return round(step.num_tokens / step.seconds, 1)
 
 
-def drop_absent(losses: dict[str, Any]) -> None:
-    """Take out the classes that a step had no token of, whose loss is 0 / 0.
-
-    A loss that is not a number makes the whole one none either, and stays to be seen.
-    """
-    if math.isfinite(losses.get("lm loss", math.nan)):
-        for name in [name for name, value in losses.items() if math.isnan(value)]:
-            del losses[name]
+@metric("share", "of the step's positions, those that align documents and fill up rows")
+def padding_share(step: Step) -> float:
+    """Share of the positions that hold no document's token."""
+    return 1 - step.num_tokens / step.num_positions
 
 
-def _log_heldout(evaluate: Callable[..., Any], path: Path | None) -> Callable[..., Any]:
-    def logged(*args: Any, **kwargs: Any) -> Any:
-        result = evaluate(*args, **kwargs)
-        losses = result[0] or {}
-        drop_absent(losses)
-        if _is_last_rank() and "lm loss" in losses:
-            # Megatron counts the current iteration from 0, its log from 1.
-            iteration = get_args().curr_iteration + 1
-            _append(path, {"iteration": iteration, **_named(losses, "heldout_")})
-        return result
-
-    return logged
+@metric("positions", "with experts: positions of padding times experts per token, of one layer")
+def padding_dispatched(step: Step) -> int | None:
+    """Padding that is dispatched to experts: no loss sees it, its products are made."""
+    experts = step.architecture.experts
+    if experts is None:
+        return None
+    return (step.num_positions - step.num_tokens) * experts.experts_per_token
 
 
-def _named(losses: dict[str, Any], prefix: str = "") -> dict[str, float]:
-    """Losses under their names in the file, the whole one first."""
-    rest = {name.replace(" ", "_"): value for name, value in losses.items() if name != "lm loss"}
-    given = {"loss": losses["lm loss"], **rest}
-    return {f"{prefix}{name}": float(value) for name, value in given.items()}
+@metric("1e12 operations/s", "the model's operations by the documents' real lengths, per rank")
+def tflops_per_rank(step: Step) -> float:
+    """Model operations of a rank."""
+    return step.flops_per_second / 1e12
 
 
-def _note(losses: dict[str, Any], figures: dict[str, Any]) -> str:
-    rate = f"{figures['tokens_per_second']:,.0f} tokens/s"
-    return f"loss {float(losses['lm loss']):.4f}, {rate}" if "lm loss" in losses else rate
+@metric("share", "`tflops_per_rank` over the GPU's dense bfloat16 peak, where that is known")
+def mfu(step: Step) -> float | None:
+    """Model FLOP/s utilisation."""
+    return step.flops_per_second / step.peak_flops if step.peak_flops else None
 
 
-def _is_last_rank() -> bool:
-    return torch.distributed.get_rank() == torch.distributed.get_world_size() - 1
+@metric("shares", "emulated FP8: numbers saturated and flushed to 0, noise over signal")
+def fp8(step: Step) -> Rounding | None:
+    """What rounding to FP8 did."""
+    return step.rounding
+
+
+@metric("rows", "rows of the rollout worker in the step")
+def on_policy_rows(step: Step) -> int | None:
+    """Rows of the rollout worker."""
+    return None if step.on_policy_ages is None else len(step.on_policy_ages)
+
+
+@metric("iterations", "mean age of those rows' weights")
+def on_policy_age(step: Step) -> float | None:
+    """Mean age of the worker's rows."""
+    ages = step.on_policy_ages
+    return sum(ages) / len(ages) if ages else None

@@ -1,4 +1,4 @@
-"""The training program of one rank.  Payload: see ``training.stage``."""
+"""The training program of one rank; what it is to do is a ``training.job.TrainingJob``."""
 
 import os
 import signal
@@ -9,42 +9,46 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from megatron_dasd.checkpoint import tracker
-from megatron_dasd.checkpoint.artifact import TRACKER, MegatronCheckpoint, open_checkpoint
+from megatron_dasd.checkpoint.artifact import MegatronCheckpoint, open_loaded
+from megatron_dasd.checkpoint.pickles import allow_extra_states
 from megatron_dasd.data.groups import all_names
 from megatron_dasd.data.meta import read_meta
 from megatron_dasd.device.launch import run_program
 from megatron_dasd.errors import STOPPED_STATUS
-from megatron_dasd.models.architecture import Flags
+from megatron_dasd.manifests import model_folder
+from megatron_dasd.models.architecture import Flags, read_architecture
 from megatron_dasd.models.program import parse_argv, to_argv
+from megatron_dasd.models.sizes import checkpoint_bytes
 from megatron_dasd.progress import Bar, progress
-from megatron_dasd.training import writers
+from megatron_dasd.training import dashboards
+from megatron_dasd.training.flags import of_schedule
+from megatron_dasd.training.job import TrainingJob
 from megatron_dasd.training.slots import require_slots
 
 if TYPE_CHECKING:
+    from megatron_dasd.precision.numerics import Numerics
     from megatron_dasd.training.hooks import Hooks
+    from megatron_dasd.training.on_policy import OnPolicy
+    from megatron_dasd.training.step_recorder import StepRecorder
 
 ROWS_FLAGS: Flags = {"calculate-per-token-loss": True, "dataloader-type": "external"}
-"""What packed rows ask of Megatron: losses summed over tokens, batches that it does not split."""
-_BYTES_OF_A_WEIGHT = {False: 4 + 4 + 4, True: 2 + 4 + 4 + 4}
-"""In a checkpoint, by whether it is in bfloat16: the weight, its copy in float32 where it is none,
-and both of Adam's moments."""
+"""What packed rows need of Megatron: losses summed over tokens, batches that it does not split."""
 
 
-def main(payload: dict[str, Any]) -> None:
+def main(job: TrainingJob) -> None:
     """Hand Megatron's ``pretrain()`` our data, model and step."""
     start = time.time()
     # Megatron knows one signal to save and stop on; schedulers send either.
     signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-    argv = [*to_argv(payload["flags"]), *payload.get("argv", [])]
-    args = parse_argv([*argv, *writers.prepare(argv)])
-    data = [Path(payload[name]) for name in ("data", "ramp_data", "heldout") if payload[name]]
-    for path in data:
+    argv = [*to_argv(job.flags), *job.argv]
+    args = parse_argv([*argv, *dashboards.prepare(argv)])
+    for path in job.packed_data:
         require_slots(path, args)
-    names = all_names(map(read_meta, data))
-    start_from = _look_through_checkpoints(args)
+    names = all_names(map(read_meta, job.packed_data))
+    checkpoint = _inspect_checkpoints(args)
     # after start-up: these modules take their device from the adapter
     from megatron.core.enums import ModelType
     from megatron.training import pretrain, set_startup_timestamps
@@ -54,56 +58,76 @@ def main(payload: dict[str, Any]) -> None:
     from megatron_dasd.models.provider import model_provider
     from megatron_dasd.precision.emulation import with_precision
     from megatron_dasd.precision.numerics import Numerics
-    from megatron_dasd.training import hooks, metrics
+    from megatron_dasd.training import hooks, megatron_log
+    from megatron_dasd.training.balance import Balance
     from megatron_dasd.training.iterators import data_iterators
-    from megatron_dasd.training.keeper import Keeper
-    from megatron_dasd.training.on_policy import OnPolicy
+    from megatron_dasd.training.on_policy import on_policy_of_job
     from megatron_dasd.training.step import forward_step
-    from megatron_dasd.training.throughput import Throughput
 
     adamw.mend()
-    numerics, throughput = Numerics(), Throughput(args)
+    numerics = Numerics()
+    balance = Balance.of(args, job.loss.normalise_by)
     provider_of_model = with_precision(args, model_provider, numerics)
     set_startup_timestamps(program_start=start, main_entry=time.time())
-    acting: list[hooks.Hooks] = []
-    if args.save:
-        num_weights = start_from.num_weights if start_from else 0
-        num_bytes = num_weights * _BYTES_OF_A_WEIGHT[args.bf16]
-        acting.append(Keeper(Path(args.save), payload["keep_checkpoints"], num_bytes))
-    figures: list[metrics.Figures] = [throughput.take, lambda *_: numerics.take()]
-    on_policy = OnPolicy.of(payload["on_policy"], payload["loader"], args)
-    if on_policy:
-        acting.append(on_policy)
-        figures.append(on_policy.take)
+    if balance:
+        provider_of_model = balance.attached(provider_of_model)
+    on_policy = on_policy_of_job(job.on_policy, job.loader, args.global_batch_size)
+    recorder = _step_recorder(args, numerics, on_policy)
+    acting = [*_keepers(job, args, checkpoint), *([on_policy] if on_policy else [])]
     hooks.install(acting)
     provider = partial(
-        data_iterators, payload=payload, throughput=throughput, names=names, on_policy=on_policy
+        data_iterators,
+        job=job,
+        recorder=recorder,
+        names=names,
+        on_policy=on_policy,
+        balance=balance,
     )
     provider.is_distributed = True  # type: ignore[attr-defined]  # every rank reads for itself
-    with _progress(args, payload) as bar, _stage_end(acting):
-        metrics.install(
-            Path(payload["metrics"]) if payload["metrics"] else None,
-            figures,
-            bar,
-        )
+    with _progress(args, job) as bar, _stage_end(acting):
+        megatron_log.install(job.metrics, recorder, bar)
         pretrain(
             pretrain_cfg_container_from_args(args),
             provider,
             ModelType.encoder_or_decoder,
-            partial(forward_step, groups=names, **payload["loss"]),
+            partial(forward_step, groups=names, settings=job.loss),
             model_provider=provider_of_model,
         )
 
 
-def main_by_hand(payload: dict[str, Any]) -> None:
-    """The same, started by a launcher that goes by exit statuses.
+def _step_recorder(
+    args: Namespace, numerics: "Numerics", on_policy: "OnPolicy | None"
+) -> "StepRecorder":
+    from megatron_dasd.training.step_recorder import StepRecorder
+
+    architecture = read_architecture(model_folder(Path(args.dasd_hf_model)))
+    return StepRecorder(architecture, args.world_size, numerics, on_policy)
+
+
+def _keepers(
+    job: TrainingJob, args: Namespace, checkpoint: MegatronCheckpoint | None
+) -> "list[Hooks]":
+    """What keeps the checkpoints, if any are saved."""
+    if not args.save:
+        return []
+    from megatron_dasd.training.keeper import Keeper
+
+    num_bytes = checkpoint_bytes(checkpoint.num_weights, args.bf16) if checkpoint else 0
+    return [Keeper(Path(args.save), job.keep_checkpoints, num_bytes)]
+
+
+def main_by_hand(job: TrainingJob) -> None:
+    """The same, for a launcher that goes by exit statuses.
 
     Raises:
-        SystemExit: with status 75 when training was told to stop, or has reached a limit of its
-            flags, and wants to be started again.
+        SystemExit: with status 75 when training was stopped by a signal or a limit of its flags,
+            and resumes when it is started again.
+        UserError: the checkpoint to resume from has another schedule.
     """
     try:
-        main(payload)
+        main(job)
+    except AssertionError as error:
+        raise of_schedule(error) from None
     except SystemExit as ended:
         from megatron.training import get_args
 
@@ -115,7 +139,7 @@ def main_by_hand(payload: dict[str, Any]) -> None:
 
 @contextmanager
 def _stage_end(acting: "list[Hooks]") -> Iterator[None]:
-    """Tell hooks of the end, unless it is an error."""
+    """Call the hooks at the end, unless it is an error."""
     try:
         yield
     finally:
@@ -124,20 +148,22 @@ def _stage_end(acting: "list[Hooks]") -> Iterator[None]:
                 hook.on_stage_end()
 
 
-def _progress(args: Namespace, payload: dict[str, Any]) -> AbstractContextManager[Bar | None]:
+def _progress(args: Namespace, job: TrainingJob) -> AbstractContextManager[Bar | None]:
     """A line now and then on rank 0, where no launching process shows the progress."""
-    if args.rank or not payload["shows_progress"]:
+    if args.rank or not job.shows_progress:
         return nullcontext()
     done = tracker.read(Path(args.load)) if args.load and not args.finetune else 0
     return progress("training", args.train_iters, "steps", done, plain=True)
 
 
-def _look_through_checkpoints(args: Namespace) -> MegatronCheckpoint | None:
-    """Before Megatron opens what its flags name: where to go on from, or else where to begin."""
-    found = None
-    for flag in (args.load, args.pretrained_checkpoint):
-        if flag and (args.ckpt_step is not None or (Path(flag) / TRACKER).exists()):
-            found = open_checkpoint(Path(flag), args.ckpt_step)
+def _inspect_checkpoints(args: Namespace) -> MegatronCheckpoint | None:
+    """Check what Megatron's flags name before it opens any of it.
+
+    Returns:
+        Where training resumes, or else where it begins; None: it begins with random weights.
+    """
+    found = open_loaded(args.load, args.pretrained_checkpoint, args.ckpt_step)
+    allow_extra_states()
     return found
 
 

@@ -1,4 +1,4 @@
-"""Whether packed data fits a layout, asked at the start of training.
+"""Whether packed data fits a layout, checked at the start of training.
 
 Context parallelism divides every document's slot, sequence parallelism and FP8 the whole row (for
 FP8 see ``precision.requirements``).
@@ -13,17 +13,17 @@ from megatron_dasd.models.context_parallel import slot_multiple
 
 
 def require_slots(data: Path, args: Namespace) -> None:
-    """Stop where slots or rows of some packed data cannot be divided as Megatron's arguments ask.
+    """Stop where slots or rows of packed data cannot be divided as Megatron's arguments require.
 
     Raises:
-        UserError: what they would have to be multiples of, and what to do.
+        UserError: naming what they must be multiples of, and what to do.
     """
     meta = read_meta(data)
     multiple = slot_multiple(args.context_parallel_size)
     if meta.pack_align % multiple or meta.seq_length % multiple:
         raise UserError(
             f"{data}: documents are padded to multiples of {meta.pack_align} (pack_align) in rows "
-            f"of {meta.seq_length}; {args.context_parallel_size} context-parallel ranks want "
+            f"of {meta.seq_length}; {args.context_parallel_size} context-parallel ranks need "
             f"multiples of {multiple}: preprocess with such a pack_align, or choose another layout"
         )
     ranks = args.context_parallel_size * args.tensor_model_parallel_size

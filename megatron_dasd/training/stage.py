@@ -1,15 +1,14 @@
-"""Stage train: settings and data to Megatron's flags, its ranks started, its progress shown."""
+"""Stage train: settings and data to a training job, its ranks started, its progress shown."""
 
 import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.checkpoint import tracker
-from megatron_dasd.checkpoint.artifact import FOLDER, open_checkpoint, remember_source
+from megatron_dasd.checkpoint.artifact import CHECKPOINT_FOLDER, open_checkpoint, remember_source
 from megatron_dasd.config.data import PreprocessData
 from megatron_dasd.config.training import Train
 from megatron_dasd.data.meta import DataMeta, read_meta
@@ -20,40 +19,51 @@ from megatron_dasd.models.architecture import Flags, read_architecture
 from megatron_dasd.models.program import layout_flags
 from megatron_dasd.precision.recipes import RECIPES, precision_flags, weights_dtype, where_fp8_runs
 from megatron_dasd.progress import progress
-from megatron_dasd.training.exchange import Exchange
+from megatron_dasd.training.dashboards import dashboard_flags
+from megatron_dasd.training.exchange import Exchange, WorkerPayload
+from megatron_dasd.training.flags import check_divides
+from megatron_dasd.training.job import LossSettings, OnPolicyRows, TrainingJob
 from megatron_dasd.training.ledger import read_ledger
-from megatron_dasd.training.metrics_file import forget_after, last_step
+from megatron_dasd.training.metrics_file import StepLine, forget_after, last_step
 from megatron_dasd.training.program import ROWS_FLAGS
-from megatron_dasd.training.rollout_worker import RolloutWorker
-from megatron_dasd.training.writers import writer_flags
+from megatron_dasd.training.worker_process import WorkerProcess
 
 
-def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
-    """Train; goes on from this stage's own last checkpoint if there is one.
+def run(
+    settings: Train,
+    inputs: Mapping[str, Path],
+    folder: StageFolder,
+    worker_program: str | None = None,
+) -> dict[str, object]:
+    """Train; resumes from this stage's own last checkpoint if there is one.
+
+    Args:
+        worker_program: module that runs the inner stages of ``on_policy``, beside the training.
+            Whoever runs stages names it, since it runs stages too.
 
     Raises:
         UserError: a rank failed, or training ended where it should not have.
-        Stopped: training was told to stop before its last iteration, and has saved.
+        Stopped: training was stopped before its last iteration, and has saved.
     """
     data = read_meta(inputs[settings.data])
     more = read_meta(inputs[settings.ramp_data]).num_packs if settings.ramp_data else 0
     num_samples = math.ceil(settings.epochs * (data.num_packs + more))
     iterations = math.ceil(num_samples / settings.global_batch_size)
-    saves = folder.path / FOLDER
-    metrics = folder.path / LOGS / METRICS
-    payload = _payload(settings, inputs, saves, num_samples) | {"metrics": str(metrics)}
+    saves = folder.path / CHECKPOINT_FOLDER
+    job = training_job(settings, inputs, folder.path, num_samples)
     fp8 = where_fp8_runs() if settings.precision in RECIPES else None
     if fp8:
         print(f"    {settings.precision}: {fp8}", flush=True)
     done = tracker.repair(saves)
-    forget_after(metrics, done)
+    assert job.metrics is not None
+    forget_after(job.metrics, done)
     exchange = Exchange(folder.path)
     if settings.on_policy:
         exchange.make()
         tracker.repair(exchange.weights)
     if done < iterations:
-        worker = _worker(settings, inputs, folder)
-        _Training(settings, payload, folder, metrics, iterations, worker).go_on(done)
+        worker = _worker(settings, inputs, folder, worker_program)
+        _Ranks(job, settings.launch.num_ranks, folder.path, iterations, worker).train_from(done)
     else:
         print(f"    iteration {done} was the last and is saved: nothing to train", flush=True)
     tracker.keep_only(saves, iterations)
@@ -71,23 +81,57 @@ def run(settings: Train, inputs: Mapping[str, Path], folder: StageFolder) -> dic
     }
 
 
-def _payload(
-    settings: Train, inputs: Mapping[str, Path], saves: Path, num_samples: int
-) -> dict[str, Any]:
-    """What the training program is to do, but for where its metrics go.
+def training_job(
+    settings: Train, inputs: Mapping[str, Path], stage: Path, num_samples: int
+) -> TrainingJob:
+    """The job that a stage's settings ask for.
+
+    Args:
+        stage: the stage's folder.
+        num_samples: rows of the whole training, without padding.
 
     Raises:
-        UserError: a checkpoint that must not be opened, or settings that ask for what is not there.
+        UserError: a checkpoint that must not be opened, or settings that do not fit the inputs.
     """
-    iterations = math.ceil(num_samples / settings.global_batch_size)
+    data = read_meta(inputs[settings.data])
+
+    def place(reference: str | None) -> Path | None:
+        return inputs[reference] if reference else None
+
+    return TrainingJob(
+        flags=_flags(settings, inputs, stage, math.ceil(num_samples / settings.global_batch_size)),
+        data=inputs[settings.data],
+        ramp_data=place(settings.ramp_data),
+        ramp=settings.ramp,
+        heldout=place(settings.heldout),
+        num_samples=num_samples,
+        teacher_topk=place(settings.teacher_topk),
+        distils=settings.distils,
+        on_policy=_on_policy(settings, data, stage, num_samples),
+        loader=settings.loader,
+        loss=LossSettings(
+            normalise_by=settings.normalise_by,
+            chunked_loss=settings.chunked_loss,
+            loss_gradients=settings.loss_gradients,
+            distillation=settings.distillation,
+        ),
+        metrics=stage / LOGS / METRICS,
+        keep_checkpoints=settings.keep_checkpoints,
+    )
+
+
+def _flags(settings: Train, inputs: Mapping[str, Path], stage: Path, iterations: int) -> Flags:
     data = read_meta(inputs[settings.data])
     heldout = read_meta(inputs[settings.heldout]) if settings.heldout else None
     start = open_checkpoint(inputs[settings.checkpoint])
     model = model_folder(inputs[settings.model])
-    if settings.moe_aux_loss_coeff and not read_architecture(model).experts:
+    architecture = read_architecture(model)
+    check_divides(architecture, settings.launch, settings.megatron)
+    if settings.moe_aux_loss_coeff and not architecture.experts:
         raise UserError(f"moe_aux_loss_coeff: the model in {model} has no experts to balance")
+    saves = stage / CHECKPOINT_FOLDER
     dtype = weights_dtype(settings.precision)
-    flags = {
+    flags: Flags = {
         "dasd-hf-model": model,
         **layout_flags(settings.launch, data.seq_length, dtype),
         **precision_flags(settings.precision),
@@ -101,38 +145,19 @@ def _payload(
         "pretrained-checkpoint": start.folder,
         "save-interval": settings.save_interval or iterations,
         "exit-signal-handler": True,
-        **writer_flags(settings.megatron, saves.parent / LOGS, saves.parent.name),
+        **dashboard_flags(settings.megatron, stage / LOGS, stage.name),
         **settings.megatron,
     }
-    return {
-        "flags": {k: str(v) if isinstance(v, Path) else v for k, v in flags.items()},
-        "data": str(inputs[settings.data]),
-        "ramp_data": str(inputs[settings.ramp_data]) if settings.ramp_data else None,
-        "ramp": settings.ramp.model_dump(),
-        "heldout": str(inputs[settings.heldout]) if settings.heldout else None,
-        "num_samples": num_samples,
-        "teacher_topk": str(inputs[settings.teacher_topk]) if settings.teacher_topk else None,
-        "distils": settings.distils,
-        "on_policy": _on_policy(settings, data, saves.parent, num_samples),
-        "keep_checkpoints": settings.keep_checkpoints,
-        "shows_progress": False,
-        "loader": settings.loader,
-        "loss": {
-            "normalise_by": settings.normalise_by,
-            "chunked_loss": settings.chunked_loss,
-            "loss_gradients": settings.loss_gradients,
-            "distillation": settings.distillation.model_dump(),
-        },
-    }
+    return {name: str(x) if isinstance(x, Path) else x for name, x in flags.items()}
 
 
 def _on_policy(
     settings: Train, data: DataMeta, stage: Path, num_samples: int
-) -> dict[str, Any] | None:
-    """What the training program is to know of the worker's rows.
+) -> OnPolicyRows | None:
+    """What the training program has to know of the worker's rows.
 
     Raises:
-        UserError: they would not be like the data's.
+        UserError: they would not be packed like the data's.
     """
     given = settings.on_policy
     if given is None:
@@ -141,94 +166,100 @@ def _on_policy(
     made = given.stages[name]
     assert isinstance(made, PreprocessData)
     for field in ("seq_length", "pack_align"):
-        wanted, found = getattr(data, field), getattr(made, field)
-        if found != wanted:
-            raise UserError(f"on_policy.stages.{name}.{field}: {found}, that of data is {wanted}")
+        expected, found = getattr(data, field), getattr(made, field)
+        if found != expected:
+            raise UserError(f"on_policy.stages.{name}.{field}: {found}, that of data is {expected}")
     if "rampup-batch-size" in {flag.replace("_", "-") for flag in settings.megatron}:
         raise UserError("megatron.rampup-batch-size: with on_policy all steps have as many rows")
-    plan = given.model_dump(include={"share", "max_age", "every"})
-    return {**plan, "stage": str(stage), "num_samples": num_samples}
+    return OnPolicyRows(
+        stage=stage,
+        num_samples=num_samples,
+        share=given.share,
+        max_age=given.max_age,
+        every=given.every,
+    )
+
+
+def _worker(
+    settings: Train, inputs: Mapping[str, Path], folder: StageFolder, program: str | None
+) -> WorkerProcess | None:
+    if settings.on_policy is None:
+        return None
+    assert program is not None, "on_policy needs the program that runs its stages"
+    assert settings.seed is not None, "a pipeline gives every stage a seed"
+    payload = WorkerPayload(
+        stage=folder.path.absolute(),
+        model=inputs[settings.model].absolute(),
+        start=inputs[settings.checkpoint].absolute(),
+        settings=settings.on_policy,
+        seed=settings.seed,
+        places={name: path.absolute() for name, path in inputs.items()},
+    )
+    return WorkerProcess(program, payload, folder.path / LOGS)
 
 
 @dataclass(frozen=True)
-class _Training:
-    """The ranks of a stage, started and waited for."""
+class _Ranks:
+    """The ranks of a training, started and waited for."""
 
-    settings: Train
-    payload: dict[str, Any]
-    folder: StageFolder
-    metrics: Path
+    job: TrainingJob
+    num_ranks: int
+    stage: Path
     iterations: int
-    worker: RolloutWorker | None
+    worker: WorkerProcess | None
 
-    def go_on(self, done: int) -> None:
-        """Train from an iteration to the last.
+    def train_from(self, done: int) -> None:
+        """Train from iteration ``done`` to the last.
 
         Raises:
             UserError: training ended where it should not have.
-            Stopped: it was told to stop, or has reached a limit of its flags.
+            Stopped: it was stopped by a signal, or has reached a limit of its flags.
         """
-        path = self.folder.path
         reason = None
         try:
             self._launch(done)
         except Stopped as stopped:
             reason = str(stopped)
-        now = tracker.repair(path / FOLDER)
+        now = tracker.repair(self.stage / CHECKPOINT_FOLDER)
         if now == self.iterations and not reason:
             return
-        # Not by the exit status, which Megatron leaves at 0 also when it could not go on.
-        where = f"{path}: training stopped at iteration {now} of {self.iterations}"
+        # Not by the exit status: Megatron leaves it at 0 also when it could not resume.
+        where = f"{self.stage}: training stopped at iteration {now} of {self.iterations}"
         if reason or now > done:
             raise Stopped(f"{where} ({reason or 'a limit among the megatron flags'})")
-        raise UserError(f"{where}, where it began (log: {path / LOGS})")
+        raise UserError(f"{where}, where it began (log: {self.stage / LOGS})")
 
     def _launch(self, done: int) -> None:
-        path = self.folder.path
-        with progress(path.name, total=self.iterations, unit="steps", done=done) as bar:
+        assert self.job.metrics is not None
+        metrics, name = self.job.metrics, self.stage.name
+        with progress(name, total=self.iterations, unit="steps", done=done) as bar:
             shown = done
 
             def show() -> None:
                 nonlocal shown
                 if self.worker:
                     self.worker.poll()
-                line = last_step(self.metrics)
-                if line and line["iteration"] > shown:
-                    bar.advance(line["iteration"] - shown, note=_note(line))
-                    shown = line["iteration"]
+                line = last_step(metrics)
+                if line and line.iteration > shown:
+                    bar.advance(line.iteration - shown, note=_note(line))
+                    shown = line.iteration
 
             with self.worker or nullcontext():
                 launch(
                     "megatron_dasd.training.program",
-                    self.payload,
-                    self.settings.launch.num_ranks,
-                    path / LOGS,
+                    self.job,
+                    self.num_ranks,
+                    self.stage / LOGS,
                     on_poll=show,
                 )
 
 
-def _note(line: dict[str, Any]) -> str:
-    """What the progress shows of a step."""
-    note = f"loss {line['loss']:.4f}, {line['tokens_per_second']:,.0f} tokens/s"
-    if rows := line.get("on_policy_rows"):
-        note += f", {rows} on-policy rows {line['on_policy_age']:.0f} steps old"
+def _note(line: StepLine) -> str:
+    """A step's figures, for the progress line."""
+    note = f"loss {line.loss:.4f}, {line.tokens_per_second:,.0f} tokens/s"
+    if line.on_policy_rows:
+        note += f", {line.on_policy_rows} on-policy rows {line.on_policy_age:.0f} steps old"
     return note
-
-
-def _worker(
-    settings: Train, inputs: Mapping[str, Path], folder: StageFolder
-) -> RolloutWorker | None:
-    if settings.on_policy is None:
-        return None
-    payload = {
-        "stage": str(folder.path.absolute()),
-        "model": str(inputs[settings.model].absolute()),
-        "start": str(inputs[settings.checkpoint].absolute()),
-        "settings": settings.on_policy.model_dump(mode="json"),
-        "seed": settings.seed,
-        "places": {name: str(path.absolute()) for name, path in inputs.items()},
-    }
-    return RolloutWorker(payload, folder.path / LOGS)
 
 
 def _optimizer_flags(settings: Train, iterations: int) -> Flags:
@@ -246,7 +277,7 @@ def _optimizer_flags(settings: Train, iterations: int) -> Flags:
         "adam-eps": settings.adam_eps,
         "clip-grad": settings.clip_grad,
         "use-distributed-optimizer": settings.launch.distributed_optimizer,
-        # Checkpoints that any other layout can go on from.
+        # Checkpoints that can be resumed under any other layout.
         "dist-ckpt-optim-fully-reshardable": settings.launch.distributed_optimizer,
         "moe-aux-loss-coeff": settings.moe_aux_loss_coeff,
         "log-interval": 1,

@@ -8,7 +8,6 @@ import torch
 from megatron.training import get_args
 from torch import Tensor
 
-from megatron_dasd.config.training import LossGradients, Normalisation
 from megatron_dasd.data.groups import Names
 from megatron_dasd.data.meta import CLASS_NAMES, SENTENCE_CLASSES, WRITER_NAMES, WRITERS
 from megatron_dasd.data.teacher_top import IDS, LOGPROBS
@@ -22,6 +21,12 @@ from megatron_dasd.losses.cross_entropy import (
 from megatron_dasd.losses.distillation import TeacherTop, distillation_loss, token_distances
 from megatron_dasd.losses.output_layer import summed_loss, token_losses
 from megatron_dasd.models.packed import ROW_NUMBER, Batch, forward, own_share
+from megatron_dasd.training.job import LossSettings
+
+type Output = Tensor | tuple[Tensor, Tensor]
+"""Of the last pipeline stage: token losses, or what an output processor makes of them."""
+type LossParts = tuple[Tensor, Tensor, dict[str, Tensor]]
+"""Sum of the loss, what it is divided by, and what is logged."""
 
 
 def forward_step(
@@ -30,25 +35,20 @@ def forward_step(
     return_schedule_plan: bool = False,
     *,
     groups: Names,
-    normalise_by: Normalisation,
-    chunked_loss: bool,
-    loss_gradients: LossGradients,
-    distillation: dict[str, Any],
-) -> tuple[Tensor, Callable[[Tensor], Any]]:
-    """Megatron's ``forward_step_func``: output of the stage and the loss to be taken of it.
+    settings: LossSettings,
+) -> tuple[Tensor, Callable[[Output], LossParts]]:
+    """Megatron's ``forward_step_func``: the stage's output, and the loss function for it.
 
     Args:
+        data_iterator: batches of one row.
+        model: this rank's pipeline stage.
+        return_schedule_plan: Megatron passes it; not used.
         groups: names of the groups of documents whose losses are logged.
-        normalise_by: see ``losses.cross_entropy``.
-        chunked_loss: whether output layer and loss are taken together, see
-            ``losses.linear_logprobs``.
-        loss_gradients: where they are made, see ``losses.linear_loss``.
-        distillation: divergence, its beta and weight; used for rows that know the teacher's
-            likeliest tokens (held-out rows do not).
+        settings: how the loss is taken.
     """
     batch = next(data_iterator)
     shares = token_shares(
-        batch["loss_mask"].flatten(), batch["position_ids"].flatten(), normalise_by
+        batch["loss_mask"].flatten(), batch["position_ids"].flatten(), settings.normalise_by
     )
     # Shares first, of the whole row: a sequence divided over ranks counts once.
     batch = own_share(batch | {"factors": shares[0][None], "counts": shares[1][None]})
@@ -64,40 +64,38 @@ def forward_step(
         processor = partial(
             token_distances,
             vocab_size=vocab_size,
-            name=distillation["divergence"],
-            beta=distillation["beta"],
+            name=settings.distillation.divergence,
+            beta=settings.distillation.beta,
             teacher=TeacherTop(batch[IDS], batch[LOGPROBS]),
         )
-        loss = partial(distillation_loss, *shares, distillation["weight"])
+        loss = partial(distillation_loss, *shares, settings.distillation.weight)
         return forward(model, batch, output_processor=processor), partial(by_class, loss)
-    if loss_gradients == "forward":
+    if settings.loss_gradients == "forward":
         summing = partial(summed_loss, vocab_size=vocab_size, factors=shares[0])
         known = partial(_of_known_sum, shares[1])
         return forward(model, batch, output_processor=summing), partial(by_class, known)
-    whole = partial(token_losses, vocab_size=vocab_size) if chunked_loss else None
+    whole = partial(token_losses, vocab_size=vocab_size) if settings.chunked_loss else None
     loss = partial(weighted_loss, *shares)
     return forward(model, batch, output_processor=whole), partial(by_class, loss)
 
 
-def _of_known_sum(
-    counts: Tensor, output: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+def _of_known_sum(counts: Tensor, output: tuple[Tensor, Tensor]) -> LossParts:
     return divided_loss(counts, output[0])
 
 
 def _with_classes(
-    loss: Callable[[Any], tuple[Tensor, Tensor, dict[str, Tensor]]],
-    output: Tensor | tuple[Tensor, Tensor],
+    loss: Callable[[Any], LossParts],
+    output: Output,
     *,
     factors: Tensor,
     classes: Sequence[tuple[Tensor, Sequence[str]]],
     row: Tensor,
-) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """A loss, and in what is logged the cross-entropy of each class too.
+) -> LossParts:
+    """A loss that logs the cross-entropy of each class too.
 
     Raises:
-        UserError: the loss is no number (Megatron's ``--no-check-for-nan-in-loss-and-grad`` leaves
-            this out, and the wait for the GPU with it).
+        UserError: the loss is not finite (Megatron's ``--no-check-for-nan-in-loss-and-grad`` skips
+            this check, and the wait for the GPU with it).
     """
     total, divisor, logged = loss(output)
     args = get_args()
@@ -117,7 +115,7 @@ def _with_classes(
 
 
 def _classes(batch: Batch, groups: Names) -> list[tuple[Tensor, Sequence[str]]]:
-    """Classes that tokens belong to, and their names: of documents, sentences and writers."""
+    """Classes that tokens belong to (by document, sentence and writer), and their names."""
     found: list[tuple[Tensor, Sequence[str]]] = [
         (batch[kind], [f"{kind} {name}" for name in names]) for kind, names in groups.items()
     ]

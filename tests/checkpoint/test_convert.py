@@ -11,7 +11,7 @@ from megatron_dasd.checkpoint.convert import (
     check_source,
     expected_tensors,
     from_hf,
-    rule_table,
+    mapping_table,
     to_hf,
     total_bytes,
 )
@@ -50,18 +50,18 @@ PARAMETERS = {name: torch.empty(shape, device="meta") for name, shape in SHAPES.
 
 def hf_tensors() -> dict[str, Tensor]:
     torch.manual_seed(0)
-    expected = expected_tensors(rule_table(TIED, PARAMETERS), PARAMETERS, torch.float32)
+    expected = expected_tensors(mapping_table(TIED, PARAMETERS), PARAMETERS, torch.float32)
     return {name: torch.randn(info.shape) for name, info in expected.items()}
 
 
 def check(folder: Path, tensors: dict[str, Tensor]) -> None:
     save_file(tensors, folder / "model.safetensors")
-    expected = expected_tensors(rule_table(TIED, PARAMETERS), PARAMETERS, torch.float32)
+    expected = expected_tensors(mapping_table(TIED, PARAMETERS), PARAMETERS, torch.float32)
     check_source(HfWeights(folder), expected, TIED)
 
 
 def test_the_expected_tensors_follow_from_the_rules() -> None:
-    expected = expected_tensors(rule_table(TIED, PARAMETERS), PARAMETERS, torch.bfloat16)
+    expected = expected_tensors(mapping_table(TIED, PARAMETERS), PARAMETERS, torch.bfloat16)
     assert {name: info.shape for name, info in expected.items()} == {
         "model.embed_tokens.weight": (130, 4),
         "model.layers.0.input_layernorm.weight": (4,),
@@ -79,11 +79,11 @@ def test_the_expected_tensors_follow_from_the_rules() -> None:
 
 
 def test_every_parameter_needs_a_rule_and_every_rule_a_parameter() -> None:
-    with pytest.raises(RuntimeError, match=r"no rule for the Megatron tensors \['extra'\]"):
-        rule_table(TIED, PARAMETERS | {"extra": torch.empty(1)})
+    with pytest.raises(RuntimeError, match=r"no mapping for the Megatron tensors \['extra'\]"):
+        mapping_table(TIED, PARAMETERS | {"extra": torch.empty(1)})
     fewer = {name: x for name, x in PARAMETERS.items() if "fc2" not in name}
-    with pytest.raises(RuntimeError, match="a rule for decoder.layers.0.mlp.linear_fc2.weight"):
-        rule_table(TIED, fewer)
+    with pytest.raises(RuntimeError, match="a mapping for decoder.layers.0.mlp.linear_fc2.weight"):
+        mapping_table(TIED, fewer)
 
 
 def test_there_and_back_is_bit_for_bit(tmp_path: Path) -> None:
@@ -91,10 +91,10 @@ def test_there_and_back_is_bit_for_bit(tmp_path: Path) -> None:
     tensors["model.norm.weight"] = torch.tensor([float("nan"), -0.0, float("inf"), 1e-42])
     check(tmp_path, tensors)
     weights, back = HfWeights(tmp_path), {}
-    for name, rule in rule_table(TIED, PARAMETERS).items():
-        parameter = from_hf(weights, rule)
+    for name, mapping in mapping_table(TIED, PARAMETERS).items():
+        parameter = from_hf(weights, mapping)
         assert parameter.shape == SHAPES[name]
-        back |= to_hf(parameter, rule, torch.float32)
+        back |= to_hf(parameter, mapping, torch.float32)
     assert back.keys() == tensors.keys()
     assert all(same_bits(back[name], tensors[name]) for name in tensors)
 
@@ -135,3 +135,11 @@ def test_what_older_folders_hold_besides(tmp_path: Path) -> None:
     tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
     tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(1)
     check(tmp_path, tensors)
+
+
+def test_a_head_that_is_not_the_embedding_it_is_tied_to(tmp_path: Path) -> None:
+    tensors = hf_tensors()
+    embedding = tensors["model.embed_tokens.weight"]
+    check(tmp_path, tensors | {"lm_head.weight": embedding.clone()})
+    with pytest.raises(UserError, match=r"config\.json ties lm_head\.weight to the embedding, and"):
+        check(tmp_path, tensors | {"lm_head.weight": embedding + 1})

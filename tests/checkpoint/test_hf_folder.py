@@ -143,3 +143,58 @@ def test_other_types_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"torch_dtype": "float16"}')
     with pytest.raises(UserError, match="field dtype: float16"):
         weights_dtype(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_an_adapter_beside_the_weights_is_refused(name: str, tmp_path: Path) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "model.safetensors")
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match=f"{name}: an adapter lies beside the weights"):
+        HfWeights(tmp_path)
+
+
+def test_stacked_experts_are_read_one_by_one(tmp_path: Path) -> None:
+    experts = "model.layers.0.mlp.experts"
+    both, down = torch.arange(24.0).reshape(2, 4, 3), torch.arange(12.0).reshape(2, 3, 2)
+    stacked = {f"{experts}.gate_up_proj": both, f"{experts}.down_proj": down}
+    save_file(stacked | {"other": torch.ones(1)}, tmp_path / "model.safetensors")
+    weights = HfWeights(tmp_path)
+    kinds = ("gate_proj", "up_proj", "down_proj")
+    one_by_one = {f"{experts}.{i}.{kind}.weight" for i in range(2) for kind in kinds}
+    assert weights.names() == one_by_one | {"other"}
+    assert weights.tensors[f"{experts}.1.up_proj.weight"].shape == (2, 3)
+    read = {name: weights.read(name) for name in one_by_one}
+    assert torch.equal(read[f"{experts}.1.gate_proj.weight"], both[1, :2])
+    assert torch.equal(read[f"{experts}.0.up_proj.weight"], both[0, 2:])
+    assert torch.equal(read[f"{experts}.1.down_proj.weight"], down[1])
+
+
+def test_what_came_along_goes_along_and_code_stays(tmp_path: Path) -> None:
+    source, out = tmp_path / "model", tmp_path / "out"
+    (source / "additional_chat_templates").mkdir(parents=True)
+    out.mkdir()
+    own_code = {"auto_map": {"AutoModelForCausalLM": "modeling_own.M"}, "kept": "ü"}
+    for name in ("config.json", "tokenizer_config.json"):
+        (source / name).write_text(json.dumps(own_code))
+    along = ("preprocessor_config.json", "vocab.txt", "spiece.model", "LICENCE", "NOTICE.txt")
+    stay = ("modeling_own.py", "model.safetensors", "model.safetensors.index.json", "README.md")
+    stay += ("pytorch_model.bin", "pytorch_model.bin.index.json", ".gitattributes")
+    for name in (*along, *stay):
+        (source / name).write_text("{}")
+    (source / "additional_chat_templates" / "tools.jinja").write_text("a template")
+    copy_companions(source, out)
+    expected = {*along, "config.json", "tokenizer_config.json", "additional_chat_templates"}
+    assert {path.name for path in out.iterdir()} == expected
+    assert (out / "additional_chat_templates" / "tools.jinja").read_text() == "a template"
+    for name in ("config.json", "tokenizer_config.json"):
+        assert json.loads((out / name).read_text()) == {"kept": "ü"}
+
+
+def test_a_template_that_links_out_is_refused(tmp_path: Path) -> None:
+    source, out = tmp_path / "model", tmp_path / "out"
+    (source / "additional_chat_templates").mkdir(parents=True)
+    out.mkdir()
+    (tmp_path / "key").write_text("secret")
+    (source / "additional_chat_templates" / "a.jinja").symlink_to(tmp_path / "key")
+    with pytest.raises(UserError, match="a.jinja: is a link out of the folder"):
+        copy_companions(source, out)

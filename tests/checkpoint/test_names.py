@@ -1,6 +1,6 @@
 import torch
 
-from megatron_dasd.checkpoint.names import join_qkv, rules, split_qkv
+from megatron_dasd.checkpoint.names import join_qkv, split_qkv, tensor_mappings
 from megatron_dasd.models.architecture import FAMILIES, Architecture, Experts
 
 
@@ -40,39 +40,47 @@ def test_qkv_is_grouped_by_key_value_head() -> None:
 
 
 def test_vocabulary_is_padded_with_zeros_and_cropped() -> None:
-    rule = next(rules(architecture()))
+    mapping = next(tensor_mappings(architecture()))
     weight = torch.randn(130, 8)
-    padded = rule.join([weight])
+    padded = mapping.join([weight])
     assert padded.shape == (256, 8)
     assert padded[130:].abs().sum() == 0
-    assert torch.equal(rule.split(padded)[0], weight)
+    assert torch.equal(mapping.split(padded)[0], weight)
 
 
 def test_every_name_occurs_once() -> None:
     for family in FAMILIES:
         for tied in (True, False):
-            table = list(rules(architecture(family, tied)))
-            ours = [rule.megatron for rule in table]
-            theirs = [name for rule in table for name in rule.hf]
+            table = list(tensor_mappings(architecture(family, tied)))
+            ours = [mapping.megatron for mapping in table]
+            theirs = [name for mapping in table for name in mapping.hf]
             assert len(set(ours)) == len(ours)
             assert len(set(theirs)) == len(theirs)
             assert ("lm_head.weight" in theirs) is not tied
 
 
 def test_gate_stands_before_up() -> None:
-    (rule,) = [
-        r for r in rules(architecture()) if r.megatron == "decoder.layers.1.mlp.linear_fc1.weight"
+    (mapping,) = [
+        r
+        for r in tensor_mappings(architecture())
+        if r.megatron == "decoder.layers.1.mlp.linear_fc1.weight"
     ]
-    assert rule.hf == ("model.layers.1.mlp.gate_proj.weight", "model.layers.1.mlp.up_proj.weight")
+    assert mapping.hf == (
+        "model.layers.1.mlp.gate_proj.weight",
+        "model.layers.1.mlp.up_proj.weight",
+    )
     gate, up = torch.full((6, 8), 1.0), torch.full((6, 8), 2.0)
-    joined = rule.join([gate, up])
+    joined = mapping.join([gate, up])
     assert joined[:, 0].tolist() == [1.0] * 6 + [2.0] * 6
-    assert all(torch.equal(a, b) for a, b in zip(rule.split(joined), [gate, up], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(mapping.split(joined), [gate, up], strict=True))
 
 
 def test_experts_have_tensors_of_their_own() -> None:
     layer = "decoder.layers.1.mlp."
-    table = {rule.megatron: rule.hf for rule in rules(architecture("Qwen3MoeForCausalLM"))}
+    table = {
+        mapping.megatron: mapping.hf
+        for mapping in tensor_mappings(architecture("Qwen3MoeForCausalLM"))
+    }
     ours = {name: hf for name, hf in table.items() if name.startswith(layer)}
     assert ours == {
         f"{layer}router.weight": ("model.layers.1.mlp.gate.weight",),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from megatron_dasd.cluster.jobs import Job, plan_jobs
+from megatron_dasd.cluster.jobs import SlurmJob, plan_jobs
 from megatron_dasd.config.pipeline import Pipeline, load_pipeline
 from megatron_dasd.errors import UserError
 
@@ -99,7 +99,7 @@ def load(tmp_path: Path) -> Load:
     return load
 
 
-def jobs_of(pipeline: Pipeline, *stages: str) -> dict[str, Job]:
+def jobs_of(pipeline: Pipeline, *stages: str) -> dict[str, SlurmJob]:
     return {job.name: job for job in plan_jobs(pipeline, stages or list(pipeline.stages))}
 
 
@@ -123,7 +123,15 @@ def test_stages_wait_for_what_they_read_and_servers_for_their_first_stage(load: 
         waits = (*job.after_ok, *job.after_start, *job.after_any)
         assert all(order.index(name) < order.index(job.name) for name in waits)
     assert [job.script for job in jobs.values()] == [
-        *("stage", "export", "stage", "serve", "serve", "sample", "stage", "sample", "score"),
+        "stage",
+        "stage",
+        "stage",
+        "serve",
+        "serve",
+        "stage",
+        "stage",
+        "stage",
+        "stage",
         "end_servers",
     ]
 
@@ -182,17 +190,27 @@ def test_the_command_line(load: Load, tmp_path: Path) -> None:
     ids = {"filter": "17", "model": "4"}
     command = jobs["score"].command(ids, Path("slurm"), Path("logs"), ["bad1", "bad2"])
     assert command == [
-        *("sbatch", "--parsable", "--job-name=score", "--nodes=2", "--ntasks-per-node=8"),
-        *(
-            "--cpus-per-task=12",
-            "--gpus-per-node=8",
-            "--time=01:00:00",
-            "--partition=gpu",
-            "--account=team",
-        ),
-        *("--output=logs/score-%j.log", "--dependency=afterok:17", "--kill-on-invalid-dep=yes"),
-        *("--exclude=bad1,bad2", "--comment=x", "--constraint=h100", "slurm/score.sbatch"),
-        *(str(tmp_path / "pipeline.yaml"), "score", "--set=a.b=1"),
+        "sbatch",
+        "--parsable",
+        "--job-name=score",
+        "--nodes=2",
+        "--ntasks-per-node=8",
+        "--cpus-per-task=12",
+        "--gpus-per-node=8",
+        "--time=01:00:00",
+        "--signal=B:USR1@120",
+        "--partition=gpu",
+        "--account=team",
+        "--output=logs/score-%j.log",
+        "--dependency=afterok:17",
+        "--kill-on-invalid-dep=yes",
+        "--exclude=bad1,bad2",
+        "--comment=x",
+        "--constraint=h100",
+        "slurm/stage.sbatch",
+        str(tmp_path / "pipeline.yaml"),
+        "score",
+        "--set=a.b=1",
     ]
     assert not any("--dependency" in word for word in jobs["score"].command({}, Path(), Path()))
     services = jobs["score"].environment["DASD_SERVICES"]

@@ -68,7 +68,9 @@ def test_a_stage_that_brings_weights_has_the_server_started_again(
         engine = ServerEngine(server, model_dir)
         ((_, answers),) = engine.generate([(0, [request(1), request(2)])], Seen())
         assert all(isinstance(answer, Generation) for answer in answers)
-        assert engine.name == Weights.of(model_dir).version  # as the server calls its model
+        assert (
+            engine.name == Weights.from_folder(model_dir).version
+        )  # as the server calls its model
         (second,) = announced_urls("student")
         assert second != first
     finally:
@@ -79,7 +81,7 @@ def test_a_stage_that_brings_weights_has_the_server_started_again(
     assert announced_urls("student") == []
     assert children
     assert not any(is_alive(int(pid)) for pid in children)
-    version = Weights.of(model_dir).version
+    version = Weights.from_folder(model_dir).version
     assert [line.split(" at ")[0] for line in told.splitlines()] == [
         "student: serving student",
         f"student: serving {version}",

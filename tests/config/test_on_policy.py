@@ -67,13 +67,13 @@ def test_how_rounds_are_made_is_no_part_of_the_identity() -> None:
 @pytest.mark.parametrize(
     ("stages", "why"),
     [
-        ({"rollouts": STAGES["rollouts"]}, "wanted one preprocess_data"),
-        ({**STAGES, "more": STAGES["data"]}, "wanted one preprocess_data"),
-        ({**STAGES, "top": TOP, "more": TOP}, "wanted one score_topk at most"),
+        ({"rollouts": STAGES["rollouts"]}, "expected one preprocess_data"),
+        ({**STAGES, "more": STAGES["data"]}, "expected one preprocess_data"),
+        ({**STAGES, "top": TOP, "more": TOP}, "expected one score_topk at most"),
         ({**STAGES, "weights": STAGES["data"]}, "stages.weights: that is the training's weights"),
         (
             {**STAGES, "rollouts": STAGES["rollouts"] | {"model": "other"}},
-            "wanted a roll_out_student with model: weights",
+            "expected a roll_out_student with model: weights",
         ),
         (
             {**STAGES, "rollouts": STAGES["rollouts"] | {"max_prompts": None}},

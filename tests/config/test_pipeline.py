@@ -121,8 +121,11 @@ def test_overrides(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "reason"),
     [
-        ("teacher=1", "--set teacher=1: wanted stage.setting=value"),
-        ("teacher.num_layers", "--set teacher.num_layers: wanted stage.setting=value"),
+        ("teacher=1", "--set teacher=1: expected stage.setting=value or recipe.field=value"),
+        (
+            "teacher.num_layers",
+            "--set teacher.num_layers: expected stage.setting=value or recipe.field=value",
+        ),
         ("nobody.seed=1", "--set nobody.seed=1: no stage nobody"),
         ("teacher.kind.seed=1", "--set teacher.kind.seed=1: kind has no settings of its own"),
         ("teacher.seed=[", "--set teacher.seed=[: the value is not YAML"),
@@ -156,7 +159,7 @@ def test_a_bad_override(tmp_path: Path, override: str, reason: str) -> None:
         (HEAD + TEACHER + STUDENT + STUDENT, "line 14: student is given twice"),
         (HEAD + TEACHER + "    alphabet: c\n", "line 13: alphabet is given twice"),
         ("name: x\n", "run_dir: must be given; and 1 more"),
-        ("- 1\n", "wanted a mapping with name, run_dir and stages"),
+        ("- 1\n", "expected a mapping with name, run_dir and stages"),
         ("name: [\n", "line 2: expected the node content, but found '<stream end>'"),
         ("name: \x00\n", "not YAML: unacceptable character"),
         (HEAD.replace("runs/test", "$NOT_SET_ANYWHERE/x") + TEACHER, "run_dir: $NOT_SET_ANYWHERE"),
@@ -176,7 +179,7 @@ def test_a_bad_file(tmp_path: Path, text: str, reason: str) -> None:
 
 def test_an_unknown_kind_tells_the_known_ones(tmp_path: Path) -> None:
     reason = told(tmp_path, HEAD + "  a: {kind: magic}\n")
-    assert reason.startswith("stages.a: unknown kind magic (known: 'import_gguf', ")
+    assert reason.startswith("stages.a: unknown kind magic (known: 'continue_teacher', ")
 
 
 def test_ranks_must_fill_the_layout(tmp_path: Path) -> None:

@@ -1,19 +1,20 @@
 """Settings of the stage kinds: what they refuse, and what determines a result."""
 
 import json
-from typing import Any, get_args
+from typing import Any, Literal
 
 import pytest
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from megatron_dasd.config.base import Engine, Launch, Server, Settings
+from megatron_dasd.config.base import Engine, Launch, Server, Settings, Stage
 from megatron_dasd.config.evaluation import Evaluate
-from megatron_dasd.config.stages import StageSettings
+from megatron_dasd.config.execution import Execution
+from megatron_dasd.config.stages import StageSettings, stage_kinds
 from megatron_dasd.config.teacher import ContinueTeacher, SampleTeacher
 from megatron_dasd.config.training import Train
 
 TRAIN: dict[str, Any] = {"kind": "train", "model": "m", "checkpoint": "c", "data": "d"}
-KINDS = get_args(get_args(StageSettings)[0])
+KINDS = stage_kinds().values()
 
 
 def test_the_layout_of_processes_does_not_determine_the_result() -> None:
@@ -24,6 +25,65 @@ def test_the_layout_of_processes_does_not_determine_the_result() -> None:
     assert one.identity() != Train(**TRAIN, seed=2).identity()
     assert one.identity() != Train(**TRAIN, seed=1, lr=1e-4).identity()
     assert json.loads(json.dumps(one.identity())) == one.identity()
+
+
+def execution_settings(model: type[BaseModel]) -> set[str]:
+    return {
+        name
+        for name, info in model.model_fields.items()
+        if any(isinstance(mark, Execution) for mark in info.metadata)
+    }
+
+
+def test_exactly_these_settings_are_no_part_of_a_result() -> None:
+    marked = {kind: execution_settings(settings) for kind, settings in stage_kinds().items()}
+    assert {kind: names for kind, names in marked.items() if names} == {
+        "preprocess_data": {"num_workers"},
+        "score_student": {"launch"},
+        "train": {"launch", "loader", "chunked_loss", "loss_gradients", "keep_checkpoints"},
+    }
+    assert execution_settings(Server) == {
+        "urls",
+        "service",
+        "reload",
+        "api_key_env",
+        "concurrency",
+        "deadline_seconds",
+        "max_attempts",
+        "patience_seconds",
+        "probe",
+    }
+    server = Server(urls=["http://a/v1"])
+    sample = SampleTeacher(
+        kind="sample_teacher", prompts="p", max_new_tokens=8, engine=Engine(server=server)
+    )
+    assert set(sample.model_dump()) == set(sample.identity())
+    assert set(sample.identity()["engine"]) == {"batch_size", "dtype", "server"}
+    assert set(sample.identity()["engine"]["server"]) == {
+        "api",
+        "model",
+        "extra_body",
+        "send_seed",
+        "rescore_by",
+    }
+
+
+def test_a_kind_is_registered_once_and_with_its_stage() -> None:
+    with pytest.raises(
+        TypeError, match=r"kind train is registered already, by .*\.training\.Train"
+    ):
+
+        class Again(Settings):
+            kind: Literal["train"]
+            stage = Stage(module="elsewhere")
+
+    with pytest.raises(TypeError, match="Bare: stage kind bare declares no Stage"):
+
+        class Bare(Settings):
+            kind: Literal["bare"]
+
+    assert stage_kinds()["train"] is Train
+    assert "bare" not in stage_kinds()
 
 
 def test_experts_are_shared_among_the_data_parallel_ranks() -> None:

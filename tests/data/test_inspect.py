@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.data.indexed import DataFormat, ShardWriter, write_data
-from megatron_dasd.data.inspect import main, row_lines
+from megatron_dasd.data.inspect import row_lines
+from megatron_dasd.data.inspect_cli import main
 from megatron_dasd.data.integrity import faults
 from megatron_dasd.data.meta import COMPANIONS, Document
 from megatron_dasd.data.packed_dataset import PackedDataset

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from megatron_dasd.data.indexed import DataFormat, ShardWriter, write_data
@@ -14,6 +15,7 @@ from megatron_dasd.data.meta import COMPANIONS, DataMeta, read_meta
 from megatron_dasd.data.packed_dataset import PackedDataset
 from megatron_dasd.data.rows import BORDERS
 from megatron_dasd.errors import UserError
+from megatron_dasd.losses.cross_entropy import token_shares
 
 # two rows of 12, documents aligned to 4: [20 21 22 23 24 . . . | 40 41 . .] and [30 31 32 . ...]
 DOCUMENTS = [
@@ -221,3 +223,18 @@ def test_documents_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match="x: "):
         add(tmp_path, tokens, mask)
+
+
+def test_loss_counts_are_those_of_the_rows(folder: Path) -> None:
+    data = PackedDataset(folder)
+    assert [data.loss_counts(row) for row in range(2)] == [(3, 2), (2, 1)]
+    for row in range(2):
+        values = [torch.from_numpy(data[row][name]) for name in ("loss_mask", "position_ids")]
+        for normalisation, count in zip(("token", "sequence"), data.loss_counts(row), strict=True):
+            assert token_shares(*values, normalisation)[1].sum() == count
+
+
+def test_a_sequence_without_weight_does_not_count(folder: Path) -> None:
+    data = PackedDataset(folder)
+    data._weights = np.array([0.5, 0.0, 2.0], np.float32)
+    assert [data.loss_counts(row) for row in range(2)] == [(1, 1), (2, 1)]

@@ -16,8 +16,8 @@ from megatron_dasd.config.data import PreprocessData
 from megatron_dasd.data.integrity import faults
 from megatron_dasd.data.meta import Document
 from megatron_dasd.data.packed_dataset import PackedDataset
+from megatron_dasd.data.pieces import plan_shards
 from megatron_dasd.data.preprocess_data import run
-from megatron_dasd.data.responses import plan_shards
 from megatron_dasd.data.shards import make_shard
 from megatron_dasd.errors import UserError
 from megatron_dasd.manifests import Manifest
@@ -250,7 +250,7 @@ def test_a_library_that_turns_out_not_to_be_exact(
     assert run_stage(run, settings(num_workers=1), many).files == whole.files
     assert used[:3] == [(i, "gigatoken") for i in range(3)]
     assert used[3:] == [(i, "tokenizers") for i in range(6)]
-    assert "beginning anew with tokenizers, not gigatoken: ids differ" in capsys.readouterr().out
+    assert "starting again with tokenizers, not gigatoken: ids differ" in capsys.readouterr().out
 
 
 def test_a_worker_s_user_error_comes_through(

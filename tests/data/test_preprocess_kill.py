@@ -52,7 +52,7 @@ def pipeline(tmp_path: Path, model_dir: Path, make_response: Callable[..., Respo
 
 def command(pipeline: Path, run_dir: Path, *how: str) -> list[str]:
     # one file of the fixture is a shard: some 0.4 MB
-    small = "import megatron_dasd.data.responses as r; r.plan_shards.__defaults__ = (1,); "
+    small = "import megatron_dasd.data.pieces as r; r.plan_shards.__defaults__ = (1,); "
     program = (
         f"import sys, runpy; {small}sys.argv = {[str(TOOL), str(pipeline)]!r} "
         f"+ ['--run-dir', {str(run_dir)!r}, *{list(how)!r}]; "

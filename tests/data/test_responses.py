@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from megatron_dasd.data import responses
-from megatron_dasd.data.responses import FIELDS, Piece, plan_shards, read_shard
+from megatron_dasd.data import pieces
+from megatron_dasd.data.pieces import Piece, plan_shards
+from megatron_dasd.data.responses import FIELDS, read_shard
 from megatron_dasd.errors import UserError
 from megatron_dasd.records import FilteredResponse, Response, Span
 from megatron_dasd.records_io import stop_on_malformed, to_table
@@ -32,7 +33,7 @@ def candidates(path: Path, shard_bytes: int = 1) -> list[list[tuple[int, int]]]:
     """(number, candidate) of every response, by shard."""
     return [
         [
-            (number, batch.value("candidate", row))
+            (number, batch.candidate(row))
             for batch in read_shard(shard, FIELDS, stop_on_malformed)
             for row, number in enumerate(batch.numbers)
         ]
@@ -56,14 +57,14 @@ def test_lines_are_cut_at_their_ends(
     file = tmp_path / "r.jsonl"
     lines = [json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records]
     file.write_text("".join(lines), encoding="utf-8")
-    monkeypatch.setattr(responses, "_LINES_BLOCK", 50)
-    monkeypatch.setattr(responses, "SHARD_BYTES", 3 * len(lines[0].encode()) - 60)
+    monkeypatch.setattr(pieces, "_LINES_BLOCK", 50)
+    monkeypatch.setattr(pieces, "SHARD_BYTES", 3 * len(lines[0].encode()) - 60)
     shards = candidates(file)
     assert len(shards) > 30
     assert [place for shard in shards for place in shard] == EXPECTED
-    pieces = [piece for shard in plan_shards(file, 1) for piece in shard]
-    assert pieces[0] == Piece(file, 0, pieces[1].start, 1, pieces[1].start)
-    assert pieces[-1].end == file.stat().st_size
+    found = [piece for shard in plan_shards(file, 1) for piece in shard]
+    assert found[0] == Piece(file, 0, found[1].start, 1, found[1].start)
+    assert found[-1].end == file.stat().st_size
 
 
 def test_records_that_have_to_be_checked_one_by_one(
@@ -88,6 +89,17 @@ def test_a_malformed_record_is_named(
     with pytest.raises(
         UserError, match=f"record {place + 1}: field tokens.logprobs: 2 values for 1"
     ):
+        candidates(file)
+
+
+def test_negative_sizes_are_refused_as_by_the_record_itself(
+    tmp_path: Path, records: list[FilteredResponse]
+) -> None:
+    row = asdict(records[0])
+    row["tokens"] = {"token_ids": [1, 2], "num_bytes": [2, -1], "logprobs": [0.0, 0.0]}
+    file = tmp_path / "r.parquet"
+    pq.write_table(pa.Table.from_pylist([row]), file)
+    with pytest.raises(UserError, match="record 1: field tokens.num_bytes: holds a negative"):
         candidates(file)
 
 

@@ -81,6 +81,7 @@ class Workshop:
         teacher_topk: Path | None = None,
         data: Path | None = None,
         ramp_data: Path | None = None,
+        heldout: Path | None = None,
         **changes: Any,
     ) -> list[dict[str, Any]]:
         """Train ten steps and return the lines of its metrics."""
@@ -102,7 +103,7 @@ class Workshop:
             model=self.models[model],
             checkpoint=self.checkpoints[model],
             data=data or self.data,
-            heldout=self.heldout,
+            heldout=heldout or self.heldout,
             **more,
         )
         return self.metrics(name)
@@ -129,12 +130,14 @@ class Workshop:
             f"imported {name}", import_stage.run, settings, model=self.models[name]
         ).path
 
-    def write_data(self, name: str, documents: Iterable[dict[str, Any]]) -> Path:
+    def write_data(
+        self, name: str, documents: Iterable[dict[str, Any]], seq_length: int = SEQ_LENGTH
+    ) -> Path:
         """Pack documents into rows."""
         folder = self.place / name
         folder.mkdir()
         data_format = DataFormat(
-            SEQ_LENGTH, PACK_ALIGN, len(self.tokenizer), 2, companions=("sentence_classes",)
+            seq_length, PACK_ALIGN, len(self.tokenizer), 2, companions=("sentence_classes",)
         )
         writer = ShardWriter(folder, data_format)
         num_documents = 0

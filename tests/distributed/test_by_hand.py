@@ -76,7 +76,7 @@ def test_the_program_by_hand_equals_the_stage(workshop: Any, tmp_path: Path) -> 
     advice = f"other content than when it was saved; tools/repair_checkpoints.py {saves} sets it"
     assert f"error: {part}: {advice} aside" in refused.stderr
     mended = run(TOOLS / "repair_checkpoints.py", saves)
-    assert mended.stdout.splitlines()[-1] == f"{saves}: training goes on with iteration 11"
+    assert mended.stdout.splitlines()[-1] == f"{saves}: training resumes with iteration 11"
     assert (saves / TRACKER).read_text() == "10"
     assert run(TOOLS / "repair_checkpoints.py", tmp_path / "nowhere").returncode == 2
     assert run(*command).returncode == 0

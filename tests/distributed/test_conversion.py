@@ -124,7 +124,7 @@ def test_a_poisoned_checkpoint_is_opened_by_nobody(workshop: Any, tmp_path: Path
         with pytest.raises(UserError, match=r"\.metadata: names posix\.system, which no checkp"):
             workshop.run(f"poisoned {settings.kind}", run, settings, **common, **data)
     flag = {"pretrained-checkpoint": str(poisoned / "checkpoint")}
-    with pytest.raises(UserError, match=r"\.metadata: names posix\.system, which no checkpoint"):
+    with pytest.raises(ValueError, match="pretrained-checkpoint follows from the setting checkp"):
         workshop.train("poisoned flag", megatron=flag)
     assert not owned.exists()
 
@@ -148,8 +148,8 @@ def test_a_training_stages_checkpoint_needs_no_other_folder(workshop: Any) -> No
     assert checkpoint.hf is not None
     out = workshop.place / "out of tp2 pp2"
     out.mkdir()
-    figures = export_stage.export_hf(checkpoint, checkpoint.hf, out, out / "logs", 5.0)
-    assert figures["num_tensors"] == len(HfWeights(workshop.models["qwen3"]).names())
+    done = export_stage.export_hf(checkpoint, checkpoint.hf, out, out / "logs", 5.0)
+    assert done.converted.num_tensors == len(HfWeights(workshop.models["qwen3"]).names())
     compared = verify(workshop, "verified tp2 pp2", out, workshop.place / "trained tp2 pp2")
     assert compared["different"] == []
     assert compared["max_difference"] < 1e-5

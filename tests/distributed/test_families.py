@@ -19,7 +19,7 @@ from transformers import (
 
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.checkpoint import export_stage, import_stage
-from megatron_dasd.checkpoint.artifact import FOLDER, open_checkpoint
+from megatron_dasd.checkpoint.artifact import CHECKPOINT_FOLDER, open_checkpoint
 from megatron_dasd.checkpoint.hf_folder import HfWeights
 from megatron_dasd.config.training import ExportHf, ImportHf
 from megatron_dasd.device.launch import launch
@@ -133,7 +133,7 @@ class Gallery:
 
         def run(_: Any, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, Any]:
             start = open_checkpoint(inputs["checkpoint"])
-            scratch = folder.scratch(FOLDER)
+            scratch = folder.scratch(CHECKPOINT_FOLDER)
             payload = {
                 "model": str(self.model(name)),
                 "checkpoint": str(start.folder),

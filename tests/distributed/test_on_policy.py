@@ -19,13 +19,13 @@ from megatron_dasd.data.meta import TOKENS, Document
 from megatron_dasd.data.packed_dataset import PackedDataset
 from megatron_dasd.device.launch import launch
 from megatron_dasd.manifests import LOGS, METRICS, model_folder
+from megatron_dasd.pipeline.runner import ROLLOUT_WORKER
 from megatron_dasd.records import FilteredResponse, Rollout
 from megatron_dasd.records_io import read_records
 from megatron_dasd.text.chat import render_prompt
 from megatron_dasd.text.encoding import encode, end_of_turn_id, load_tokenizer
 from megatron_dasd.training.exchange import Exchange
 from megatron_dasd.training.ledger import Line, Place, read_ledger
-from megatron_dasd.training.rollout_worker import PROGRAM
 from tests.distributed.test_layouts import assert_same
 from tests.distributed.test_resume import steps
 
@@ -284,7 +284,7 @@ def workers(run_dir: Path) -> list[int]:
     found = []
     for process in psutil.process_iter(["pid", "cmdline"]):
         line = " ".join(process.info["cmdline"] or [])
-        if PROGRAM in line and str(run_dir) in line:
+        if ROLLOUT_WORKER in line and str(run_dir) in line:
             found.append(process.pid)
     return found
 
@@ -323,11 +323,11 @@ def children(launcher: "subprocess.Popen[bytes]") -> Iterator[tuple[str, psutil.
             with suppress(psutil.NoSuchProcess, psutil.ZombieProcess, IndexError):
                 line = " ".join(process.cmdline())
                 above = process.parents()
-                if PROGRAM in line:
+                if ROLLOUT_WORKER in line:
                     yield "worker", process
                 elif (
                     "forkserver" in line
                     and above[1].pid == launcher.pid
-                    and PROGRAM not in " ".join(above[0].cmdline())  # the worker's own ranks
+                    and ROLLOUT_WORKER not in " ".join(above[0].cmdline())  # the worker's own ranks
                 ):
                     yield "rank", process

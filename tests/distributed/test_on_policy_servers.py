@@ -153,7 +153,7 @@ def test_both_models_were_vllm_s_and_the_student_s_weights_were_the_stage_s(run_
     for stage in ("sample", "continuations"):
         engines = {(r.engine, r.model) for r in read_records(run_dir / stage, Response)}
         assert engines == {("vllm 0.32.0", "teacher")}
-    version = Weights.of(model_folder(run_dir / "stage2_hf")).version
+    version = Weights.from_folder(model_folder(run_dir / "stage2_hf")).version
     assert f"student: serving {version} at " in (run_dir / "student.log").read_text()
 
 

@@ -1,4 +1,4 @@
-"""The published configs of real models: every tensor of either side has its rule, and its shape.
+"""The published configs of real models: every tensor of either side has its mapping, and its shape.
 
 ``tests/models/configs`` holds the ``config.json`` of the models of those names on the Hugging Face
 hub (Qwen/..., meta-llama/..., HuggingFaceTB/..., openai/...).  Both sides are built on the meta
@@ -14,7 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.core_model_loading import revert_weight_conversion
 
-from megatron_dasd.checkpoint.names import rules
+from megatron_dasd.checkpoint.names import tensor_mappings
 from megatron_dasd.device.launch import launch
 from megatron_dasd.models.architecture import read_architecture
 
@@ -56,10 +56,10 @@ def test_no_tensor_is_left_over_on_either_side(name: str, tmp_path: Path) -> Non
     ours = json.loads((tmp_path / "shapes.json").read_text())
     assert sum(map(prod, ours.values())) >= NUM_PARAMETERS[name]
 
-    for rule in rules(read_architecture(folder)):
-        parts = [theirs.pop(hf) for hf in rule.hf]
-        joined = rule.join(parts)
-        assert list(joined.shape) == ours.pop(rule.megatron), rule.megatron
-        assert [part.shape for part in rule.split(joined)] == [part.shape for part in parts]
+    for mapping in tensor_mappings(read_architecture(folder)):
+        parts = [theirs.pop(hf) for hf in mapping.hf]
+        joined = mapping.join(parts)
+        assert list(joined.shape) == ours.pop(mapping.megatron), mapping.megatron
+        assert [part.shape for part in mapping.split(joined)] == [part.shape for part in parts]
     assert theirs == {}
     assert ours == {}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from megatron_dasd.checkpoint.artifact import FOLDER
+from megatron_dasd.checkpoint.artifact import CHECKPOINT_FOLDER
 from megatron_dasd.errors import Stopped
 from megatron_dasd.manifests import LOGS, MANIFEST, METRICS
 from tests.distributed.kills import run_with_kills
@@ -97,7 +97,7 @@ def test_a_damaged_checkpoint_is_named_and_an_older_one_goes_on(
     whole = workshop.train("never damaged")
     with pytest.raises(Stopped, match="stopped at iteration 8"):
         workshop.train("damaged", save_interval=2, megatron={"exit-interval": 8})
-    saves = workshop.place / "damaged" / FOLDER
+    saves = workshop.place / "damaged" / CHECKPOINT_FOLDER
     assert sorted(path.name for path in saves.glob("iter_*")) == ["iter_0000006", "iter_0000008"]
     victim = max((saves / "iter_0000008").glob("*.distcp"), key=lambda path: path.stat().st_size)
     content = bytearray(victim.read_bytes())

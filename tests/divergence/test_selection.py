@@ -1,16 +1,16 @@
 """Selection strategies on candidates whose ranks are known."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_dasd.divergence.selection import (
-    Strategy,
-    best_of_each_group,
-    best_within_budget,
-    scores,
-)
+from megatron_dasd.config.selection import Strategy
+from megatron_dasd.divergence.selection import best_of_each_group, best_within_budget
+from megatron_dasd.divergence.strategies import STRATEGIES, scores
+from megatron_dasd.errors import UserError
 
 #            candidate:      0  1   2   3
 NUM_TEACHER = np.array([3, 5, 1, 5])
@@ -35,6 +35,16 @@ def test_ranking(strategy: Strategy, ranking: list[int]) -> None:
     for keep in (1, 2, 3, 9):
         kept = best_of_each_group(values, TIE_BREAK, group, keep)
         assert np.flatnonzero(kept).tolist() == sorted(ranking[:keep])
+
+
+def test_a_name_that_nobody_registered_is_refused() -> None:
+    with pytest.raises(UserError, match="unknown strategy 'shortest'; choose one of count, ratio"):
+        scores("shortest", NUM_TEACHER, NUM_SENTENCES, NUM_TOKENS)  # type: ignore[arg-type]
+
+
+def test_the_documentation_lists_the_strategies() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "divergence.md").read_text()
+    assert "\n".join(f"| `{one.name}` | {one.description} |" for one in STRATEGIES) in document
 
 
 def test_a_response_without_sentences_ranks_last_by_ratio() -> None:

@@ -6,7 +6,7 @@ import pytest
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.base import Engine as EngineSettings
 from megatron_dasd.engines.base import Engine, Generation, GenerationRequest
-from megatron_dasd.engines.parts import Job, generate_parts
+from megatron_dasd.engines.parts import GenerationJob, generate_parts
 from megatron_dasd.manifests import Manifest, model_folder
 from megatron_dasd.records_io import SetAside, read_records
 
@@ -22,18 +22,18 @@ class Asked:
     number: int
 
 
-def job(number: int, max_new_tokens: int = 8) -> Job[Written]:
+def job(number: int, max_new_tokens: int = 8) -> GenerationJob[Written]:
     def record(generation: Generation, engine: Engine) -> Written:
         return Written(number, generation.text)
 
     request = GenerationRequest(
         prompt=f"<|im_start|>{'ab' * number}", max_new_tokens=max_new_tokens, seed=number
     )
-    return Job(request=request, record=record, about=Asked(number))
+    return GenerationJob(request=request, record=record, about=Asked(number))
 
 
 def generate(
-    path: Path, model: Path, jobs: list[Job[Written]], aside: SetAside | None = None
+    path: Path, model: Path, jobs: list[GenerationJob[Written]], aside: SetAside | None = None
 ) -> Manifest:
     with StageFolder(path, "stage", "test", {}, {}) as folder:
         generate_parts(

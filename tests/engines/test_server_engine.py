@@ -238,7 +238,7 @@ def test_one_lost_server_of_several_does_not_end_the_run(model_dir: Path) -> Non
 def test_what_a_frozen_server_holds_is_given_to_others(
     model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("megatron_dasd.engines.client._HEALTH_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr("megatron_dasd.engines.identity._HEALTH_TIMEOUT_SECONDS", 0.2)
     monkeypatch.setattr("megatron_dasd.engines.endpoints._HEALTH_SECONDS", 0.2)
     with StubServer() as first, StubServer() as second:
 
@@ -326,7 +326,7 @@ def test_a_key_that_a_server_says_back_is_struck_out(
     from megatron_dasd.engines.client import Client
 
     client = Client(settings("http://h/v1"), None, KEY, Seen())  # type: ignore[arg-type]
-    assert client._told(f"no such\nkey {KEY}!".encode()) == "no such key ***!"
+    assert client._excerpt(f"no such\nkey {KEY}!".encode()) == "no such key ***!"
 
 
 @pytest.mark.parametrize("api", ["completions", "chat"])

@@ -21,5 +21,5 @@ def test_servers_announce_and_withdraw(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_nobody_says_where_services_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DASD_SERVICES", raising=False)
-    with pytest.raises(UserError, match=r"service: teacher: nobody has started it .* tools/submit"):
+    with pytest.raises(UserError, match=r"service: teacher: not started .* tools/submit"):
         announced_urls("teacher")

@@ -26,7 +26,7 @@ def texts(server: Server, folder: Path | None) -> list[Generation | Failure]:
 def test_a_server_loads_the_folder_of_the_stage_once(
     by: str, model_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    weights = Weights.of(model_dir)
+    weights = Weights.from_folder(model_dir)
     with StubServer(weights="default") as stub:
         assert all(
             isinstance(text, Generation) for text in texts(settings(stub.url, reload=by), model_dir)
@@ -46,7 +46,7 @@ def test_other_weights_are_another_version(model_dir: Path, tmp_path: Path) -> N
         for folder in (model_dir, other, model_dir):
             texts(settings(stub.url, reload="vllm"), folder)
         assert stub.loaded == [str(folder) for folder in (model_dir, other, model_dir)]
-    assert Weights.of(other).version != Weights.of(model_dir).version
+    assert Weights.from_folder(other).version != Weights.from_folder(model_dir).version
 
 
 def test_without_reload_a_server_keeps_what_it_has(model_dir: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_server_that_was_started_again_is_told_again(model_dir: Path) -> None:
         (_, rest) = next(answers)
         assert all(isinstance(text, Generation) for text in rest)
         assert second.loaded == [str(model_dir)]
-        assert second.weights == Weights.of(model_dir).version
+        assert second.weights == Weights.from_folder(model_dir).version
     finally:
         answers.close()  # type: ignore[attr-defined]
         second.stop()
@@ -84,8 +84,8 @@ def test_a_server_that_was_started_again_is_told_again(model_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("stub", "why"),
     [
-        (StubServer(), r"tells no version .* /weight_info: vLLM .* VLLM_SERVER_DEV_MODE=1"),
-        (StubServer(weights="old", stubborn=True), r"says it has version old, not [0-9a-f]{16}"),
+        (StubServer(), r"reports no version .* /weight_info: vLLM .* VLLM_SERVER_DEV_MODE=1"),
+        (StubServer(weights="old", stubborn=True), r"reports version old, not [0-9a-f]{16}"),
     ],
 )
 def test_a_server_without_them_gets_no_request(stub: StubServer, why: str, model_dir: Path) -> None:
@@ -114,7 +114,7 @@ def test_reload_wants_a_folder(model_dir: Path) -> None:
 
 
 def test_only_servers_of_a_service_are_started_again() -> None:
-    with pytest.raises(ValueError, match="reload: restart is of servers of a service"):
+    with pytest.raises(ValueError, match="reload: restart needs servers of a service"):
         settings("http://127.0.0.1:1/v1", reload="restart")
     with pytest.raises(ValueError, match="without urls and model"):
         Server(service="student", reload="restart", model=MODEL)

@@ -1,14 +1,12 @@
 """Graders: which answers are the same, and what counts as an answer."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
-import reasoning_gym
 
 from megatron_dasd.config.sources import ReasoningGymTask
 from megatron_dasd.errors import UserError
-from megatron_dasd.evaluation.graders import answer_of, find_grader, is_same
+from megatron_dasd.evaluation.graders import answer_of, find_grader
 from megatron_dasd.records import Prompt
 from megatron_dasd.sources.prompts import task_prompts
 
@@ -17,36 +15,6 @@ MakePrompt = Callable[..., Prompt]
 
 def in_form(answer: str) -> str:
     return f"<think>\nlet me see\n</think>\n\n{answer}"
-
-
-@pytest.mark.parametrize(
-    ("answer", "reference", "same"),
-    [
-        ("7", "7", True),
-        ("7.0", "7", True),
-        ("+7", "7", True),
-        ("-7", "7", False),
-        ("007", "7", True),
-        ("1,000.50", "1000.5", True),
-        ("1,00", "100", False),
-        ("1/2", "0.5", True),
-        ("1/0", "1/0", True),
-        ("0.1", "0.10000000000000000001", False),
-        ("$12", "12", True),
-        ("7.", "7", True),
-        ("The answer is 7", "7", False),
-        ("seven", "7", False),
-        ("Mother-in-law.", "mother-in-law", True),
-        ("  two   words ", "Two words", True),
-        ("“yes”", "yes", False),
-        ('"Yes"', "yes", True),
-        ("ﬁve", "five", True),  # compatibility ligature
-        ("yes, it is", "yes", False),
-    ],
-)
-def test_exact(answer: str, reference: str, same: bool) -> None:
-    assert is_same(answer, reference) is same
-    assert is_same(reference, answer) is same
 
 
 @pytest.mark.parametrize(
@@ -83,19 +51,6 @@ def test_reasoning_gym_grader_knows_its_own_answers() -> None:
         assert grade(in_form(turned)) == 1.0
         assert grade(in_form("0")) < 1.0
         assert grade(prompt.reference_answer) == 0.0
-
-
-def test_a_generators_grader_that_fails_has_not_found_it_right(
-    make_prompt: MakePrompt, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def score(answer: str, entry: dict[str, Any]) -> float:
-        return {"half": 0.5, "double": 2.0}[answer]
-
-    monkeypatch.setattr(reasoning_gym, "get_score_answer_fn", lambda name: score)
-    grade = find_grader(make_prompt(grader="reasoning_gym:x", reference_answer="7"))
-    assert grade(in_form("half")) == 0.5
-    assert grade(in_form("double")) == 1.0
-    assert grade(in_form("what?")) == 0.0
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ import pytest
 
 from megatron_dasd.config.base import Engine
 from megatron_dasd.config.evaluation import Evaluate
+from megatron_dasd.engines.base import Generation
 from megatron_dasd.errors import UserError
 from megatron_dasd.evaluation import runner
 from megatron_dasd.manifests import Manifest
-from megatron_dasd.records import Graded, Prompt
-from megatron_dasd.records_io import read_records
+from megatron_dasd.records import Graded, Prompt, TokenLogprobs
+from megatron_dasd.records_io import SetAside, read_records
 
 MakePrompt = Callable[..., Prompt]
 WriteRecords = Callable[[str, Sequence[Sequence[Any]]], Path]
@@ -83,41 +84,26 @@ def test_an_unknown_grader_stops_before_any_model_is_loaded(
         run_stage(runner.run, SETTINGS, inputs)
 
 
+def test_why_a_grader_failed_is_counted(make_prompt: MakePrompt) -> None:
+    prompt = make_prompt("p0", grader="choice", reference_answer="B")
+
+    def written(answer: str) -> Generation:
+        return Generation(
+            text=f"<think>\nx\n</think>\n\n{answer}",
+            tokens=TokenLogprobs(token_ids=[], num_bytes=[], logprobs=[]),
+            finish_reason="stop",
+        )
+
+    aside = SetAside()
+    answers = [written("(B)"), written("C"), written("B" * 10**6)]
+    graded = runner._grade_all("m", [(prompt, n) for n in range(3)], answers, aside)
+    assert [one.score for one in graded] == [1.0, 0.0, 0.0]
+    assert aside.counts == {"right": 1, "wrong": 2, "grader: too long": 1}
+
+
 def test_nothing_to_grade(
     run_stage: RunStage, make_prompt: MakePrompt, write_records: WriteRecords
 ) -> None:
     inputs = {"prompts": write_records("prompts", [[make_prompt()]]), "model": Path("nowhere")}
     with pytest.raises(UserError, match="no held-out prompt carries a grader"):
         run_stage(runner.run, SETTINGS, inputs)
-
-
-def test_accuracies(make_prompt: MakePrompt) -> None:
-    def answer(model: str, prompt_id: str, sample: int, score: float, answered: bool) -> Graded:
-        return Graded(
-            prompt=make_prompt(prompt_id),
-            model=model,
-            sample=sample,
-            text="<think>\nx\n</think>\n\ny" if answered else "y",
-            score=score,
-            num_tokens=10,
-            finish_reason="stop",
-        )
-
-    figures = runner.accuracies(
-        [
-            answer("before", "p0", 0, 0.0, True),
-            answer("before", "p0", 1, 0.5, True),  # partly right is not right
-            answer("before", "p1", 0, 0.0, False),
-            answer("before", "p1", 1, 1.0, True),
-            answer("after", "p0", 0, 1.0, True),
-            answer("after", "p0", 1, 1.0, True),
-            answer("after", "p1", 0, 0.0, True),
-            answer("after", "p1", 1, 1.0, True),
-        ]
-    )
-    # before: 0 and 1 right of 2 each; residuals -0.5, 0.5: 2 * 0.5 / 16
-    assert figures["before"]["accuracy"] == {"mean": 0.25, "stderr": 0.25}
-    assert figures["before"]["answered"] == 0.75
-    assert figures["after"]["accuracy"] == {"mean": 0.75, "stderr": 0.25}
-    # gains 2 and 0 of 2 each; residuals 1, -1: 2 * 2 / 16
-    assert figures["after"]["difference"] == {"mean": 0.5, "stderr": 0.5}

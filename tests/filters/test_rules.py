@@ -1,6 +1,7 @@
 """The quality rules, each at its bound."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -9,16 +10,11 @@ from transformers import PreTrainedTokenizerBase
 
 from megatron_dasd.config.base import ThinkingFormat
 from megatron_dasd.config.selection import FilterResponses, Repetition
-from megatron_dasd.filters import repetition
-from megatron_dasd.filters.lengths import Lengths
-from megatron_dasd.filters.rules import (
-    RULES,
-    contents,
-    find_tool_call,
-    first_reason,
-    make_case,
-    normalise_response,
-)
+from megatron_dasd.filters.case import Tools, contents, make_case, normalise_response
+from megatron_dasd.filters.report import settings_of
+from megatron_dasd.filters.rules import RULES, first_reason, repetition
+from megatron_dasd.filters.rules.tool_call import find_tool_call
+from megatron_dasd.filters.token_counter import StudentTokenCounter
 from megatron_dasd.records import Message, Prompt, Response, Span, TokenLogprobs
 from megatron_dasd.text.thinking import NORMALISED
 
@@ -34,6 +30,27 @@ def settings(**changes: object) -> FilterResponses:
         "max_length": 1_000_000,
     }
     return FilterResponses(**(given | changes))  # type: ignore[arg-type]
+
+
+def test_the_documentation_lists_the_rules_in_their_order() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "filters.md").read_text()
+    rows = [line for line in document.splitlines() if line.startswith("| `")]
+    for rule, row in zip(RULES, rows, strict=True):
+        used = ", ".join(f"`{path}`" for path in rule.settings)
+        assert row == f"| `{rule.name}` | {rule.description} | {used} |".replace("|  |", "| |")
+
+
+def test_every_rule_has_a_name_of_its_own_and_settings_that_exist() -> None:
+    assert len({rule.name for rule in RULES}) == len(RULES)
+    shown = {rule.name: settings_of(rule, settings(max_length=9)) for rule in RULES}
+    assert shown["length"] == {"max_length": 9}
+    assert shown["loop"] == {"loop_repeats": 4, "loop_characters": 200}
+    assert shown["contamination"] == {
+        "benchmarks": [],
+        "fields": [],
+        "ngram_words": 13,
+        "min_words": 8,
+    }
 
 
 @pytest.mark.parametrize(
@@ -125,19 +142,19 @@ def test_longer_than_the_context(
     """The prompt is 20 tokens, the response a token a byte, and one that ends the turn."""
     response = make_response("<think>a b\u3000c d</think>e")
     output = "<think>\na b\u3000c d\n</think>\n\ne"
-    lengths = Lengths(tokenizer, None)
+    counter = StudentTokenCounter(tokenizer, None)
     num_tokens = 20 + len(output.encode()) + 1
-    assert lengths.of(response, output) == num_tokens
+    assert counter.count(response, output) == num_tokens
 
     def found(max_length: int) -> tuple[str, str] | None:
-        return first_reason(make_case(response, settings(max_length=max_length), lengths=lengths))
+        return first_reason(make_case(response, settings(max_length=max_length), Tools(counter)))
 
     assert found(num_tokens) is None
     tight = num_tokens - 1
     assert found(tight) == ("length", f"{num_tokens} tokens, at most {tight} allowed")
     # 4 words between ASCII whitespace: no need to ask the tokenizer
     assert found(3) == ("length", "4 words, at most 3 fit")
-    lengths.words_per_token = 2  # a token may reach into two words
+    counter.words_per_token = 2  # a token may reach into two words
     assert found(3) == ("length", f"{num_tokens} tokens, at most 3 allowed")
 
 
@@ -259,6 +276,6 @@ def test_nothing_is_normalised_away_in_what_is_kept(thinking: str, answer: str) 
 def test_a_megabyte_made_to_be_slow_is_judged(unit: str, make_response: MakeResponse) -> None:
     thinking = "".join(unit.format(number) for number in range(1_000_000 // len(unit)))
     case = make_case(make_response(f"<think>x{thinking}y</think>z"), settings())
-    for name, rule in RULES.items():
-        found = rule(case)
-        assert found is None or name not in ("structure", "contamination"), name
+    for rule in RULES:
+        found = rule.check(case)
+        assert found is None or rule.name not in ("structure", "contamination"), rule.name

@@ -24,6 +24,7 @@ from megatron_dasd.config.pipeline import Pipeline, load_pipeline
 from megatron_dasd.config.selection import ScoreStudent
 from megatron_dasd.config.training import ExportHf, ImportHf, Train
 from megatron_dasd.data.meta import read_meta
+from megatron_dasd.device.payload import read_payload, write_payload
 from tests.gpu_dry import h100, host_reads, kernels, on_meta
 from tests.gpu_dry.case import Case, Result
 
@@ -181,7 +182,7 @@ def _launch(case: Case, result: Result, goes_on: bool = False) -> Callable[..., 
         )
         sys.argv = [module]
         try:
-            importlib.import_module(module).main(json.loads(json.dumps(payload)))
+            _main_of(module, payload, log_dir)
         except SystemExit as ended:
             if ended.code:
                 raise
@@ -191,6 +192,14 @@ def _launch(case: Case, result: Result, goes_on: bool = False) -> Callable[..., 
             raise _Played
 
     return launch
+
+
+def _main_of(module: str, payload: object, log_dir: Path) -> None:
+    """Run a program with the payload that it reads back from a file, as its process would."""
+    main = importlib.import_module(module).main
+    path = log_dir / "payload.json"
+    write_payload(path, payload)
+    main(read_payload(main, path))
 
 
 def _play_the_other_ranks() -> None:

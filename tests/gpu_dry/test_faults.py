@@ -6,6 +6,7 @@ import pytest
 
 from megatron_dasd.checkpoint.artifact import open_checkpoint
 from megatron_dasd.device import gpus, launch
+from tests.gpu_dry import forked
 from tests.gpu_dry.conftest import Play
 
 EXPERTS = "qwen3_30b_a3b/h100_64.yaml"
@@ -74,7 +75,7 @@ def test_ranks_can_use_the_gpu_outside_slurm(
     """Fault 5: what is forked from a process that asked for CUDA cannot use it."""
     for gpu, said in ((True, "CUDA can start"), (False, "CUDA is dead")):
         monkeypatch.setattr(gpus, "in_sight", lambda gpu=gpu: gpu)
-        launch.launch("tests.gpu_dry.forked", {"out": str(tmp_path / "said")}, 1, tmp_path)
+        launch.launch("tests.gpu_dry.forked", forked.Answer(out=tmp_path / "said"), 1, tmp_path)
         assert (tmp_path / "said").read_text() == said
 
 

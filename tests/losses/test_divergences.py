@@ -1,12 +1,14 @@
 import math
+from pathlib import Path
 from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 
-from megatron_dasd.config.training import Divergence
-from megatron_dasd.losses.divergences import divergence, with_tail
+from megatron_dasd.config.choices import Divergence
+from megatron_dasd.errors import UserError
+from megatron_dasd.losses.divergences import MEASURES, divergence, with_tail
 
 TEACHER = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64).log()
 STUDENT = torch.tensor([0.25, 0.5, 0.25], dtype=torch.float64).log()
@@ -28,6 +30,17 @@ LN2 = math.log(2)
 )
 def test_worked_out_by_hand(name: Divergence, beta: float, expected: float) -> None:
     assert divergence(name, TEACHER, STUDENT, beta).item() == pytest.approx(expected)
+
+
+def test_a_name_that_nobody_registered_is_refused() -> None:
+    with pytest.raises(UserError, match="unknown divergence 'jenson_shannon'; choose one of forw"):
+        divergence("jenson_shannon", TEACHER, STUDENT)  # type: ignore[arg-type]
+
+
+def test_the_documentation_lists_the_divergences() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "losses.md").read_text()
+    rows = [f"| `{one.name}` | {one.formula} | {one.source} |" for one in MEASURES]
+    assert "\n".join(rows).replace("|  |", "| |") in document
 
 
 @pytest.mark.parametrize("name", get_args(Divergence))

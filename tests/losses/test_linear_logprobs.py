@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from megatron_dasd.losses import linear_logprobs as module
-from megatron_dasd.losses.linear_logprobs import Shard, linear_logprobs
+from megatron_dasd.losses import slices
+from megatron_dasd.losses.linear_logprobs import VocabShard, linear_logprobs
 from tests.losses.dense import logprobs_and_rest, problem, weighted
 
 SMALL = {"T": 37, "H": 16, "V": 101}
@@ -21,7 +21,7 @@ def test_worked_out_by_hand() -> None:
     # logits ln 1, ln 2, ln 5: probabilities 1/8, 2/8, 5/8
     hidden = torch.tensor([[1.0]], requires_grad=True)
     weight = torch.tensor([[1.0], [2.0], [5.0]]).log().requires_grad_()
-    logprobs, rest = linear_logprobs(hidden, weight, torch.tensor([[1]]), Shard(0, 3))
+    logprobs, rest = linear_logprobs(hidden, weight, torch.tensor([[1]]), VocabShard(0, 3))
     assert logprobs.tolist() == [[pytest.approx(math.log(1 / 4))]]
     assert rest.tolist() == [pytest.approx(math.log(3 / 4))]
     logprobs.sum().backward()
@@ -35,7 +35,7 @@ def test_gradient_of_the_rest_worked_out_by_hand() -> None:
     # the rest are tokens 0 and 2 with 1/8 and 5/8: of it 1/6 and 5/6
     hidden = torch.tensor([[1.0]])
     weight = torch.tensor([[1.0], [2.0], [5.0]]).log().requires_grad_()
-    linear_logprobs(hidden, weight, torch.tensor([[1]]), Shard(0, 3))[1].sum().backward()
+    linear_logprobs(hidden, weight, torch.tensor([[1]]), VocabShard(0, 3))[1].sum().backward()
     assert weight.grad is not None
     expected = [1 / 6 - 1 / 8, -1 / 4, 5 / 6 - 5 / 8]
     assert weight.grad.flatten().tolist() == pytest.approx(expected)
@@ -46,7 +46,7 @@ def test_gradient_of_the_rest_worked_out_by_hand() -> None:
 def test_equals_whole_logits_in_float64(
     num_chosen: int, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SLICE_ELEMENTS", width * SMALL["T"])
+    monkeypatch.setattr(slices, "SLICE_ELEMENTS", width * SMALL["T"])
     hidden, weight, ids = problem(*SMALL.values(), num_chosen)
     hidden.requires_grad_()
     weight.requires_grad_()
@@ -54,7 +54,7 @@ def test_equals_whole_logits_in_float64(
     weighted(*expected).backward()
     own_hidden = hidden.detach().float().requires_grad_()
     own_weight = weight.detach().float().requires_grad_()
-    actual = linear_logprobs(own_hidden, own_weight, ids, Shard(0, SMALL["V"]))
+    actual = linear_logprobs(own_hidden, own_weight, ids, VocabShard(0, SMALL["V"]))
     weighted(*actual).backward()
     for own, wanted in zip(actual, expected, strict=True):
         close(own, wanted)
@@ -68,7 +68,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
     hidden.requires_grad_()
     weight.requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda h, w: linear_logprobs(h, w, ids, Shard(0, 9)), (hidden, weight)
+        lambda h, w: linear_logprobs(h, w, ids, VocabShard(0, 9)), (hidden, weight)
     )
 
 
@@ -76,7 +76,7 @@ def test_padding_takes_no_part() -> None:
     hidden, weight, ids = problem(*SMALL.values(), 1)
     padded = torch.cat([weight, torch.full((27, SMALL["H"]), 100.0, dtype=weight.dtype)])
     padded.requires_grad_()
-    logprobs, _ = linear_logprobs(hidden, padded, ids, Shard(0, SMALL["V"]))
+    logprobs, _ = linear_logprobs(hidden, padded, ids, VocabShard(0, SMALL["V"]))
     close(logprobs, logprobs_and_rest(hidden @ weight.t(), ids)[0], 1e-12)
     logprobs.sum().backward()
     assert padded.grad is not None
@@ -88,7 +88,7 @@ def test_a_rest_of_almost_nothing_keeps_its_digits() -> None:
     # z = 40, 0, 0: one minus the first's probability would be 0 in float32
     hidden = torch.tensor([[1.0]])
     weight = torch.tensor([[40.0], [0.0], [0.0]], requires_grad=True)
-    logprobs, rest = linear_logprobs(hidden, weight, torch.tensor([[0]]), Shard(0, 3))
+    logprobs, rest = linear_logprobs(hidden, weight, torch.tensor([[0]]), VocabShard(0, 3))
     assert rest.item() == pytest.approx(math.log(2) - 40)
     (logprobs.sum() + rest.sum()).backward()
     assert weight.grad is not None
@@ -97,7 +97,7 @@ def test_a_rest_of_almost_nothing_keeps_its_digits() -> None:
 
 def test_everything_chosen_leaves_nothing() -> None:
     hidden, weight = torch.ones(1, 1), torch.zeros(2, 1, requires_grad=True)
-    logprobs, rest = linear_logprobs(hidden, weight, torch.tensor([[1, 0]]), Shard(0, 2))
+    logprobs, rest = linear_logprobs(hidden, weight, torch.tensor([[1, 0]]), VocabShard(0, 2))
     assert rest.item() == float("-inf")
     logprobs.sum().backward()
     assert weight.grad is not None
@@ -106,7 +106,7 @@ def test_everything_chosen_leaves_nothing() -> None:
 
 def test_logits_of_a_thousand_do_not_overflow() -> None:
     hidden, weight = torch.tensor([[1000.0]]), torch.tensor([[1.0], [-1.0]], requires_grad=True)
-    logprobs, _ = linear_logprobs(hidden, weight, torch.tensor([[1]]), Shard(0, 2))
+    logprobs, _ = linear_logprobs(hidden, weight, torch.tensor([[1]]), VocabShard(0, 2))
     assert logprobs.item() == -2000.0
     logprobs.sum().backward()
     assert weight.grad is not None
@@ -119,7 +119,7 @@ def test_bfloat16_loses_no_more_than_its_products() -> None:
     )
     hidden.requires_grad_()
     weight.requires_grad_()
-    logprobs, _ = linear_logprobs(hidden, weight, ids, Shard(0, 300))
+    logprobs, _ = linear_logprobs(hidden, weight, ids, VocabShard(0, 300))
     assert logprobs.dtype == torch.float32
     logprobs.sum().backward()
     own = [x.grad for x in (hidden, weight)]
@@ -137,10 +137,10 @@ def test_bfloat16_loses_no_more_than_its_products() -> None:
 def test_only_what_is_asked_for_gets_a_gradient() -> None:
     hidden, weight, ids = problem(4, 3, 9, 1)
     weight.requires_grad_()
-    linear_logprobs(hidden, weight, ids, Shard(0, 9))[0].sum().backward()
+    linear_logprobs(hidden, weight, ids, VocabShard(0, 9))[0].sum().backward()
     assert hidden.grad is None
     hidden.requires_grad_()
-    linear_logprobs(hidden, weight.detach(), ids, Shard(0, 9))[0].sum().backward()
+    linear_logprobs(hidden, weight.detach(), ids, VocabShard(0, 9))[0].sum().backward()
     assert hidden.grad is not None
 
 
@@ -164,7 +164,7 @@ class TestMainGrad:
     def run(self, weight: torch.nn.Parameter, dtype: torch.dtype = torch.float32) -> None:
         hidden, _, ids = problem(4, 3, 9, 1)
         logprobs, _ = linear_logprobs(
-            hidden.to(dtype), weight, ids, Shard(0, 9), into_main_grad=True
+            hidden.to(dtype), weight, ids, VocabShard(0, 9), into_main_grad=True
         )
         logprobs.sum().backward()
 

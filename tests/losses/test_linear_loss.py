@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from megatron_dasd.losses import linear_loss as module
-from megatron_dasd.losses.linear_logprobs import Shard
+from megatron_dasd.losses import linear_loss as linear_loss_module
+from megatron_dasd.losses import slices
+from megatron_dasd.losses.linear_logprobs import VocabShard
 from megatron_dasd.losses.linear_loss import linear_loss
 from tests.losses.dense import logprobs_and_rest, problem
 
@@ -38,7 +39,7 @@ def test_worked_out_by_hand() -> None:
     hidden = torch.tensor([[1.0], [1.0]], requires_grad=True)
     weight = torch.tensor([[1.0], [2.0], [5.0]]).log().requires_grad_()
     factors = torch.tensor([2.0, 0.0])
-    total, losses = linear_loss(hidden, weight, torch.tensor([1, 0]), factors, Shard(0, 3))
+    total, losses = linear_loss(hidden, weight, torch.tensor([1, 0]), factors, VocabShard(0, 3))
     assert losses.tolist() == pytest.approx([math.log(4), math.log(8)])
     assert not losses.requires_grad
     assert total.item() == pytest.approx(2 * math.log(4))
@@ -52,10 +53,10 @@ def test_worked_out_by_hand() -> None:
 
 @pytest.mark.parametrize("size", [1, 5, T, 500])
 def test_equals_whole_logits_in_float64(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SLICE_ELEMENTS", size * V)
+    monkeypatch.setattr(slices, "SLICE_ELEMENTS", size * V)
     hidden, weight, ids = problem(T, H, V, 1)
     own = [x.float().requires_grad_() for x in (hidden, weight)]
-    total, losses = linear_loss(*own, ids.flatten(), FACTORS.float(), Shard(0, V))
+    total, losses = linear_loss(*own, ids.flatten(), FACTORS.float(), VocabShard(0, V))
     (0.25 * total).backward()
     for actual, wanted in zip(
         (total, losses, own[0].grad, own[1].grad), expected(0.25), strict=True
@@ -66,7 +67,7 @@ def test_equals_whole_logits_in_float64(size: int, monkeypatch: pytest.MonkeyPat
 def test_padding_takes_no_part() -> None:
     hidden, weight, ids = problem(T, H, V, 1)
     padded = torch.cat([weight, torch.full((27, H), 100.0, dtype=weight.dtype)]).requires_grad_()
-    total, _ = linear_loss(hidden, padded, ids.flatten(), FACTORS, Shard(0, V))
+    total, _ = linear_loss(hidden, padded, ids.flatten(), FACTORS, VocabShard(0, V))
     total.backward()
     close(total, expected()[0], 1e-12)
     assert padded.grad is not None
@@ -77,7 +78,7 @@ def test_padding_takes_no_part() -> None:
 def test_bfloat16_loses_no_more_than_its_products() -> None:
     hidden, weight, ids = problem(T, H, V, 1)
     own = [x.bfloat16().requires_grad_() for x in (hidden, weight)]
-    total, losses = linear_loss(*own, ids.flatten(), FACTORS.float(), Shard(0, V))
+    total, losses = linear_loss(*own, ids.flatten(), FACTORS.float(), VocabShard(0, V))
     assert total.dtype == losses.dtype == torch.float32
     total.backward()
     close(losses, expected()[1], 5e-2)
@@ -91,7 +92,7 @@ def test_a_loss_that_is_infinite_and_does_not_count() -> None:
     hidden = torch.tensor([[1.0], [1.0]], requires_grad=True)
     weight = torch.tensor([[0.0], [float("-inf")]])
     factors = torch.tensor([1.0, 0.0])
-    total, losses = linear_loss(hidden, weight, torch.tensor([0, 1]), factors, Shard(0, 2))
+    total, losses = linear_loss(hidden, weight, torch.tensor([0, 1]), factors, VocabShard(0, 2))
     assert losses.tolist() == [0.0, float("inf")]
     assert total.item() == 0.0
 
@@ -100,17 +101,28 @@ def test_nothing_is_kept_where_no_gradient_is_wanted(monkeypatch: pytest.MonkeyP
     def fail(*_: object) -> None:
         raise AssertionError("a gradient was made")
 
-    monkeypatch.setattr(module, "add_product", fail)
+    monkeypatch.setattr(linear_loss_module, "add_product", fail)
     hidden, weight, ids = problem(T, H, V, 1)
     with torch.no_grad():
-        total, _ = linear_loss(hidden, weight.requires_grad_(), ids.flatten(), FACTORS, Shard(0, V))
+        total, _ = linear_loss(
+            hidden, weight.requires_grad_(), ids.flatten(), FACTORS, VocabShard(0, V)
+        )
     close(total, expected()[0], 1e-12)
+
+
+def test_a_second_backward_pass_is_refused() -> None:
+    hidden, weight, ids = problem(T, H, V, 1)
+    hidden.requires_grad_()
+    total, _ = linear_loss(hidden, weight, ids.flatten(), FACTORS, VocabShard(0, V))
+    total.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="no second backward pass"):
+        total.backward()
 
 
 def test_only_what_is_asked_for_gets_a_gradient() -> None:
     hidden, weight, ids = problem(T, H, V, 1)
     weight.requires_grad_()
-    linear_loss(hidden, weight, ids.flatten(), FACTORS, Shard(0, V))[0].backward()
+    linear_loss(hidden, weight, ids.flatten(), FACTORS, VocabShard(0, V))[0].backward()
     assert hidden.grad is None
     close(weight.grad, expected()[3], 1e-12)
 
@@ -124,7 +136,7 @@ def test_the_weights_gradient_goes_into_main_grad(dtype: torch.dtype, is_tied: b
     own.grad_added_to_main_grad = False  # type: ignore[attr-defined]
     own.zero_out_wgrad = is_tied  # type: ignore[attr-defined]
     total, _ = linear_loss(
-        hidden.to(dtype), own, ids.flatten(), FACTORS.float(), Shard(0, V), into_main_grad=True
+        hidden.to(dtype), own, ids.flatten(), FACTORS.float(), VocabShard(0, V), into_main_grad=True
     )
     total.backward()
     tolerance = 1e-5 if dtype == torch.float32 else 5e-2

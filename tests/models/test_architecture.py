@@ -6,7 +6,7 @@ import pytest
 import torch
 from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
 from megatron.core.transformer.transformer_config import TransformerConfig
-from transformers import AutoConfig, LlamaConfig
+from transformers import AutoConfig, LlamaConfig, Qwen2Config, Qwen3Config, Qwen3MoeConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from megatron_dasd.errors import UserError
@@ -229,3 +229,37 @@ def test_gpt_oss_is_refused_for_what_megatron_has_no_option_for() -> None:
     assert set(get_args(get_args(OPTIONS["fp4_recipe"])[0])) == {"nvfp4", "custom"}
     assert "learnable" in get_args(OPTIONS["softmax_type"])
     assert {"window_size", "glu_linear_offset", "activation_func_clamp_value"} <= set(OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("is_causal", False),
+        ("attention_chunk_size", 64),
+        ("transformers_weights", "other.safetensors"),
+        ("attn_logit_softcapping", 30.0),
+        ("logit_scale", 0.5),
+        ("text_config", {}),
+        ("num_experts", 4),
+        ("rope_interleaved", True),
+        ("tie_word_embeddings", "yes"),
+        ("sparsity_config", {}),
+    ],
+)
+def test_a_field_that_transformers_may_heed_is_refused(
+    tmp_path: Path, field: str, value: object
+) -> None:
+    with pytest.raises(UserError, match=f"config.json: field {field}"):
+        read_architecture(write(tmp_path, **{field: value}))
+
+
+def test_fields_of_no_effect_are_passed_over(tmp_path: Path) -> None:
+    plain = read_architecture(write(tmp_path))
+    extra = {"use_cache": False, "auto_map": {"AutoConfig": "a.B"}, "is_causal": True, "top_p": 0.9}
+    assert read_architecture(write(tmp_path, **extra)) == plain
+
+
+@pytest.mark.parametrize("kind", [LlamaConfig, Qwen2Config, Qwen3Config, Qwen3MoeConfig])
+def test_every_field_that_transformers_writes_is_known(tmp_path: Path, kind: type) -> None:
+    kind(architectures=[kind.__name__.replace("Config", "ForCausalLM")]).save_pretrained(tmp_path)
+    read_architecture(tmp_path)

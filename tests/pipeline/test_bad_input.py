@@ -243,7 +243,7 @@ LINES: dict[str, tuple[str, str, str]] = {
     "a turn without content": (
         "import_chat",
         json.dumps({"messages": [{"role": "user"}, {"role": "assistant", "content": "a"}]}),
-        "field messages.content: wanted a text",
+        "field messages.content: expected a text",
     ),
 }  # fmt: skip
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_dasd.pipeline import cli
+from megatron_dasd.pipeline import cli, runner
 
 ROOT = Path(__file__).parents[2]
 PIPELINE = """\
@@ -78,7 +78,7 @@ def test_an_interruption_is_no_failure_of_the_program(
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "run_stages", interrupted)
+    monkeypatch.setattr(runner, "run_stages", interrupted)
     assert cli.main([pipeline]) == 130
     assert capsys.readouterr().err == "stopped; the same command goes on from here\n"
 
@@ -89,7 +89,7 @@ def test_an_unexpected_error_keeps_its_traceback(
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "run_stages", broken)
+    monkeypatch.setattr(runner, "run_stages", broken)
     with pytest.raises(ZeroDivisionError):
         cli.main([pipeline])
 
@@ -128,7 +128,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(
         Path("runs/filler").write_bytes(b"x" * 12 * 1024)
         assert cli.main([pipeline]) == 2
         err = capsys.readouterr().err
-        assert "No space left on device; mend it, the same command goes on from here" in err
+        assert "No space left on device; fix it, the same command goes on from here" in err
         assert err.count("\n") == 1
         subprocess.run(["mount", "-o", "remount,size=1m", "runs"], check=True)
         assert cli.main([pipeline]) == 0

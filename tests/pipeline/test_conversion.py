@@ -108,7 +108,7 @@ def test_mistakes(hf: Path, ckpt: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "no Hugging Face model here" in fails(capsys, "import_hf", "--hf", missing, out=out)
     assert "no Megatron checkpoint here" in fails(capsys, "export_hf", "--ckpt", missing, out=out)
     err = fails(capsys, "export_hf", "--ckpt", ckpt, "--max-shard-gb", "0", out=out)
-    assert "--max-shard-gb 0: wanted a number above 0" in err
+    assert "--max-shard-gb 0: must be above 0" in err
     text = ("--hf", hf, "--ckpt", ckpt, "--text")
     assert "No such file" in fails(capsys, "verify_conversion", *text, missing)
     (tmp_path / "full").mkdir()

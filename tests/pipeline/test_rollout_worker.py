@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_dasd.checkpoint.artifact import FOLDER, TRACKER
+from megatron_dasd.checkpoint.artifact import CHECKPOINT_FOLDER, TRACKER
 from megatron_dasd.config.on_policy import OnPolicy
 from megatron_dasd.config.teacher import RollOutStudent
 from megatron_dasd.pipeline.rollout_worker import Worker
@@ -48,7 +48,7 @@ def test_the_first_round_has_the_weights_that_training_began_with(exchange: Exch
 
 def test_later_ones_wait_for_newer_weights_and_keep_them(exchange: Exchange) -> None:
     exchange.publish(0, Round(iteration=0, num_rows=0, data="data"))
-    saves = exchange.path.parent / FOLDER
+    saves = exchange.path.parent / CHECKPOINT_FOLDER
 
     def train() -> None:
         until = time.monotonic() + 20
@@ -69,7 +69,7 @@ def test_later_ones_wait_for_newer_weights_and_keep_them(exchange: Exchange) -> 
 
 
 def test_weights_handed_over_are_taken_in_place_of_checkpoints(exchange: Exchange) -> None:
-    save(exchange.path.parent / FOLDER, 40)
+    save(exchange.path.parent / CHECKPOINT_FOLDER, 40)
     save(exchange.weights, 30)
     assert worker(exchange, every=10)._weights(0)[0] == 30
     exchange.publish(0, Round(iteration=0, num_rows=0, data="data"))
@@ -77,7 +77,7 @@ def test_weights_handed_over_are_taken_in_place_of_checkpoints(exchange: Exchang
 
 
 def test_a_round_that_was_begun_goes_on_unless_it_would_be_too_old(exchange: Exchange) -> None:
-    saves = exchange.path.parent / FOLDER
+    saves = exchange.path.parent / CHECKPOINT_FOLDER
     save(saves, 20)
     own = worker(exchange, max_age=30)
     taken = own._weights(0)

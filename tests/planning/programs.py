@@ -67,6 +67,7 @@ def main(payload: dict[str, Any]) -> None:
     from megatron_dasd.device import adamw
     from megatron_dasd.models.packed import for_rank, to_batch
     from megatron_dasd.models.provider import model_provider
+    from megatron_dasd.training.job import LossSettings
     from megatron_dasd.training.step import forward_step
 
     adamw.mend()
@@ -83,14 +84,7 @@ def main(payload: dict[str, Any]) -> None:
     batch = to_batch(for_rank(row, *place))
     own = {p.untyped_storage().data_ptr() for chunk in model for p in chunk.parameters()}
     kept = Kept(own)
-    step = partial(
-        forward_step,
-        groups={},
-        normalise_by="token",
-        chunked_loss=True,
-        loss_gradients="backward",
-        distillation={},
-    )
+    step = partial(forward_step, groups={}, settings=LossSettings())
     for chunk in model:
         chunk.zero_grad_buffer()
     with torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):

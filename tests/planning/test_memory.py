@@ -11,7 +11,7 @@ from megatron_dasd.config.base import Launch
 from megatron_dasd.device.launch import launch
 from megatron_dasd.models.architecture import read_architecture
 from megatron_dasd.models.program import layout_flags, to_argv
-from megatron_dasd.planning.memory import Recipe, memory, parameters, rows_under_way
+from megatron_dasd.planning.memory import Recipe, memory, parameters, rows_in_flight
 
 SEQ_LENGTH, ALIGN = 512, 8
 LENGTHS = [200, 184, 128]
@@ -138,15 +138,15 @@ def test_a_shared_embedding_lies_on_both_ends_of_a_pipeline(tmp_path: Path) -> N
     assert both == parameters(one, 0)[0] + embedding
 
 
-def test_rows_under_way(tmp_path: Path) -> None:
+def test_rows_in_flight(tmp_path: Path) -> None:
     architecture = recipe_of("dense", tmp_path).architecture
     plain = Recipe(architecture, Launch(num_ranks=4, pipeline_parallel=4), 64, num_micro_batches=8)
-    assert [rows_under_way(plain, stage) for stage in range(4)] == [4, 3, 2, 1]
+    assert [rows_in_flight(plain, stage) for stage in range(4)] == [4, 3, 2, 1]
     few = replace(plain, num_micro_batches=2)
-    assert [rows_under_way(few, stage) for stage in range(4)] == [2, 2, 2, 1]
+    assert [rows_in_flight(few, stage) for stage in range(4)] == [2, 2, 2, 1]
     # 2 x 3 + 4 + 1 = 11 chunks of half a stage
     interleaved = Launch(num_ranks=4, pipeline_parallel=4, virtual_pipeline=2)
-    assert rows_under_way(replace(plain, launch=interleaved), 0) == 5.5
+    assert rows_in_flight(replace(plain, launch=interleaved), 0) == 5.5
 
 
 def test_the_distributed_optimizer_divides_what_data_parallel_ranks_have_alike(

@@ -49,8 +49,7 @@ class Laboratory:
         self.place = place
         self.tokenizer = byte_tokenizer("abcdefghijklmnopqrstuvwxyz ")
         size = len(self.tokenizer)
-        self.data = place / "data"
-        self._write_data()
+        self.data = self.write_rows(SEQ_LENGTH, PACK_ALIGN)
         self._add_model("dense", LlamaConfig(vocab_size=size, **SHAPE))
         self._add_model("experts", Qwen3MoeConfig(vocab_size=size, **SHAPE, **EXPERTS))
 
@@ -60,6 +59,7 @@ class Laboratory:
         steps: int,
         model: str = "dense",
         begin_with: str | None = None,
+        data: Path | None = None,
         **changes: Any,
     ) -> Manifest:
         """Train for some steps, from the imported weights or those of another run.
@@ -71,7 +71,8 @@ class Laboratory:
         given["epochs"] = steps * BATCH / self.num_packs
         references = {x: x for x in ("model", "checkpoint", "data")}
         settings = Train(kind="train", **references, **(given | changes))
-        inputs = {"model": self.place / model, "checkpoint": checkpoint, "data": self.data}
+        inputs = {"model": self.place / model, "checkpoint": checkpoint}
+        inputs["data"] = data or self.data
         with StageFolder(self.place / name, name, "train", {"name": name}, {}) as folder:
             return folder.finish(figures=train_stage.run(settings, inputs, folder))
 
@@ -103,22 +104,24 @@ class Laboratory:
         with StageFolder(self.place / f"{name} imported", name, "import_hf", {}, {}) as imported:
             imported.finish(figures=import_stage.run(settings, {"model": folder}, imported))
 
-    def _write_data(self) -> None:
+    def write_rows(self, seq_length: int, pack_align: int) -> Path:
         """Rows in which a letter follows from the one before, three times in four."""
-        self.data.mkdir()
-        data_format = DataFormat(SEQ_LENGTH, PACK_ALIGN, len(self.tokenizer), eod_id=2)
-        writer = ShardWriter(self.data, data_format)
+        folder = self.place / f"rows of {seq_length}"
+        folder.mkdir()
+        data_format = DataFormat(seq_length, pack_align, len(self.tokenizer), eod_id=2)
+        writer = ShardWriter(folder, data_format)
         random = np.random.default_rng(1)
         self.num_packs = 64
         for number in range(self.num_packs):
             letters = [int(random.integers(26))]
-            while len(letters) < SEQ_LENGTH:
+            while len(letters) < seq_length:
                 follows = random.random() < 0.75
                 letters.append((5 * letters[-1] + 7) % 26 if follows else int(random.integers(26)))
             document = {"tokens": [3 + letter for letter in letters]}
-            writer.add(str(number), document | {"loss_mask": [0, *[1] * (SEQ_LENGTH - 1)]})
+            writer.add(str(number), document | {"loss_mask": [0, *[1] * (seq_length - 1)]})
         writer.close()
-        write_data(self.data, [self.data], data_format)
+        write_data(folder, [folder], data_format)
+        return folder
 
 
 @pytest.fixture(scope="session")

@@ -150,7 +150,7 @@ def test_what_cannot_be_emulated_stops_at_the_start(laboratory: Any) -> None:
 
 def test_rows_that_do_not_fit_stop_at_the_start(laboratory: Any) -> None:
     with pytest.raises(UserError, match="row of tokens per context-parallel rank is 24, no mult"):
-        laboratory.train("odd", STEPS, precision="fp8-blockwise", megatron={"seq-length": 24})
+        laboratory.train("odd", STEPS, precision="fp8-blockwise", data=laboratory.write_rows(24, 8))
 
 
 @pytest.mark.slow

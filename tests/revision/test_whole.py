@@ -142,7 +142,7 @@ def test_data_that_the_student_did_not_write_is_not_asked_about(
     settings = ScoreTopk(
         kind="score_topk", only_rollouts=True, data="data", model="model", teacher="model", top_k=3
     )
-    with pytest.raises(UserError, match="the student wrote none of it to the end"):
+    with pytest.raises(UserError, match="none is a whole rollout of the student"):
         run_stage(top_tokens.run, settings, inputs)
 
 

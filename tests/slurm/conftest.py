@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from megatron_dasd.config.pipeline import graph_text
 from tests.slurm.cluster import SlurmCluster, wait_for, why_not
 
 ROOT = Path(__file__).parents[2]
@@ -107,5 +108,5 @@ def site(slurm: SlurmCluster, tmp_path: Path) -> Iterator[Site]:
 
 def micro_stages() -> dict[str, Any]:
     """Stages of ``examples/cpu_micro``."""
-    stages: dict[str, Any] = yaml.safe_load((MICRO / "pipeline.yaml").read_text())["stages"]
+    stages: dict[str, Any] = yaml.safe_load(graph_text(MICRO / "pipeline.yaml"))["stages"]
     return stages

@@ -46,7 +46,7 @@ STAGE_SCRIPTS = [path for path in SCRIPTS if path.stem != "end_servers"]
         ("", "error: DASD_ENVIRONMENT is not set: venv, pyxis or apptainer"),
         (
             "DASD_ENVIRONMENT=conda",
-            "error: DASD_ENVIRONMENT=conda: wanted venv, pyxis or apptainer",
+            "error: DASD_ENVIRONMENT=conda: expected venv, pyxis or apptainer",
         ),
         ("DASD_ENVIRONMENT=venv", "error: DASD_VENV is not set"),
         ("DASD_ENVIRONMENT=venv DASD_VENV=/nowhere", "error: no virtual environment at /nowhere"),

@@ -129,7 +129,7 @@ def test_the_tokenizer_has_its_merges_specials_and_template(
     ("changes", "what"),
     [
         ({"architecture": "qwen2"}, "architecture qwen2; only llama can be read"),
-        ({"pre": "other"}, "tokenizer gpt2/other is not among those known"),
+        ({"pre": "other"}, "tokenizer gpt2/other is not supported"),
         ({"rename": {"ffn_up": "ffn_gate_inp"}}, "tensor blk.0.ffn_gate_inp.weight has no place"),
     ],
 )

@@ -152,15 +152,15 @@ def test_prompts_are_read_as_they_are_needed(
     run_stage: RunStage, inputs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, written = 0, 0
-    original = sampling._jobs
+    original = sampling._candidates
 
     def counted(*arguments: Any) -> Iterator[Any]:
         nonlocal made
-        for job in original(*arguments):
+        for candidate in original(*arguments):
             made += 1
             # batches of 4, at most 2 + 4 x 2 / 4 open, and the one that was just taken
             assert made - written <= 4 * (4 + 1)
-            yield job
+            yield candidate
 
     class Counting(engine_parts.BarMeter):
         def take_faults(self) -> dict[str, int]:
@@ -168,7 +168,7 @@ def test_prompts_are_read_as_they_are_needed(
             written += 4
             return super().take_faults()
 
-    monkeypatch.setattr(sampling, "_jobs", counted)
+    monkeypatch.setattr(sampling, "_candidates", counted)
     monkeypatch.setattr(engine_parts, "BarMeter", Counting)
     with StubServer() as stub:
         run_stage(sampling.run, settings(stub.url, {"concurrency": 2}, num_candidates=10), inputs)
@@ -270,7 +270,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(tmp_path: Path, model_
             assert run_and_kill(pipeline, log, None, 0) == 2
             last = log.read_text().splitlines()[-1]
             assert last.startswith("error: ")
-            assert "No space left on device; mend it, the same command goes on from here" in last
+            assert "No space left on device; fix it, the same command goes on from here" in last
             assert "Traceback" not in log.read_text()
             subprocess.run(["mount", "-o", "remount,size=8m", str(run)], check=True)
             assert run_and_kill(pipeline, log, None, 0) == 0

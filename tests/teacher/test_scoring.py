@@ -94,6 +94,40 @@ def test_what_the_student_wrote_in_the_teachers_delimiters(
     assert manifest.counts == {"scored": 2, "dropped: structure": 1}
 
 
+def test_rollouts_of_one_prompt_keep_keys_of_their_own(
+    run_stage: RunStage,
+    tmp_path: Path,
+    model_dir: Path,
+    make_prompt: Callable[..., Prompt],
+    write_records: Callable[..., Path],
+) -> None:
+    given = [
+        Rollout(
+            prompt=make_prompt(),
+            candidate=candidate,
+            temperature=temperature,
+            token_ids=[1],
+            num_bytes=[11],
+            text="<think>\nab" + "cde"[number],
+            max_tokens=9,
+            finish_reason="length",
+            seed=number,
+        )
+        for number, (temperature, candidate) in enumerate([(0.7, 0), (0.7, 3), (1.0, 0)])
+    ]
+    inputs = {"teacher": model_dir, "rollouts": write_records("rollouts", [given])}
+    with StubServer() as stub:
+        wanted = settings(stub.url, rollouts="rollouts", thinking=LETTERS)
+        run_stage(scoring.run, wanted, inputs)
+    scored = list(read_records(tmp_path / "stage", Response))
+    prompt_id = make_prompt().prompt_id
+    assert [(r.prompt.prompt_id, r.temperature, r.candidate) for r in scored] == [
+        (prompt_id, 0.7, 0),
+        (prompt_id, 0.7, 3),
+        (prompt_id, 1.0, 0),
+    ]
+
+
 def test_a_continuation_is_scored_after_its_prefix(
     run_stage: RunStage,
     tmp_path: Path,

@@ -86,3 +86,21 @@ def test_no_room_is_told_before_anything_is_written(
             keeper.before_checkpoint(4)
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_checkpoint_that_is_written_again_is_sealed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    for size in (10, 12):  # a run that had ended, started again: it saves its last step once more
+        keeper = Keeper(tmp_path, None, num_bytes=10)
+        keeper.before_checkpoint(2)
+        folder = tmp_path / "iter_0000002"
+        folder.mkdir(exist_ok=True)
+        (folder / "__0_0.distcp").write_bytes(b"w" * size)
+        (folder / "metadata.json").write_text("{}")
+        (tmp_path / TRACKER).write_text("2")
+        keeper.on_checkpoint(2)
+        keeper.on_stage_end()
+        assert (folder / SEAL).exists()
+        assert damage(folder) is None

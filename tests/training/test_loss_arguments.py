@@ -3,14 +3,14 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from megatron_dasd.config.training import Distillation
 from megatron_dasd.data.indexed import DataFormat, ShardWriter, write_data
 from megatron_dasd.errors import UserError
-from megatron_dasd.training.command_line import payload_of
+from megatron_dasd.training.command_line import job_from_argv
+from megatron_dasd.training.job import TrainingJob
 
 
 @pytest.fixture
@@ -26,14 +26,14 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
-def payload(data: Path, *flags: str) -> dict[str, Any]:
-    return payload_of(["--dasd-hf-model", str(data), "--dasd-data", str(data), *flags])
+def job(data: Path, *flags: str) -> TrainingJob:
+    return job_from_argv(["--dasd-hf-model", str(data), "--dasd-data", str(data), *flags])
 
 
 def test_the_defaults_are_the_stages(data: Path) -> None:
-    given = payload(data)
-    assert given["teacher_topk"] is None
-    assert given["loss"] == {
+    given = job(data)
+    assert given.teacher_topk is None
+    assert given.loss.model_dump() == {
         "normalise_by": "token",
         "chunked_loss": True,
         "loss_gradients": "backward",
@@ -44,15 +44,15 @@ def test_the_defaults_are_the_stages(data: Path) -> None:
 def test_everything_asked_for(data: Path) -> None:
     flags = ["--dasd-normalise-by", "sequence", "--dasd-teacher-topk", "top", "--lr", "1e-5"]
     flags += ["--dasd-divergence", "skew_kl", "--dasd-beta", "0.1"]
-    given = payload(data, *flags, "--dasd-distillation-weight", "1")
-    assert given["teacher_topk"] == "top"
-    assert given["loss"]["normalise_by"] == "sequence"
+    given = job(data, *flags, "--dasd-distillation-weight", "1")
+    assert given.teacher_topk == Path("top")
+    assert given.loss.normalise_by == "sequence"
     expected = {"divergence": "skew_kl", "beta": 0.1, "weight": 1.0}
-    assert given["loss"]["distillation"] == expected
-    assert given["argv"] == ["--lr", "1e-5"]
-    assert not payload(data, "--dasd-whole-logits")["loss"]["chunked_loss"]
-    forward = payload(data, "--dasd-loss-gradients", "forward")
-    assert forward["loss"]["loss_gradients"] == "forward"
+    assert given.loss.distillation.model_dump() == expected
+    assert given.argv == ["--lr", "1e-5"]
+    assert not job(data, "--dasd-whole-logits").loss.chunked_loss
+    forward = job(data, "--dasd-loss-gradients", "forward")
+    assert forward.loss.loss_gradients == "forward"
 
 
 @pytest.mark.parametrize(
@@ -67,4 +67,4 @@ def test_everything_asked_for(data: Path) -> None:
 )
 def test_what_cannot_be_is_refused(data: Path, flags: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        payload(data, *flags)
+        job(data, *flags)

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from megatron_dasd.training.metrics_file import forget_after, last_step
+from megatron_dasd.training.metrics_file import StepLine, forget_after, last_step
 
 LINES = [
     '{"iteration": 1, "loss": 3.0}\n',
@@ -15,9 +15,9 @@ def test_the_newest_whole_line_of_a_step(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     assert last_step(path) is None
     path.write_text("".join(LINES[:3]))
-    assert last_step(path) == {"iteration": 2, "loss": 2.0}
+    assert last_step(path) == StepLine(iteration=2, loss=2.0)
     path.write_text("".join(LINES))
-    assert last_step(path) == {"iteration": 3, "loss": 1.0}
+    assert last_step(path) == StepLine(iteration=3, loss=1.0)
 
 
 def test_what_is_trained_again_is_forgotten(tmp_path: Path) -> None:

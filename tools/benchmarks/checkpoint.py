@@ -6,7 +6,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, Qwen3Config
@@ -81,7 +80,7 @@ def _rows(place: Path, tensors: Mapping[str, TensorInfo]) -> Iterator[Row]:
         1.25,
         name=f"{MODEL}; peak memory of import",
         unit="GB",
-        own=[imported["peak_memory_bytes"] / GIGABYTE],
+        own=[imported.converted.peak_memory_bytes / GIGABYTE],
         peer=[weights / GIGABYTE],
         peer_name="the bf16 weights",
         bar="at most 1.25 x the bf16 weights",
@@ -93,7 +92,7 @@ def _rows(place: Path, tensors: Mapping[str, TensorInfo]) -> Iterator[Row]:
         1.0,
         name=f"{MODEL}; peak memory of export",
         unit="GB",
-        own=[done["peak_memory_bytes"] / GIGABYTE],
+        own=[done.converted.peak_memory_bytes / GIGABYTE],
         peer=[4.0],
         peer_name="limit",
         bar="4 GB",
@@ -164,5 +163,5 @@ def _num_equal(before: Path, after: Path) -> int:
     return sum(_equal_bits(old.read(name), new.read(name)) for name in old.tensors)
 
 
-def _equal_bits(a: Any, b: Any) -> bool:
+def _equal_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     return torch.equal(a.view(torch.int16), b.view(torch.int16))

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +58,13 @@ RECORDS_OF_A_PART = 64
 """As `engine.batch_size` of a teacher that is served has it in docs/sampling.md."""
 MEAN_CHARACTERS = 60_000
 SIGMA = 0.8
+
+
+class Task(TypedDict):
+    """A task of reasoning-gym."""
+
+    question: str
+    answer: str
 
 
 def qwen3(cache: Path) -> Path:
@@ -114,7 +121,7 @@ def _chains(num_bytes: int, seed: int) -> Iterator[Chain]:
     import reasoning_gym
 
     draw = random.Random(seed)
-    tasks: list[dict[str, Any]] = []
+    tasks: list[Task] = []
     for name in GENERATORS:
         data = reasoning_gym.create_dataset(name, size=TASKS_OF_EACH, seed=seed)
         tasks += [data[i] for i in range(TASKS_OF_EACH)]
@@ -134,7 +141,7 @@ def _chains(num_bytes: int, seed: int) -> Iterator[Chain]:
         yield task["question"], pieces, f"The answer is **{task['answer']}**."
 
 
-def _piece(draw: random.Random, tasks: list[dict[str, Any]], sentences: list[str]) -> str:
+def _piece(draw: random.Random, tasks: list[Task], sentences: list[str]) -> str:
     kind = draw.random()
     a, b, c = draw.randrange(2, 10_000), draw.randrange(2, 1000), draw.randrange(2, 100)
     if kind < 0.3:

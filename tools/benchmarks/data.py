@@ -20,6 +20,7 @@ from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.data import PreprocessData
 from megatron_dasd.data import preprocess_data
 from megatron_dasd.data.packing import aligned, best_fit_decreasing
+from megatron_dasd.json_values import require
 
 SEQ_LENGTH, PACK_ALIGN = 65_536, 64
 SHORTEST, SIGMA = 144, 0.8
@@ -162,7 +163,7 @@ def _stage_seconds(place: Path, responses: str, number: int) -> tuple[float, int
         folder.finish(figures=figures)
     taken = time.perf_counter() - started
     shutil.rmtree(path)
-    return taken, int(figures["num_tokens"])
+    return taken, require(figures, "num_tokens", int)
 
 
 def _plain_tokens_per_second(model: Path, texts: list[str]) -> float:

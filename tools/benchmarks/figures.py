@@ -1,18 +1,29 @@
-"""One figure: raw samples of both sides, and whether the ratio of their medians holds the bar."""
+"""One figure: raw samples of both sides, and whether the ratio of their medians meets the bar."""
 
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NotRequired, TypedDict, Unpack
-
-Row = dict[str, Any]
-"""``{name, unit, own, peer, peer_name, value, bar, holds}``."""
+from typing import NotRequired, TypedDict, Unpack
 
 REPETITIONS = 3
 
 
+class Row(TypedDict):
+    """A finished figure, as ``bench/results.json`` has it."""
+
+    name: str
+    unit: str
+    own: list[float]
+    peer: list[float]
+    peer_name: str
+    value: float
+    """Median of ``own`` over median of ``peer``."""
+    bar: str
+    holds: bool
+
+
 class Figure(TypedDict):
-    """What is measured."""
+    """The samples of both sides."""
 
     name: str
     unit: str
@@ -20,16 +31,16 @@ class Figure(TypedDict):
     peer: Sequence[float]
     peer_name: str
     bar: NotRequired[str]
-    """How the bar is written; "at most ``ratio`` x" or "at least ``ratio`` x" by default."""
+    """The bar as text; by default "at most ``ratio`` x" or "at least ``ratio`` x"."""
 
 
 def at_most(ratio: float, **figure: Unpack[Figure]) -> Row:
-    """A figure that is good when small: ``median(own) / median(peer)`` may be at most ``ratio``."""
+    """Make a figure whose ``median(own) / median(peer)`` may be at most ``ratio``."""
     return _row(f"at most {ratio:g} x", lambda value: value <= ratio, figure)
 
 
 def at_least(ratio: float, **figure: Unpack[Figure]) -> Row:
-    """A figure that is good when large: ``median(own) / median(peer)`` must reach ``ratio``."""
+    """Make a figure whose ``median(own) / median(peer)`` must be at least ``ratio``."""
     return _row(f"at least {ratio:g} x", lambda value: value >= ratio, figure)
 
 
@@ -38,11 +49,11 @@ def seconds(
     repetitions: int = REPETITIONS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[float]:
-    """Seconds of each of some runs, after one that does not count.
+    """Measure the seconds of several runs, after one run for warming up.
 
     Args:
-        clock: wall time; ``time.process_time`` for work of this process alone, which other work on
-            the machine then disturbs less.
+        clock: wall time by default; ``time.process_time`` for work of this process alone, which
+            other work on the machine disturbs less.
     """
     work()
     samples = []

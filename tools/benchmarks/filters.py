@@ -11,8 +11,9 @@ from benchmarks import corpus
 from benchmarks.chains import chain_of_thought
 from benchmarks.figures import Row, at_most, seconds
 from megatron_dasd.config.selection import FilterResponses
-from megatron_dasd.filters.lengths import Lengths
+from megatron_dasd.filters.case import Tools, make_case
 from megatron_dasd.filters.runner import judge
+from megatron_dasd.filters.token_counter import StudentTokenCounter
 from megatron_dasd.records import Message, Prompt, Response, TokenLogprobs
 from megatron_dasd.text.encoding import load_tokenizer
 from megatron_dasd.text.thinking import NORMALISED
@@ -28,11 +29,11 @@ def rows() -> Iterator[Row]:
     """Figures of the filters room."""
     with tempfile.TemporaryDirectory() as place:
         model = corpus.model_folder(corpus.qwen3(corpus.CACHE), Path(place) / "model")
-        lengths = Lengths(load_tokenizer(model), "You are a helpful assistant.")
+        counter = StudentTokenCounter(load_tokenizer(model), "You are a helpful assistant.")
     chance = random.Random(0)
     long = chain_of_thought(chance, int(CHARACTERS_PER_TOKEN * NUM_TOKENS))
     # all rules: at the bound of a context of 64K tokens the length would end some runs early
-    yield _row("all rules over a response of 64K tokens", long, lengths, 2 * NUM_TOKENS)
+    yield _row("all rules over a response of 64K tokens", long, counter, 2 * NUM_TOKENS)
     hostile: dict[str, Callable[[], str]] = {
         "a megabyte of one character": lambda: "a" * MEGABYTE,
         "a megabyte of nested brackets": lambda: "\\[(" * (MEGABYTE // 3),
@@ -41,10 +42,12 @@ def rows() -> Iterator[Row]:
         ),
     }
     for name, text in hostile.items():
-        yield _row(f"all rules over {name}", text(), lengths)
+        yield _row(f"all rules over {name}", text(), counter)
 
 
-def _row(name: str, thinking: str, lengths: Lengths, max_length: int = NUM_TOKENS) -> Row:
+def _row(
+    name: str, thinking: str, counter: StudentTokenCounter, max_length: int = NUM_TOKENS
+) -> Row:
     text = NORMALISED.open + thinking + NORMALISED.close + "42"
     settings = FilterResponses(
         kind="filter_responses", responses=["r"], student="s", max_length=max_length
@@ -59,12 +62,13 @@ def _row(name: str, thinking: str, lengths: Lengths, max_length: int = NUM_TOKEN
         tokens=TokenLogprobs(token_ids=[0], num_bytes=[len(text.encode())], logprobs=[0.0]),
         finish_reason="stop",
     )
-    print(f"{name}: {lengths.of(response, text):,} tokens")
+    tools = Tools(counter)
+    print(f"{name}: {counter.count(response, text):,} tokens")
     return at_most(
         1.0,
         name=name,
         unit="s",
-        own=seconds(lambda: judge(response, settings, lengths), 7, time.process_time),
+        own=seconds(lambda: judge(make_case(response, settings, tools)), 7, time.process_time),
         peer=[LIMIT_SECONDS],
         peer_name="limit",
         bar="under 50 ms",

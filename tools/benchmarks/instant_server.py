@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import sys
-from typing import Any
 
 from aiohttp import web
 
@@ -24,7 +23,7 @@ def prepared_answer() -> bytes:
     ids = [FIRST_LETTER + (7 * i) % NUM_LETTERS for i in range(NUM_TOKENS)]
     texts = [chr(ord("a") + i - FIRST_LETTER) for i in ids]
     logprobs = [-1.2345678901 / (1 + i % 11) for i in range(NUM_TOKENS)]
-    choice: dict[str, Any] = {
+    choice: dict[str, object] = {
         "index": 0,
         "text": "".join(texts),
         "logprobs": {

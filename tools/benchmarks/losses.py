@@ -1,8 +1,10 @@
 """The chunked loss: peak memory and time of one forward and backward pass.
 
-Each sample is taken in a process of its own (``python -m benchmarks.losses VARIANT``), so that
-what one pass leaves behind is no part of another's peak.
+Each sample runs in a process of its own (``python -m benchmarks.losses VARIANT``), so memory that
+one pass leaves allocated is not part of the next one's peak.
 """
+
+from __future__ import annotations
 
 import json
 import os
@@ -12,9 +14,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from benchmarks.figures import REPETITIONS, Row, at_most
+
+if TYPE_CHECKING:  # the process that only collects samples needs no torch
+    from torch import Tensor
+
+    from megatron_dasd.losses.output_layer import OutputLayer
 
 TOKENS, HIDDEN, VOCABULARY = 8_192, 1_024, 151_936
 SHAPE = "8,192 tokens x hidden 1,024 x vocabulary 151,936, forward + backward"
@@ -89,7 +96,7 @@ def _measure(variant: str, meeting_place: Path) -> dict[str, float]:
     return {"seconds": seconds, "peak_bytes": _peak_bytes() - before - gradients}
 
 
-def _output_layer(meeting_place: Path) -> Any:
+def _output_layer(meeting_place: Path) -> OutputLayer:
     import torch
 
     from megatron_dasd.device import cpu_adapter
@@ -106,16 +113,17 @@ def _output_layer(meeting_place: Path) -> Any:
     config = TransformerConfig(
         num_layers=1, hidden_size=HIDDEN, num_attention_heads=8, use_cpu_initialization=True
     )
-    return ColumnParallelLinear(
+    layer: OutputLayer = ColumnParallelLinear(
         HIDDEN,
         VOCABULARY,
         config=config,
         init_method=lambda weight: torch.nn.init.normal_(weight, std=0.02),
         bias=False,
     )
+    return layer
 
 
-def _own(hidden: Any, layer: Any, labels: Any) -> Any:
+def _own(hidden: Tensor, layer: OutputLayer, labels: Tensor) -> Tensor:
     from megatron_dasd.losses.output_layer import token_losses
 
     return token_losses(
@@ -128,7 +136,7 @@ def _own(hidden: Any, layer: Any, labels: Any) -> Any:
     )
 
 
-def _forward(hidden: Any, layer: Any, labels: Any) -> Any:
+def _forward(hidden: Tensor, layer: OutputLayer, labels: Tensor) -> Tensor:
     import torch
 
     from megatron_dasd.losses.output_layer import summed_loss
@@ -145,14 +153,15 @@ def _forward(hidden: Any, layer: Any, labels: Any) -> Any:
     return total
 
 
-def _megatron(hidden: Any, layer: Any, labels: Any) -> Any:
+def _megatron(hidden: Tensor, layer: OutputLayer, labels: Tensor) -> Tensor:
     from megatron.core.tensor_parallel import vocab_parallel_cross_entropy
 
-    logits, _ = layer(hidden)
-    return vocab_parallel_cross_entropy(logits, labels.t())
+    forward = cast("Callable[[Tensor], tuple[Tensor, None]]", layer)
+    losses: Tensor = vocab_parallel_cross_entropy(forward(hidden)[0], labels.t())
+    return losses
 
 
-def _torch(hidden: Any, layer: Any, labels: Any) -> Any:
+def _torch(hidden: Tensor, layer: OutputLayer, labels: Tensor) -> Tensor:
     import torch
 
     return torch.nn.functional.linear_cross_entropy(
@@ -164,7 +173,7 @@ def _torch(hidden: Any, layer: Any, labels: Any) -> Any:
     )
 
 
-VARIANTS: dict[str, Callable[[Any, Any, Any], Any]] = {
+VARIANTS: dict[str, Callable[[Tensor, OutputLayer, Tensor], Tensor]] = {
     "own": _own,
     "forward": _forward,
     "megatron": _megatron,

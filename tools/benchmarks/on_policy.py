@@ -7,12 +7,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from benchmarks.figures import Row, at_most
 from benchmarks.training import BATCH, STEPS, own_step_seconds, write_model_and_data
 from megatron_dasd.manifests import LOGS, METRICS
 from megatron_dasd.training.exchange import Exchange
+from megatron_dasd.training.job import OnPolicyRows
 
 NUM_PAIRS = 10
 MICRO = Path(__file__).parents[2] / "examples" / "cpu_micro" / "on_policy.yaml"
@@ -31,9 +31,14 @@ def rows() -> Iterator[Row]:
             alone.append(own_step_seconds(place / f"{pair} alone", place, []))
             exchange = Exchange(place / f"{pair} hooked")
             exchange.make()
-            plan = {"share": 0.25, "max_age": 100, "every": 1, "num_samples": BATCH * STEPS}
-            payload = {"on_policy": {**plan, "stage": str(place / f"{pair} hooked")}}
-            hooked.append(own_step_seconds(place / f"{pair} logs", place, [], payload))
+            given = OnPolicyRows(
+                stage=place / f"{pair} hooked",
+                num_samples=BATCH * STEPS,
+                share=0.25,
+                max_age=100,
+                every=1,
+            )
+            hooked.append(own_step_seconds(place / f"{pair} logs", place, [], given))
     yield at_most(
         1.03,
         name=f"{NAME}paused, against training alone",
@@ -63,7 +68,7 @@ def _step_seconds(run_dir: Path, settings: list[str]) -> list[float]:
     given = [f"{STAGE}.epochs={EPOCHS}", f"{STAGE}.launch={{num_ranks: 1}}", *settings]
     _run(run_dir, "--only", STAGE, *(word for one in given for word in ("--set", one)))
     lines = (run_dir / STAGE / LOGS / METRICS).read_text().splitlines()
-    steps: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    steps: list[dict[str, float]] = [json.loads(line) for line in lines]
     return [step["seconds"] for step in steps[1:] if "seconds" in step]
 
 

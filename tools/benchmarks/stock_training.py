@@ -3,14 +3,23 @@
 The peer of ``benchmarks.training``.  Payload: ``argv``, Megatron's flags; ``metrics``, a file.
 """
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from megatron_dasd.device.launch import run_program
 from megatron_dasd.models.program import parse_argv
+
+if TYPE_CHECKING:  # main() sets torch up before it is imported
+    import torch
+    from torch import Tensor
+
+    Loss = tuple[Tensor, Tensor, dict[str, Tensor]]
+    """Sum, number of tokens, and the values to log."""
 
 
 def main(payload: dict[str, Any]) -> None:
@@ -20,9 +29,9 @@ def main(payload: dict[str, Any]) -> None:
     from megatron.training import pretrain, set_startup_timestamps
     from megatron.training.argument_utils import pretrain_cfg_container_from_args
 
-    from megatron_dasd.training import metrics
+    from megatron_dasd.training import megatron_log
 
-    metrics.install(Path(payload["metrics"]), [])
+    megatron_log.install(Path(payload["metrics"]), recorder=None)
     set_startup_timestamps(program_start=time.time(), main_entry=time.time())
     pretrain(
         pretrain_cfg_container_from_args(args),
@@ -33,7 +42,9 @@ def main(payload: dict[str, Any]) -> None:
     )
 
 
-def _model(pre_process: bool = True, post_process: bool = True, **further: Any) -> Any:
+def _model(
+    pre_process: bool = True, post_process: bool = True, **further: object
+) -> torch.nn.Module:
     from megatron.core.models.gpt import GPTModel
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
     from megatron.core.transformer.torch_norm import WrappedTorchNorm
@@ -44,7 +55,7 @@ def _model(pre_process: bool = True, post_process: bool = True, **further: Any) 
     args = get_args()
     spec = get_gpt_layer_local_spec(qk_layernorm=args.qk_layernorm, normalization="RMSNorm")
     config = further.pop("config", None) or core_transformer_config_from_args(args)
-    return GPTModel(
+    model: torch.nn.Module = GPTModel(
         config=config,
         transformer_layer_spec=TransformerBlockSubmodules(
             layer_specs=[spec] * args.num_layers, layer_norm=WrappedTorchNorm
@@ -59,9 +70,10 @@ def _model(pre_process: bool = True, post_process: bool = True, **further: Any) 
         rotary_base=args.rotary_base,
         **further,
     )
+    return model
 
 
-def _data_sets(num_samples: Any, vp_stage: int | None = None) -> Any:
+def _data_sets(num_samples: list[int], vp_stage: int | None = None) -> list[object]:
     from megatron.core.datasets.blended_megatron_dataset_builder import (
         BlendedMegatronDatasetBuilder,
     )
@@ -81,10 +93,14 @@ def _data_sets(num_samples: Any, vp_stage: int | None = None) -> Any:
         tokenizer=build_tokenizer(args),
         mid_level_dataset_surplus=0.005,
     )
-    return BlendedMegatronDatasetBuilder(GPTDataset, num_samples, lambda: True, config).build()
+    builder = BlendedMegatronDatasetBuilder(GPTDataset, num_samples, lambda: True, config)
+    found: list[object] = builder.build()
+    return found
 
 
-def _forward_step(batches: Iterator[dict[str, Any]], model: Any) -> tuple[Any, Callable[..., Any]]:
+def _forward_step(
+    batches: Iterator[dict[str, Tensor]], model: torch.nn.Module
+) -> tuple[Tensor, Callable[[Tensor], Loss]]:
     batch = next(batches)
     losses = model(
         batch["tokens"], batch["position_ids"], batch["attention_mask"], labels=batch["labels"]
@@ -92,7 +108,7 @@ def _forward_step(batches: Iterator[dict[str, Any]], model: Any) -> tuple[Any, C
     return losses, partial(_summed, batch["loss_mask"])
 
 
-def _summed(mask: Any, losses: Any) -> Any:
+def _summed(mask: Tensor, losses: Tensor) -> Loss:
     import torch
 
     mask = mask.view(-1).float()

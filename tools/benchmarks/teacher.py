@@ -209,17 +209,33 @@ def _vllm_bench(url: str, model: Path, served: str, folder: Path) -> float:
         "serve.add_cli_args(parser)\n"
         "serve.main(parser.parse_args())\n"
     )
-    flags = [
-        *("--backend", "openai", "--base-url", url.removesuffix("/v1")),
-        *("--endpoint", "/v1/completions", "--model", str(model), "--served-model-name", served),
-        *("--dataset-name", "custom", "--dataset-path", str(folder / "prompts.jsonl")),
-        *("--skip-chat-template", "--disable-shuffle", "--num-prompts", str(VLLM_PROMPTS)),
-        *("--output-len", str(VLLM_TOKENS), "--ignore-eos", "--temperature", "1.0"),
-        *("--max-concurrency", str(VLLM_CONCURRENCY), "--logprobs", "0", "--disable-tqdm"),
-        *("--save-result", "--result-dir", str(folder), "--result-filename", "peer.json"),
+    flags: dict[str, object] = {
+        "backend": "openai",
+        "base-url": url.removesuffix("/v1"),
+        "endpoint": "/v1/completions",
+        "model": model,
+        "served-model-name": served,
+        "dataset-name": "custom",
+        "dataset-path": folder / "prompts.jsonl",
+        "num-prompts": VLLM_PROMPTS,
+        "output-len": VLLM_TOKENS,
+        "temperature": 1.0,
+        "max-concurrency": VLLM_CONCURRENCY,
+        "logprobs": 0,
+        "result-dir": folder,
+        "result-filename": "peer.json",
+    }
+    switches = [
+        "skip-chat-template",
+        "disable-shuffle",
+        "ignore-eos",
+        "disable-tqdm",
+        "save-result",
     ]
+    words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
+    words += [f"--{name}" for name in switches]
     python = ROOT / ".vllm-venv" / "bin" / "python"
-    done = subprocess.run([python, "-c", program, *flags], capture_output=True, text=True)
+    done = subprocess.run([python, "-c", program, *words], capture_output=True, text=True)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     result = json.loads((folder / "peer.json").read_text())
     assert result["completed"] == VLLM_PROMPTS, result["completed"]

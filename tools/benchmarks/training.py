@@ -3,16 +3,16 @@
 import json
 import statistics
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from benchmarks.figures import Row, at_most
 from megatron_dasd.data.indexed import DataFormat, ShardWriter, write_data
 from megatron_dasd.device.launch import launch
-from megatron_dasd.training.command_line import payload_of
+from megatron_dasd.training.command_line import job_from_argv
+from megatron_dasd.training.job import OnPolicyRows
 
 SEQ_LENGTH, BATCH, STEPS = 1_024, 2, 6
 NUM_PAIRS = 10
@@ -83,7 +83,7 @@ def write_model_and_data(place: Path) -> None:
 
 
 def _flags() -> list[str]:
-    flags: dict[str, Any] = {
+    flags: dict[str, int | float | str] = {
         "global-batch-size": BATCH,
         "train-iters": STEPS,
         "lr": 1e-4,
@@ -97,19 +97,19 @@ def _flags() -> list[str]:
 
 
 def own_step_seconds(
-    logs: Path, place: Path, more: list[str], payload_too: Mapping[str, Any] = {}
+    logs: Path, place: Path, more: list[str], on_policy: OnPolicyRows | None = None
 ) -> float:
     """Median seconds of the steps of a short training.
 
     Args:
         more: flags.
-        payload_too: laid over the program's payload.
+        on_policy: which rows of a worker may enter; None: there is no worker.
     """
     metrics = logs.with_suffix(".jsonl")
     argv = ["--dasd-hf-model", str(place / "model"), "--dasd-data", str(place / "data")]
-    payload = payload_of([*argv, "--dasd-metrics", str(metrics), *_flags(), *more])
-    payload |= {"shows_progress": False, **payload_too}
-    launch("megatron_dasd.training.program", payload, 1, logs)
+    job = job_from_argv([*argv, "--dasd-metrics", str(metrics), *_flags(), *more])
+    job = job.model_copy(update={"shows_progress": False, "on_policy": on_policy})
+    launch("megatron_dasd.training.program", job, 1, logs)
     return _seconds(metrics)
 
 

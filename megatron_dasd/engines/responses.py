@@ -1,0 +1,119 @@
+"""The teacher's responses for a whole stage: to prompts, or continuing what a student began."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from megatron_dasd.artifacts import StageFolder
+from megatron_dasd.config.teacher import ContinueTeacher, SampleTeacher
+from megatron_dasd.engines.base import Engine, Generation, GenerationRequest
+from megatron_dasd.engines.parts import GenerationJob, generate_parts
+from megatron_dasd.manifests import model_folder
+from megatron_dasd.records import Prompt, Response
+from megatron_dasd.records_io import SetAside
+from megatron_dasd.text.chat import all_turns, read_few_shot, render_turns
+from megatron_dasd.text.encoding import load_tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A response that the teacher is asked for."""
+
+    prompt: Prompt
+    temperature: float
+    candidate: int
+    seed: int
+    teacher_prompt: str = ""
+    """Added by :func:`generate_responses`: the text that the teacher reads; stays empty where a
+    server applies its own template."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefix:
+    """The beginning of a rollout that the teacher is to continue."""
+
+    prompt: Prompt
+    candidate: int
+    """The rollout's number among the prompt's."""
+    student_prefix: str
+    """In the normalised form."""
+    student_prefix_ids: list[int]
+    """The student's own token ids, verbatim."""
+    teacher_form: str
+    """The same text in the teacher's delimiters."""
+
+
+def generate_responses(
+    asked: Iterable[tuple[Candidate, Prefix | None]],
+    settings: SampleTeacher | ContinueTeacher,
+    inputs: Mapping[str, Path],
+    *,
+    num_asked: int,
+    folder: StageFolder,
+    aside: SetAside,
+    what: str,
+) -> None:
+    """Write parts of :class:`Response`.
+
+    Args:
+        asked: each candidate, with the prefix that it continues where there is one.
+        num_asked: the number of ``asked``.
+        folder: see :func:`engines.parts.generate_parts`, as for ``aside`` and ``what``.
+    """
+    model = model_folder(inputs[settings.model]) if settings.model else None
+    generate_parts(
+        _jobs(asked, settings, inputs, model),
+        Response,
+        num_jobs=num_asked,
+        folder=folder,
+        model=model,
+        model_name=settings.model or "",
+        settings=settings.engine,
+        aside=aside,
+        what=what,
+    )
+
+
+def _jobs(
+    asked: Iterable[tuple[Candidate, Prefix | None]],
+    settings: SampleTeacher | ContinueTeacher,
+    inputs: Mapping[str, Path],
+    model: Path | None,
+) -> Iterator[GenerationJob[Response]]:
+    tokenizer = load_tokenizer(model) if model and not settings.engine.own_template else None
+    few_shot = read_few_shot(inputs[settings.few_shot] if settings.few_shot else None)
+    for candidate, prefix in asked:
+        turns = all_turns(candidate.prompt.messages, settings.system_prompt, few_shot)
+        beginning = prefix.teacher_form if prefix else ""
+        text = render_turns(tokenizer, turns) + beginning if tokenizer else ""
+        made = replace(candidate, teacher_prompt=text)
+        request = GenerationRequest(
+            prompt=text,
+            turns=turns,
+            prefix=beginning,
+            max_new_tokens=settings.max_new_tokens,
+            seed=candidate.seed,
+            temperature=candidate.temperature,
+            top_p=settings.top_p,
+            stop=tuple(settings.stop),
+        )
+        record = partial(generated_response, made, prefix)
+        yield GenerationJob(request=request, record=record, about=prefix or made)
+
+
+def generated_response(
+    candidate: Candidate, prefix: Prefix | None, generation: Generation, engine: Engine
+) -> Response:
+    """What the engine wrote for a candidate, as a response."""
+    return Response(
+        **vars(candidate),
+        model=engine.name,
+        engine=engine.version,
+        text=generation.text,
+        tokens=generation.tokens,
+        finish_reason=generation.finish_reason,
+        usage=generation.usage,
+        student_prefix=prefix.student_prefix if prefix else "",
+        student_prefix_ids=prefix.student_prefix_ids if prefix else [],
+    )

@@ -1,0 +1,124 @@
+"""An index of benchmarks' texts, to find runs of their words in prompts and responses.
+
+The 13-gram overlap of Brown et al. (arXiv 2005.14165, appendix C): words are compared in lower case
+and without punctuation.  The index takes some 24 bytes of memory for each word.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from megatron_dasd.arrays import Ints
+from megatron_dasd.config.selection import Decontamination
+from megatron_dasd.errors import UserError
+from megatron_dasd.filters.ngrams import Hashes, run_hashes, words_of
+from megatron_dasd.records_io import numbered_rows, parse_line, record_files
+
+TEXT_SUFFIX = ".txt"
+_WORD = re.compile(r"\w")
+
+
+@dataclass(frozen=True)
+class Benchmarks:
+    """The runs of words of all benchmarks."""
+
+    vocabulary: dict[str, int]
+    words: Ints
+    """The words of all texts as numbers of ``vocabulary``, one text after the other."""
+    places: dict[int, tuple[Hashes, Ints]]
+    """By length of the runs: their hashes, ascending, and the index in ``words`` of each start."""
+    text_starts: Ints
+    """[texts] index in ``words`` of the first word of each text."""
+    names: list[str]
+    """[texts] file and record that each text comes from."""
+
+    @classmethod
+    def read(cls, paths: Sequence[Path], settings: Decontamination) -> Self:
+        """Read the benchmarks' texts.
+
+        Raises:
+            UserError: a file cannot be read, or none of its texts is long enough.
+        """
+        vocabulary: dict[str, int] = {}
+        texts: list[Ints] = []
+        names: list[str] = []
+        for path in paths:
+            before = len(names)
+            for name, text in _texts(path, settings.fields):
+                words = [vocabulary.setdefault(w, len(vocabulary) + 1) for w in _plain_words(text)]
+                if len(words) >= min(settings.min_words, settings.ngram_words):
+                    texts.append(np.array(words, dtype=np.int64))
+                    names.append(name)
+            if len(names) == before:
+                raise UserError(
+                    f"{path}: no text of at least {settings.min_words} words to look for"
+                )
+        return cls(vocabulary, *_index(texts, settings.ngram_words), names)
+
+    def found_in(self, text: str) -> str | None:
+        """Describe a run of a benchmark's words that a text contains; None when there is none."""
+        plain = list(_plain_words(text))
+        words = np.array([self.vocabulary.get(word, 0) for word in plain], dtype=np.int64)
+        for size, (hashes, places) in self.places.items():
+            runs = run_hashes(words, size)
+            at = np.minimum(np.searchsorted(hashes, runs), hashes.size - 1)
+            for run in np.flatnonzero(hashes[at] == runs).tolist():
+                place = int(places[at[run]])
+                if np.array_equal(self.words[place : place + size], words[run : run + size]):
+                    text_number = int(np.searchsorted(self.text_starts, place, side="right")) - 1
+                    shown = " ".join(plain[run : run + size])
+                    return f"{shown!r} of {self.names[text_number]}"
+        return None
+
+
+def _plain_words(text: str) -> Iterable[str]:
+    return filter(_WORD.match, words_of(text.lower()))
+
+
+def _index(
+    texts: Sequence[Ints], ngram_words: int
+) -> tuple[Ints, dict[int, tuple[Hashes, Ints]], Ints]:
+    """``words``, ``places`` and ``text_starts`` of :class:`Benchmarks`."""
+    starts = np.cumsum([0, *(text.size for text in texts)])[:-1]
+    found: dict[int, list[tuple[Hashes, Ints]]] = {}
+    for text, start in zip(texts, starts.tolist(), strict=True):
+        size = min(ngram_words, text.size)
+        hashes = run_hashes(text, size)
+        found.setdefault(size, []).append((hashes, start + np.arange(hashes.size)))
+    places = {}
+    for size, pairs in sorted(found.items(), reverse=True):
+        hashes, runs = (np.concatenate(column) for column in zip(*pairs, strict=True))
+        order = np.argsort(hashes, kind="stable")
+        places[size] = hashes[order], runs[order]
+    return np.concatenate(texts), places, starts
+
+
+def _texts(path: Path, fields: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield every text of a benchmark with the name of the record that it comes from."""
+    for file in [path] if path.suffix == TEXT_SUFFIX else record_files(path):
+        for number, row in numbered_rows(file):
+            name = f"{file.name}, record {number}"
+            if file.suffix == TEXT_SUFFIX and isinstance(row, str):
+                yield name, row
+                continue
+            try:
+                record = parse_line(row) if isinstance(row, str) else row
+                yield name, "\n".join(_chosen(record, fields))
+            except ValueError as error:
+                raise UserError(f"{file}: record {number}: {error}") from None
+
+
+def _chosen(record: Mapping[str, object], fields: Sequence[str]) -> list[str]:
+    if not fields:
+        return [value for value in record.values() if isinstance(value, str)]
+    chosen = []
+    for field in fields:
+        value = record.get(field)
+        if not isinstance(value, str):
+            raise ValueError(f"field {field}: expected a string")
+        chosen.append(value)
+    return chosen

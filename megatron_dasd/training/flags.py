@@ -1,0 +1,78 @@
+"""What is typed for Megatron beside this program's own flags, checked before Megatron sees it."""
+
+import argparse
+from pathlib import Path
+
+from megatron_dasd.config.base import Launch
+from megatron_dasd.config.megatron_flags import BY_PROGRAM, check_balancing, typed_names
+from megatron_dasd.errors import UserError
+from megatron_dasd.models.architecture import Architecture, Flags
+
+_LAYERS_BY_HAND = ("pipeline-num-layers", "pipeline-model-parallel-layout", "in-pipeline-split")
+"""In the names of flags that say which stage has which layers."""
+_OTHER_SCHEDULE = "OptimizerParamScheduler: class input value"
+
+
+def check_typed(argv: list[str]) -> None:
+    """Refuse what this program gives Megatron itself, and what would not do what it says.
+
+    Args:
+        argv: Megatron's part of the command line.
+
+    Raises:
+        UserError: naming the flag.
+    """
+    typed = typed_names(argv)
+    for name, word in typed.items():
+        if reason := BY_PROGRAM.get(name) or BY_PROGRAM.get(name.removeprefix("no-")):
+            raise UserError(f"{word} is not to be given: {reason}")
+        if "_" in word and word != f"--{name}":
+            raise UserError(f"{word}: Megatron writes it --{name}")
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    parser.add_argument("--load", type=Path)
+    parser.add_argument("--save", type=Path)
+    parser.add_argument("--finetune", action="store_true")
+    parser.add_argument("--moe-router-load-balancing-type", nargs="+", default=[])
+    given, _ = parser.parse_known_args(argv)
+    if (
+        given.finetune
+        and given.load
+        and given.save
+        and given.load.resolve() == given.save.resolve()
+    ):
+        raise UserError(
+            "--finetune with the same --load and --save begins anew at every start; name the "
+            "weights to begin with in --pretrained-checkpoint"
+        )
+    try:
+        check_balancing(given.moe_router_load_balancing_type)
+    except ValueError as error:
+        raise UserError(f"--{error}") from None
+
+
+def check_divides(architecture: Architecture, launch: Launch, flags: Flags) -> None:
+    """Make sure before any rank starts that a layout can hold a model.
+
+    Args:
+        flags: Megatron's that are given beside it.
+
+    Raises:
+        UserError: naming what cannot be divided.
+    """
+    uneven = any(part in flag for flag in flags for part in _LAYERS_BY_HAND)
+    stages = 1 if uneven else launch.pipeline_parallel * launch.virtual_pipeline
+    expert_tensor = flags.get("expert-tensor-parallel-size", launch.tensor_parallel)
+    if not isinstance(expert_tensor, int):
+        raise UserError(f"expert-tensor-parallel-size: expected an integer, got {expert_tensor}")
+    architecture.check_layout(launch.tensor_parallel, launch.expert_parallel, stages, expert_tensor)
+
+
+def of_schedule(error: AssertionError) -> Exception:
+    """One line for Megatron's refusal of another schedule than the checkpoint's, or the error."""
+    if not str(error).startswith(_OTHER_SCHEDULE):
+        return error
+    said = " ".join(str(error).removeprefix(_OTHER_SCHEDULE).split())
+    return UserError(
+        f"the checkpoint to go on from has another schedule (this command {said}); give the same "
+        "--train-iters and --lr-..., or --override-opt_param-scheduler to take this command's"
+    )

@@ -1,0 +1,88 @@
+"""What is typed for Megatron, and what no rank has to find out."""
+
+from typing import Any
+
+import pytest
+
+from megatron_dasd.config.base import Launch
+from megatron_dasd.errors import UserError
+from megatron_dasd.models.architecture import FAMILIES, Architecture, Experts
+from megatron_dasd.training.flags import check_divides, check_typed, of_schedule
+
+DENSE = Architecture(
+    family=FAMILIES["Qwen3ForCausalLM"],
+    num_layers=6,
+    hidden_size=64,
+    num_attention_heads=8,
+    num_query_groups=4,
+    head_dim=8,
+    ffn_hidden_size=90,
+    vocab_size=130,
+    max_position_embeddings=64,
+    norm_epsilon=1e-5,
+    rotary_base=10000,
+    tied_embeddings=True,
+)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--micro-batch-size", "2"], "--micro-batch-size is not to be given: rows are packed"),
+        (["--seq-length=64"], "--seq-length is not to be given: it follows from the data"),
+        (["--no-calculate-per-token-loss"], "rows are packed"),
+        (["--global_batch_size", "4"], "--global_batch_size: Megatron writes it --global-batch-si"),
+        (["--moe-router-load-balancing-type", "sinkhorn"], "sinkhorn is not supported"),
+        (["--finetune", "--load", "a", "--save", "./a"], "begins anew at every start"),
+    ],
+)
+def test_a_flag_that_would_change_the_loss_in_silence(argv: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        check_typed(argv)
+
+
+def test_other_flags_are_megatrons() -> None:
+    check_typed(["--finetune", "--load", "a", "--save", "b", "--lr", "-1e-3"])
+    check_typed(["--override-opt_param-scheduler", "--moe-router-load-balancing-type", "aux_loss"])
+
+
+@pytest.mark.parametrize(
+    ("launch", "said"),
+    [
+        ({"num_ranks": 4, "pipeline_parallel": 4}, "4 does not divide the model's layers .6."),
+        (
+            {"num_ranks": 2, "pipeline_parallel": 2, "virtual_pipeline": 2},
+            "4 does not divide the model's layers .6.",
+        ),
+        ({"num_ranks": 4, "tensor_parallel": 4}, "4 does not divide the model's feed-forward wid"),
+        ({"num_ranks": 8, "tensor_parallel": 8}, "8 does not divide the model's key-value heads"),
+    ],
+)
+def test_a_layout_that_cannot_hold_the_model(launch: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        check_divides(DENSE, Launch(**launch), {})
+
+
+def test_layers_and_widths_that_flags_divide_otherwise() -> None:
+    pipeline = Launch(num_ranks=4, pipeline_parallel=4)
+    check_divides(DENSE, pipeline, {"decoder-first-pipeline-num-layers": 3})
+    experts = Architecture(**vars(DENSE) | {"experts": Experts(4, 2, 6, True)})
+    tensor = Launch(num_ranks=4, tensor_parallel=4)
+    with pytest.raises(UserError, match="feed-forward width .6."):
+        check_divides(experts, tensor, {})
+    check_divides(experts, tensor, {"expert-tensor-parallel-size": 1})
+
+
+def test_megatrons_refusal_of_another_schedule_is_one_line() -> None:
+    from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+
+    scheduler = object.__new__(OptimizerParamScheduler)
+    scheduler.override_opt_param_scheduler = False
+    scheduler.use_checkpoint_opt_param_scheduler = False
+    with pytest.raises(AssertionError) as caught:
+        scheduler._check_and_set(8, 4, "total number of iterations")
+    said = str(of_schedule(caught.value))
+    assert said.startswith("the checkpoint to go on from has another schedule (this command 8 and")
+    assert "\n" not in said
+    other = AssertionError("something else")
+    assert of_schedule(other) is other
