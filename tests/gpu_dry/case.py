@@ -49,7 +49,7 @@ class Result:
     args: dict[str, object] = field(default_factory=dict)
     """Megatron's arguments after its own checks: numbers, texts and switches."""
     attention: list[dict[str, object]] = field(default_factory=list)
-    """What reached the attention's kernel, see ``kernels.Attention``."""
+    """What reached the attention's kernel, see ``seen.Attention``."""
     products: list[tuple[str, str, str, int]] = field(default_factory=list)
     """Matrix products: types of both sides and of the result, and how many."""
     calls: dict[str, int] = field(default_factory=dict)

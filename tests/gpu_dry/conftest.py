@@ -63,9 +63,13 @@ def dry_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def play(dry_place: Path) -> Iterator[Play]:
-    """Play a case: ``play(pipeline, stage, kind="engine", **fields of the case)``."""
+    """Play a case: ``play(pipeline, stage, kind="engine", **fields of the case)``.
+
+    The same case is played once, however many tests look at its result.
+    """
     engine.fetch()
     players: dict[Kind, _Player] = {}
+    results: dict[tuple[Kind, Case], Result] = {}
     numbers = count()
     with ExitStack() as running:
 
@@ -77,16 +81,19 @@ def play(dry_place: Path) -> Iterator[Play]:
             fails: bool = False,
             **fields: object,
         ) -> Result:
+            case = Case(str(_ROOT / "examples" / pipeline), stage, **fields)
+            if (kind, case) in results:
+                return results[kind, case]
             if kind not in players:
                 players[kind] = _Player(kind, dry_place / f"{kind}.log")
                 running.callback(players[kind].close)
             place = dry_place / f"case-{next(numbers)}"
             place.mkdir()
-            case = Case(str(_ROOT / "examples" / pipeline), stage, **fields)
             result = players[kind].play(case, place)
             if result.error and not fails:
                 tail = (place / "log").read_text().splitlines()[-30:]
                 pytest.fail("\n".join([*tail, f"{case}: {result.error}"]))
+            results[kind, case] = result
             return result
 
         yield played

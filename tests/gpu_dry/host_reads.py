@@ -96,9 +96,9 @@ IN_A_STEP: dict[str, Answer] = {
     # The log: losses, and the loss scale.
     "megatron/training/training.py:train": _ones,
     "megatron/training/training.py:training_log": _ones,
-    "megatron_dasd/training/metrics.py:drop_absent": _ones,
-    "megatron_dasd/training/metrics.py:_named": _ones,
-    "megatron_dasd/training/metrics.py:_note": _ones,
+    "megatron_dasd/training/megatron_log.py:drop_absent": _ones,
+    "megatron_dasd/training/megatron_log.py:_named": _ones,
+    "megatron_dasd/training/megatron_log.py:_note": _ones,
     # A row's log-probs, and a text's logits.
     "megatron_dasd/student/scoring_program.py:_token_losses": _ones,
     "megatron_dasd/checkpoint/verify_program.py:_megatron_logits": _zeros,

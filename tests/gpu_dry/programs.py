@@ -9,12 +9,8 @@ import json
 import os
 import shutil
 import sys
-import types
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
-from functools import wraps
 from pathlib import Path
 
 import torch
@@ -25,7 +21,7 @@ from megatron_dasd.config.selection import ScoreStudent
 from megatron_dasd.config.training import ExportHf, ImportHf, Train
 from megatron_dasd.data.meta import read_meta
 from megatron_dasd.device.payload import read_payload, write_payload
-from tests.gpu_dry import h100, host_reads, kernels, on_meta
+from tests.gpu_dry import watching
 from tests.gpu_dry.case import Case, Result
 
 _PORT = "29511"
@@ -35,14 +31,14 @@ def play(case: Case, place: Path, result: Result) -> None:
     """Play a case in a folder; what is seen goes into the result."""
     os.environ["SCRATCH"] = str(place / "scratch")
     if case.apex:
-        _bring_apex()
+        watching.bring_apex()
     pipeline = load_pipeline(
         Path(case.pipeline), place / "run", [f"{case.stage}.{s}" for s in case.settings]
     )
     try:
         _STAGES[pipeline.stages[case.stage].kind](pipeline, case, place, result)
     finally:
-        _note(result)
+        watching.note(result)
 
 
 def _train(pipeline: Pipeline, case: Case, place: Path, result: Result) -> None:
@@ -63,11 +59,11 @@ def _train(pipeline: Pipeline, case: Case, place: Path, result: Result) -> None:
     rows = replicas * case.micro_batches
     epochs = rows / read_meta(inputs[settings.data]).num_packs
     settings = settings.model_copy(update={"global_batch_size": rows, "epochs": epochs})
-    _replace(stage, "launch", _launch(case, result))
-    _watch_model(result)
+    watching.replace(stage, "launch", _launch(case, result))
+    watching.watch_model(result)
     if not case.save:
-        _leave_out_saves()
-    _watch_checkpoints(result)
+        watching.leave_out_saves()
+    watching.watch_checkpoints(result)
     _run(stage.run, settings, inputs, case, place)
 
 
@@ -82,8 +78,8 @@ def _score(pipeline: Pipeline, case: Case, place: Path, result: Result) -> None:
         settings.checkpoint: place.parent / "checkpoint",
         settings.responses: place.parent / "responses",
     }
-    _replace(scoring, "launch", _launch(case, result))
-    _watch_checkpoints(result)
+    watching.replace(scoring, "launch", _launch(case, result))
+    watching.watch_checkpoints(result)
     _run(scoring.run, settings, inputs, case, place)
 
 
@@ -92,7 +88,7 @@ def _import(pipeline: Pipeline, case: Case, place: Path, result: Result) -> None
 
     settings = pipeline.stages[case.stage]
     assert isinstance(settings, ImportHf)
-    _replace(process, "launch", _launch(case, result, goes_on=True))
+    watching.replace(process, "launch", _launch(case, result, goes_on=True))
     _run(import_stage.run, settings, {settings.model: place.parent / "tiny"}, case, place)
 
 
@@ -105,7 +101,7 @@ def _export(pipeline: Pipeline, case: Case, place: Path, result: Result) -> None
         settings.model: place.parent / "tiny",
         settings.checkpoint: place.parent / "checkpoint",
     }
-    _replace(process, "launch", _launch(case, result, goes_on=True))
+    watching.replace(process, "launch", _launch(case, result, goes_on=True))
     _run(export_stage.run, settings, inputs, case, place)
 
 
@@ -114,8 +110,8 @@ def _verify(pipeline: Pipeline, case: Case, place: Path, result: Result) -> None
     from megatron_dasd.checkpoint import process, verify_stage
     from megatron_dasd.checkpoint.artifact import open_checkpoint
 
-    _replace(process, "launch", _launch(case, result, goes_on=True))
-    _watch_checkpoints(result)
+    watching.replace(process, "launch", _launch(case, result, goes_on=True))
+    watching.watch_checkpoints(result)
     checkpoint = open_checkpoint(place.parent / "checkpoint")
     verify_stage.verify(place.parent / "tiny", checkpoint, list(range(3, 23)), place)
 
@@ -186,7 +182,7 @@ def _launch(case: Case, result: Result, goes_on: bool = False) -> Callable[..., 
         except SystemExit as ended:
             if ended.code:
                 raise
-        _note_arguments(result)
+        watching.note_arguments(result)
         _end_megatron()
         if not goes_on:
             raise _Played
@@ -212,7 +208,7 @@ def _play_the_other_ranks() -> None:
         sys.argv.append("--fake-process-group")
         return parse(*args, **kwargs)
 
-    _replace(arguments, "parse_and_validate_args", with_fake_group)
+    watching.replace(arguments, "parse_and_validate_args", with_fake_group)
 
 
 def _end_megatron() -> None:
@@ -230,127 +226,3 @@ def _end_megatron() -> None:
 
 class _Played(Exception):
     """The program came to its end; what the stage makes of its output is not looked at."""
-
-
-def _replace(module: types.ModuleType, name: str, value: object) -> None:
-    """Something that a module has already."""
-    assert hasattr(module, name) or name == "fused_weight_gradient_mlp_cuda", name
-    setattr(module, name, value)
-
-
-def _bring_apex() -> None:
-    from megatron.core.tensor_parallel import layers
-
-    kernel = types.ModuleType("fused_weight_gradient_mlp_cuda")
-    kernel.wgrad_gemm_accum_fp32 = kernels.weight_gradient
-    kernel.wgrad_gemm_accum_fp16 = kernels.weight_gradient
-    sys.modules[kernel.__name__] = kernel
-    _replace(layers, kernel.__name__, kernel)
-    _replace(layers, "_grad_accum_fusion_available", True)
-
-
-def _watch_model(result: Result) -> None:
-    """Note what the backward pass left without a gradient, before the optimizer's step."""
-    from megatron.training import training
-
-    set_up = training.setup_model_and_optimizer
-    without: set[str] = set()
-
-    def watched(*args: object, **kwargs: object) -> object:
-        model, optimizer, scheduler = set_up(*args, **kwargs)
-        for number, chunk in enumerate(model):
-            for name, parameter in chunk.named_parameters():
-                result.num_parameters += parameter.numel()
-                without.add(f"{number}.{name}")
-                parameter.register_post_accumulate_grad_hook(
-                    lambda _, name=f"{number}.{name}": without.discard(name)
-                )
-        step = optimizer.step
-
-        def noted(*step_args: object, **step_kwargs: object) -> object:
-            result.without_gradient = sorted(without)
-            return step(*step_args, **step_kwargs)
-
-        optimizer.step = noted
-        for chunk in model:
-            names = [type(module).__name__ for module in chunk.modules()]
-            for name, count in Counter(names).items():
-                result.modules[name] = result.modules.get(name, 0) + count
-        return model, optimizer, scheduler
-
-    _replace(training, "setup_model_and_optimizer", watched)
-
-
-def _leave_out_saves() -> None:
-    from megatron.training import training
-
-    @wraps(training.save_checkpoint_and_time)
-    def saved(*_: object, **__: object) -> None: ...
-
-    _replace(training, "save_checkpoint_and_time", saved)
-
-
-def _watch_checkpoints(result: Result) -> None:
-    from megatron.core import dist_checkpointing
-    from megatron.core.dist_checkpointing.dict_utils import dict_list_map_outplace
-
-    def load(state: dict[str, object], folder: str, *_: object, **__: object) -> object:
-        result.loaded += keys(state)
-        common = dist_checkpointing.load_common_state_dict(folder)
-        model = {name: dict_list_map_outplace(_data, part) for name, part in state.items()}
-        return common | model
-
-    def save(state: object, *_: object, **__: object) -> None:
-        result.saved += keys(state)
-
-    _replace(dist_checkpointing, "load", load)
-    _replace(dist_checkpointing, "save", save)
-
-
-def _data(entry: object) -> object:
-    """What a checkpoint would give for an entry: a tensor of its shape."""
-    return getattr(entry, "data", entry)
-
-
-def keys(state: object) -> list[str]:
-    """Keys of the sharded objects in a state dict, and keys and whole shapes of the tensors."""
-    from megatron.core.dist_checkpointing.dict_utils import nested_values
-    from megatron.core.dist_checkpointing.mapping import (
-        ShardedObject,
-        ShardedTensor,
-        ShardedTensorFactory,
-    )
-
-    found = set()
-    for value in nested_values(state):
-        built = value.build() if isinstance(value, ShardedTensorFactory) else value
-        for entry in nested_values({"": built}):
-            if isinstance(entry, ShardedTensor):
-                found.add(f"{entry.key} {list(entry.global_shape)}")
-            elif isinstance(entry, ShardedObject):
-                found.add(entry.unique_key)
-    return sorted(found)
-
-
-def _note_arguments(result: Result) -> None:
-    """Megatron's, where a program came that far."""
-    from megatron.training import get_args
-
-    with suppress(AssertionError):
-        result.args = {
-            name: value if isinstance(value, bool | int | float | None) else str(value)
-            for name, value in vars(get_args()).items()
-        }
-
-
-def _note(result: Result) -> None:
-    """What the stand-ins saw."""
-    _note_arguments(result)
-    result.attention = [asdict(call) for call in kernels.attention]
-    result.products = [(*kinds, count) for kinds, count in kernels.products.items()]
-    result.calls = dict(kernels.calls)
-    result.host_reads = dict(host_reads.reads) | {
-        f"cuda {name}": count for name, count in h100.waits.items()
-    }
-    seen = Counter((c.name, len(c.ranks), c.num_bytes) for c in on_meta.collectives)
-    result.collectives = [(*kind, count) for kind, count in seen.items()]

@@ -14,7 +14,7 @@ DENSE = ("qwen3_4b/h100_64.yaml", "stage1")
 
 
 def imported_keys(checkpoint: Path) -> set[str]:
-    """What a checkpoint of the real import holds, as ``programs.keys`` writes it."""
+    """What a checkpoint of the real import holds, as ``watching.keys`` writes it."""
     entries = open_checkpoint(checkpoint).metadata.state_dict_metadata
     return {
         f"{key} {list(entry.size)}" if hasattr(entry, "size") else key
@@ -49,6 +49,7 @@ def test_an_imported_checkpoint_has_what_the_engines_modules_ask_for(
     }
 
 
+@pytest.mark.slow
 def test_an_imported_checkpoint_of_experts(play: Play, dry_place: Path) -> None:
     """Fault 2: of grouped experts, whose keys a rank has for its own share of them."""
     result = play(EXPERTS, "stage1", model=str(dry_place / "tiny_experts"))
@@ -115,7 +116,7 @@ def test_gpus_in_sight(
     assert gpus.in_sight() is expected
 
 
-@pytest.mark.parametrize("apex", [False, True])
+@pytest.mark.parametrize("apex", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_megatrons_own_loss(play: Play, apex: bool) -> None:
     """Fault 7: ``chunked_loss: false`` needed apex."""
     result = play(*DENSE, settings=("chunked_loss=false",), apex=apex)

@@ -5,6 +5,7 @@ import pytest
 from tests.gpu_dry.conftest import Play
 
 DENSE = "qwen3_4b/h100_64.yaml"
+pytestmark = pytest.mark.slow
 
 
 def test_import_and_export(play: Play) -> None:

@@ -59,8 +59,17 @@ def test_tensor_and_context_parallel(play: Play) -> None:
     assert collective(result, "isend", 4)
 
 
-@pytest.mark.parametrize("precision", FP8)
-@pytest.mark.parametrize("example", [DENSE, EXPERTS])
+@pytest.mark.parametrize(
+    ("example", "precision"),
+    [
+        (DENSE, "fp8-blockwise"),
+        pytest.param(DENSE, "fp8-tensorwise", marks=pytest.mark.slow),
+        pytest.param(DENSE, "fp8-delayed", marks=pytest.mark.slow),
+        pytest.param(EXPERTS, "fp8-blockwise", marks=pytest.mark.slow),
+        pytest.param(EXPERTS, "fp8-tensorwise", marks=pytest.mark.exhaustive),
+        pytest.param(EXPERTS, "fp8-delayed", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_fp8(play: Play, example: str, precision: str) -> None:
     result = play(example, "stage1", settings=(f"precision={precision}",))
     kind = FP8[precision]
@@ -72,6 +81,7 @@ def test_fp8(play: Play, example: str, precision: str) -> None:
             assert count <= 4
 
 
+@pytest.mark.slow
 def test_experts_over_ranks(play: Play) -> None:
     """TP2 CP8 EP8: 16 of 128 experts a rank, tokens exchanged among 8."""
     result = play(EXPERTS, "stage1")
@@ -107,7 +117,14 @@ def play_layout(play: Play, layout: str, rank: int, **fields: object) -> Result:
 
 
 @pytest.mark.parametrize(
-    ("layout", "rank"), [("CP8", 1), ("PP4", 0), ("PP4", 20), ("PP4", 63), ("interleaved PP2", 63)]
+    ("layout", "rank"),
+    [
+        ("PP4", 63),
+        pytest.param("interleaved PP2", 63, marks=pytest.mark.slow),
+        pytest.param("CP8", 1, marks=pytest.mark.exhaustive),
+        pytest.param("PP4", 0, marks=pytest.mark.exhaustive),
+        pytest.param("PP4", 20, marks=pytest.mark.exhaustive),
+    ],
 )
 def test_layouts(play: Play, layout: str, rank: int) -> None:
     check_step(play_layout(play, layout, rank))
@@ -122,8 +139,11 @@ def test_attention_is_cudnns(play: Play) -> None:
 
 @pytest.mark.parametrize(
     ("example", "settings"),
-    [(DENSE, ()), (DENSE, ("precision=fp32",)), (EXPERTS, ())],
-    ids=["bf16", "fp32", "experts"],
+    [
+        pytest.param(DENSE, (), id="bf16", marks=pytest.mark.slow),
+        pytest.param(DENSE, ("precision=fp32",), id="fp32", marks=pytest.mark.exhaustive),
+        pytest.param(EXPERTS, (), id="experts", marks=pytest.mark.exhaustive),
+    ],
 )
 def test_without_transformer_engine(play: Play, example: str, settings: tuple[str, ...]) -> None:
     result = play(example, "stage1", kind="bare", settings=settings)
@@ -132,6 +152,7 @@ def test_without_transformer_engine(play: Play, example: str, settings: tuple[st
     assert result.without_gradient == []
 
 
+@pytest.mark.slow
 def test_fp8_without_transformer_engine_is_refused(play: Play) -> None:
     result = play(DENSE, "stage1", kind="bare", settings=("precision=fp8-blockwise",), fails=True)
     assert "Transformer Engine is not installed" in result.error
@@ -149,7 +170,7 @@ def test_a_save_by_its_keys(play: Play) -> None:
         )
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_every_example(play: Play, example: str) -> None:
     check_step(play(example, "stage1"))
