@@ -14,11 +14,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 
-from megatron_dasd.device import srun
+from megatron_dasd.device import gpus, srun
 from megatron_dasd.device.ports import free_port
 from megatron_dasd.errors import MISTAKE_STATUS, Stopped, UserError
 
@@ -32,7 +33,6 @@ _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
-_FORK_SERVER = multiprocessing.get_context("forkserver")
 
 
 def launch(
@@ -64,7 +64,7 @@ def launch(
     if steps := srun.steps_folder():
         _launch_step(steps, module, payload_path, num_ranks, log_dir, on_poll)
         return
-    _FORK_SERVER.set_forkserver_preload(["megatron_dasd.device.preload"])
+    context = _context()
     environment = _ENVIRONMENT | {
         "MASTER_ADDR": "127.0.0.1",
         # One rank alone takes any port at the moment it listens: nobody can be there before it.
@@ -72,13 +72,13 @@ def launch(
         "WORLD_SIZE": str(num_ranks),
         "LOCAL_WORLD_SIZE": str(num_ranks),
     }
-    ranks: list[ForkServerProcess] = []
+    ranks: list[BaseProcess] = []
     with _stops() as stops:
         try:
             for rank in range(num_ranks):
                 own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
                 log = log_dir / f"rank-{rank}.log"
-                process = _FORK_SERVER.Process(
+                process: BaseProcess = context.Process(
                     target=_run_rank, args=(module, payload_path, own, log)
                 )
                 process.start()
@@ -91,6 +91,18 @@ def launch(
                 process.join()
     if stops:
         raise Stopped(f"stopped on {stops[0].name}")
+
+
+def _context() -> SpawnContext | ForkServerContext:
+    """How ranks are started: forked from a process that has Megatron imported, or anew.
+
+    Where there is a GPU, anew: see ``device.preload``.
+    """
+    if gpus.in_sight():
+        return multiprocessing.get_context("spawn")
+    forking = multiprocessing.get_context("forkserver")
+    forking.set_forkserver_preload(["megatron_dasd.device.preload"])
+    return forking
 
 
 def _launch_step(
@@ -152,7 +164,7 @@ def _stops() -> Iterator[list[signal.Signals]]:
 
 def _watch(
     module: str,
-    ranks: list[ForkServerProcess],
+    ranks: list[BaseProcess],
     stops: list[signal.Signals],
     log_dir: Path,
     on_poll: Callable[[], None],
@@ -179,7 +191,7 @@ def _watch(
 
 
 def _run_rank(module: str, payload: Path, environment: dict[str, str], log: Path) -> None:
-    """Body of a rank's process, forked from a server that has imported Megatron."""
+    """Body of a rank's process."""
     threading.Thread(target=die_with_launcher, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launching process's to handle
     for number in STOP_SIGNALS:  # which the fork server ignores
@@ -196,7 +208,7 @@ def _run_rank(module: str, payload: Path, environment: dict[str, str], log: Path
 def die_with_launcher() -> None:
     """Wait for the end of the process that started this one, and end with it.
 
-    Not by the kernel's parent-death signal: the parent is the fork server, which stays.
+    Not by the kernel's parent-death signal: the parent may be the fork server, which stays.
     """
     launcher = multiprocessing.parent_process()
     assert launcher is not None
