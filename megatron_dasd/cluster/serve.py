@@ -4,6 +4,7 @@
 """
 
 import argparse
+import http.client
 import os
 import signal
 import socket
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from megatron_dasd.config.cluster import ServerJob
 from megatron_dasd.config.pipeline import Pipeline, load_pipeline
-from megatron_dasd.engines.services import RequestedWeights, announce, requested_weights
+from megatron_dasd.engines.services import RequestedWeights, announce, wanted_weights
 from megatron_dasd.errors import MISTAKE_STATUS, STOPPED_STATUS, UserError
 from megatron_dasd.manifests import model_folder
 
@@ -54,7 +55,7 @@ def serve(pipeline: Pipeline, service: str) -> int:
     stops = _note_signals()
     status = None
     while status is None and not stops:
-        status = _Served(pipeline, service, requested_weights(service), stops).run()
+        status = _Served(pipeline, service, wanted_weights(service), stops).run()
     return STOPPED_STATUS if status is None or stops else status
 
 
@@ -124,7 +125,7 @@ class _Served:
         return True
 
     def _is_outdated(self) -> bool:
-        return requested_weights(self.service) != self.weights
+        return wanted_weights(self.service) != self.weights
 
 
 def _replaced(word: str, words: dict[str, str]) -> str:
@@ -144,7 +145,7 @@ def _answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
             return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
+    except (urllib.error.URLError, OSError, http.client.HTTPException):
         return False
 
 

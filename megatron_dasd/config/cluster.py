@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from megatron_dasd.config.base import Positive
+from megatron_dasd.config.base import Name, Positive
 
 Minutes = Annotated[str, Field(pattern=r"^(\d+-)?\d+(:\d\d){0,2}$")]
 """A time limit as Slurm takes it: minutes, ``hours:minutes:seconds``, ``days-hours:...``."""
@@ -70,6 +70,6 @@ class Cluster(BaseModel):
     sbatch: list[str] = []
     stages: dict[str, Resources] = {}
     """By stage, or by kind of stage."""
-    servers: dict[str, ServerJob] = {}
+    servers: dict[Name, ServerJob] = {}
     max_fruitless_starts: Positive = 3
     """A job that starts so often without any progress in between is a fault."""
