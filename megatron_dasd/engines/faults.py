@@ -77,6 +77,8 @@ class Attempts:
             pause = min(fault.retry_after, left) + random.uniform(0, _FIRST_PAUSE_SECONDS)
         elif fault.counts:
             return pause
+        elif left > 0:
+            pause = min(pause, left)
         self._impatient = left <= 0
         self.waited_seconds += pause
         return pause
