@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import msgspec
-from yarl import URL
 
+from megatron_dasd.config.base import url_fault
 from megatron_dasd.engines.faults import Fault
 from megatron_dasd.engines.scrub import Scrubber
 from megatron_dasd.errors import UserError
@@ -121,11 +121,15 @@ def _same_origin(url: str, method: str, answer: Answer) -> str | None:
     if not kept or not answer.location:
         return None
     try:
-        here = URL(url)
-        further = here.join(URL(answer.location))
-        return str(further) if further.origin() == here.origin() else None
+        further = urljoin(url, answer.location)
+        return further if not url_fault(further) and _origin(further) == _origin(url) else None
     except ValueError:
         return None
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port
 
 
 def decode[T](decoder: msgspec.json.Decoder[T], raw: bytes) -> T:
@@ -193,9 +197,10 @@ def proxy_of(url: str) -> str | None:
     proxy = None if proxy_bypass(host) else getproxies().get(parts.scheme)
     if proxy:
         try:
-            sound = URL(proxy).scheme in ("http", "https") and URL(proxy).host
-        except ValueError:
-            sound = None
+            named = urlsplit(proxy)
+            sound = named.scheme in ("http", "https") and named.hostname and named.port != 0
+        except ValueError:  # of the port, or of brackets
+            sound = False
         if not sound:
             raise UserError(
                 f"the environment variable {parts.scheme}_proxy holds no http:// or https:// "
