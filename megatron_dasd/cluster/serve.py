@@ -4,6 +4,7 @@
 """
 
 import argparse
+import http.client
 import os
 import signal
 import socket
@@ -154,7 +155,7 @@ def _answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
             return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
+    except (urllib.error.URLError, OSError, http.client.HTTPException):
         return False
 
 

@@ -3,20 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from megatron_dasd.config.base import Name
 from megatron_dasd.config.cluster import Cluster
 from megatron_dasd.config.planning import Plan
 from megatron_dasd.config.recipes import RECIPES
 from megatron_dasd.config.stages import StageSettings
 from megatron_dasd.config.yaml_files import Content, laid_over, read_yaml
 from megatron_dasd.errors import UserError
-
-StageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-"""It is a folder's name too."""
 
 
 class PipelineFile(BaseModel):
@@ -34,7 +31,7 @@ class PipelineFile(BaseModel):
     verify_inputs: bool = True
     """Whether a stage compares the content of its inputs with the digests that the stages before
     it wrote down.  False saves reading every file once, on storage that you trust."""
-    stages: dict[StageName, StageSettings] = Field(min_length=1)
+    stages: dict[Name, StageSettings] = Field(min_length=1)
     cluster: Cluster = Cluster()
     plan: Plan = Plan()
 
