@@ -15,7 +15,9 @@ from megatron_dasd.artifacts import StageFolder, write_atomic
 from megatron_dasd.config.pipeline import Pipeline
 from megatron_dasd.config.stages import stage_kinds
 from megatron_dasd.errors import UserError
+from megatron_dasd.last_net import working_on
 from megatron_dasd.manifests import (
+    LOGS,
     MANIFEST,
     Manifest,
     check_files,
@@ -24,6 +26,7 @@ from megatron_dasd.manifests import (
     input_digest,
     read_manifest,
 )
+from megatron_dasd.printing import say
 
 StageFunction = Callable[..., Mapping[str, object]]
 """``run(settings, inputs, folder)``: paths by reference in, figures of the manifest out."""
@@ -107,9 +110,10 @@ def run_stages(pipeline: Pipeline, stages: Collection[str]) -> list[Outcome]:
     """
     outcomes = []
     for number, stage in enumerate(stages, start=1):
-        print(f"[{number}/{len(stages)}] {stage} ({pipeline.stages[stage].kind})", flush=True)
+        say(f"[{number}/{len(stages)}] {stage} ({pipeline.stages[stage].kind})")
         try:
-            outcome = _run_stage(pipeline, stage)
+            with working_on(stage, pipeline.stage_dir(stage) / LOGS):
+                outcome = _run_stage(pipeline, stage)
         except UserError as error:
             raise type(error)(f"stage {stage}: {error}") from None
         except ModuleNotFoundError as error:
@@ -118,7 +122,7 @@ def run_stages(pipeline: Pipeline, stages: Collection[str]) -> list[Outcome]:
             install = f"pip install 'megatron_dasd[{EXTRAS[error.name]}]'"
             raise UserError(f"stage {stage}: needs the package {error.name}: {install}") from None
         outcomes.append(outcome)
-        print(f"    {describe(outcome)}", flush=True)
+        say(f"    {describe(outcome)}")
     return outcomes
 
 
