@@ -169,7 +169,7 @@ class StageFolder:
         try:
             attempt = json.loads((self.path / ATTEMPT).read_text())
             return bool(attempt["fingerprint"] == self.fingerprint)
-        except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError):
+        except (FileNotFoundError, ValueError, LookupError, TypeError, RecursionError):
             return False
 
     # -- parts ---------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from megatron_dasd.errors import UserError
-from megatron_dasd.json_values import Figures, JsonObject
+from megatron_dasd.json_values import Figures, JsonObject, read_as
 
 MANIFEST = "manifest.json"
 ATTEMPT = "attempt.json"
@@ -78,12 +78,12 @@ def read_manifest(folder: Path) -> Manifest | None:
     path = folder / MANIFEST
     if not path.exists():
         return None
-    try:
-        return Manifest(**json.loads(path.read_text()))
-    except (json.JSONDecodeError, TypeError) as error:
-        raise UserError(
-            f"{path}: damaged manifest ({error}); delete it to run the stage again"
-        ) from None
+    advice = "delete it to run the stage again"
+    manifest = read_as(path, Manifest, advice)
+    for name in manifest.files:
+        if Path(name).is_absolute() or ".." in Path(name).parts or not name.isprintable():
+            raise UserError(f"{path}: damaged (field files: {name!r} leaves the folder); {advice}")
+    return manifest
 
 
 def require_manifest(folder: Path) -> Manifest:

@@ -22,6 +22,7 @@ from megatron_dasd.engines.services import RequestedWeights, announce, wanted_we
 from megatron_dasd.errors import STOPPED_STATUS, UserError
 from megatron_dasd.last_net import guard
 from megatron_dasd.manifests import model_folder
+from megatron_dasd.printing import say
 
 _POLL_SECONDS = 1.0
 _END_SECONDS = 20.0
@@ -84,7 +85,7 @@ class _ServerProcess:
                 url = f"http://{host}:{port}/v1"
                 job = os.environ.get("SLURM_JOB_ID", str(os.getpid()))
                 announced = announce(self.service, job, url)
-                print(f"{self.service}: serving {self._name} at {url}", flush=True)
+                say(f"{self.service}: serving {self._name} at {url}")
                 while server.poll() is None and not self.stops:
                     if self._is_outdated():
                         return None

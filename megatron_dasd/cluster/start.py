@@ -22,6 +22,7 @@ from megatron_dasd.cluster.nodes import bad_nodes, remember_bad_nodes
 from megatron_dasd.config.pipeline import Pipeline, load_pipeline
 from megatron_dasd.device.srun import steps_folder
 from megatron_dasd.errors import STOPPED_STATUS, UserError
+from megatron_dasd.json_values import read_as
 from megatron_dasd.last_net import guard
 from megatron_dasd.manifests import ATTEMPT, LOCK, LOGS
 from megatron_dasd.printing import say
@@ -75,7 +76,7 @@ def note_start(pipeline: Pipeline, stage: str, job: str) -> None:
     """
     path = pipeline.run_dir / JOBS / "starts" / f"{stage}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    starts: list[_Start] = json.loads(path.read_text()) if path.exists() else []
+    starts = read_as(path, list[_Start], "delete it") if path.exists() else []
     starts = [start for start in starts if start["job"] == job]  # each submit counts from 0
     marker = progress_marker(pipeline.stage_dir(stage))
     fruitless = 0

@@ -45,7 +45,7 @@ def step_request(
     """A request for the job script.
 
     Raises:
-        UserError: the ranks do not divide among the nodes.
+        UserError: the ranks do not divide among the nodes, or a path holds a line break.
     """
     num_nodes = int(os.environ["SLURM_JOB_NUM_NODES"])
     if num_ranks % num_nodes:
@@ -56,7 +56,11 @@ def step_request(
     log = log_dir.absolute() / "rank-%t.log"
     lines = [num_nodes, num_ranks, num_ranks // num_nodes, log, module, payload.absolute()]
     lines += [f"{name}={value}" for name, value in environment.items()]
-    return "".join(f"{line}\n" for line in lines)
+    texts = [str(line) for line in lines]
+    for text in texts:
+        if not text.isprintable():
+            raise UserError(f"{text!r}: holds a line break; choose another run_dir")
+    return "".join(f"{text}\n" for text in texts)
 
 
 def run_step(

@@ -24,6 +24,7 @@ from megatron_dasd.containment.walls import INSTALL
 from megatron_dasd.errors import UserError
 from megatron_dasd.evaluation.grading import contained, registry
 from megatron_dasd.evaluation.grading.base import Check, Grader
+from megatron_dasd.evaluation.grading.exact import is_same as is_same
 from megatron_dasd.records import Prompt
 from megatron_dasd.text.thinking import NORMALISED, span_text, split_thinking
 

@@ -18,6 +18,7 @@ from megatron_dasd.filters.rules.repetition import (
 )
 from megatron_dasd.filters.rules.structure import STRUCTURE
 from megatron_dasd.filters.rules.tool_call import TOOL_CALL
+from megatron_dasd.filters.rules.tool_call import find_tool_call as find_tool_call
 from megatron_dasd.filters.rules.truncation import TRUNCATION
 
 RULES: tuple[FilterRule, ...] = (
