@@ -6,6 +6,7 @@ file in hand and the log file that holds its traceback.
 
 import errno
 import os
+import select
 import sys
 import tempfile
 import traceback
@@ -161,14 +162,12 @@ def _place_of_log() -> Path | None:
 
 def _output_is_closed() -> bool:
     """Whether standard output has no reader any more; if so, nothing more goes there."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError):
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), select.POLLOUT)
+        if any(event & select.POLLERR for _, event in poll.poll(0)):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    except (OSError, ValueError):
-        return False
+            return True
     return False
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from megatron_dasd.errors import UserError
+from megatron_dasd.printing import one_line
 
 STEPS = "DASD_STEPS"
 """Environment variable: the folder; unset: ranks are processes of this machine."""
@@ -45,7 +46,7 @@ def step_request(
     """A request for the job script.
 
     Raises:
-        UserError: the ranks do not divide among the nodes, or a path holds a line break.
+        UserError: the ranks do not divide among the nodes.
     """
     num_nodes = int(os.environ["SLURM_JOB_NUM_NODES"])
     if num_ranks % num_nodes:
@@ -56,11 +57,8 @@ def step_request(
     log = log_dir.absolute() / "rank-%t.log"
     lines = [num_nodes, num_ranks, num_ranks // num_nodes, log, module, payload.absolute()]
     lines += [f"{name}={value}" for name, value in environment.items()]
-    texts = [str(line) for line in lines]
-    for text in texts:
-        if not text.isprintable():
-            raise UserError(f"{text!r}: holds a line break; choose another run_dir")
-    return "".join(f"{text}\n" for text in texts)
+    # settings refuse line breaks in paths; here none may shift the lines in any case
+    return "".join(f"{one_line(str(line))}\n" for line in lines)
 
 
 def run_step(
