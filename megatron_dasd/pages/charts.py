@@ -92,8 +92,8 @@ def gap_chart(histogram: Histogram, beta: float) -> Markup:
 
 def svg(figure: Figure) -> Markup:
     """Render a figure as an ``<svg>`` element, without metadata that differs between runs."""
-    for text in figure.findobj(Text):  # characters that XML cannot hold
-        text.set_text(shown(text.get_text()))
+    for label in figure.findobj(Text):  # characters that XML cannot hold
+        label.set_text(shown(label.get_text()))  # type: ignore[attr-defined]
     out = StringIO()
     left_out: dict[str, None] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(out, format="svg", transparent=True, metadata=left_out)
