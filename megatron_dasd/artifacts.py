@@ -177,7 +177,7 @@ class StageFolder:
         try:
             attempt = json.loads((self.path / ATTEMPT).read_text())
             return bool(attempt["fingerprint"] == self.fingerprint)
-        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        except (FileNotFoundError, ValueError, LookupError, TypeError, RecursionError):
             return False
 
     # -- parts ---------------------------------------------------------------------------------

@@ -9,15 +9,12 @@ import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, TypedDict
+from typing import TypedDict
 
 from megatron_dasd.errors import UserError
-from megatron_dasd.json_values import Figures, JsonObject
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
+from megatron_dasd.json_values import Figures, JsonObject, read_as
 
 MANIFEST = "manifest.json"
 ATTEMPT = "attempt.json"
@@ -97,37 +94,13 @@ def read_manifest(folder: Path) -> Manifest | None:
     path = folder / MANIFEST
     if not path.exists():
         return None
+    advice = "delete it to run the stage again"
+    manifest = read_as(path, Manifest, advice)
     try:
-        manifest = _checked_fields(json.loads(path.read_bytes()))
         _check_consistent(manifest)
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path}: damaged manifest ({error}); delete it to run the stage again"
-        ) from None
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); {advice}") from None
     return manifest
-
-
-@cache
-def _schema() -> "TypeAdapter[Manifest]":
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(Manifest)
-
-
-def _checked_fields(content: object) -> Manifest:
-    """Make parsed JSON a manifest.
-
-    Raises:
-        ValueError: names the field that is missing or of another type.
-    """
-    from pydantic import ValidationError  # too slow to import for ``--help``
-
-    try:
-        return _schema().validate_python(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{where or 'content'}: {first['msg']}") from None
 
 
 def _check_consistent(manifest: Manifest) -> None:
@@ -138,12 +111,12 @@ def _check_consistent(manifest: Manifest) -> None:
     """
     for name in manifest.files:
         path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or "\0" in name:
-            raise ValueError(f"files: {name!r} is no path inside the folder")
+        if path.is_absolute() or ".." in path.parts or not name.isprintable():
+            raise ValueError(f"field files: {name!r} is no path inside the folder")
     if manifest.digest != digest_of(manifest.files):
-        raise ValueError("digest: is not that of the files")
+        raise ValueError("field digest: is not that of the files")
     if manifest.fingerprint != fingerprint_of(manifest.kind, manifest.settings, manifest.inputs):
-        raise ValueError("fingerprint: is not that of kind, settings and inputs")
+        raise ValueError("field fingerprint: is not that of kind, settings and inputs")
 
 
 def require_manifest(folder: Path) -> Manifest:

@@ -259,6 +259,8 @@ def parse_line(line: str) -> JsonObject:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"bad JSON ({error.msg}, column {error.colno})") from None
+    except RecursionError:
+        raise ValueError("bad JSON (nested too deep)") from None
     if not isinstance(row, dict):
         raise ValueError("no JSON object")
     if "\\ud" in line or "\\uD" in line:  # an escape may be half of a pair, which is no character

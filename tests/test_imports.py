@@ -28,7 +28,17 @@ STAGES = {
     "evaluation",
 }
 LAYERS = [
-    {"errors", "json_values", "records", "config", "seeds", "arrays"},
+    {
+        "errors",
+        "printing",
+        "paths",
+        "json_values",
+        "last_net",
+        "records",
+        "config",
+        "seeds",
+        "arrays",
+    },
     {
         "records_io",
         "record_batches",
@@ -58,9 +68,12 @@ LIGHT_ROOMS = [
     "cluster",
     "config",
     "errors",
+    "last_net",
     "manifests",
     "pages",
+    "paths",
     "planning",
+    "printing",
     "progress",
     "record_batches",
     "records",

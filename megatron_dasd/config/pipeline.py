@@ -174,6 +174,8 @@ def _pipeline(path: Path, run_dir: Path | None, expanded: Expanded) -> Pipeline:
         base_dir=path.parent / (file.base_dir or ""),
         verify_inputs=file.verify_inputs,
     )
+    if not str(pipeline.run_dir).isprintable():
+        raise UserError(f"{path}: run_dir: holds a line break or another control character")
     _check_references(pipeline, expanded.left_out)
     _check_cluster(pipeline)
     return in_order(pipeline)

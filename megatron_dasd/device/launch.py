@@ -21,10 +21,16 @@ from types import FrameType
 
 from megatron_dasd.device import gpus, srun
 from megatron_dasd.device.ports import free_port
-from megatron_dasd.errors import MISTAKE_STATUS, Stopped, UserError
+from megatron_dasd.errors import (
+    MISTAKE_STATUS,
+    UNEXPECTED_STATUS,
+    Stopped,
+    UnexpectedError,
+    UserError,
+)
+from megatron_dasd.last_net import ERROR_PREFIX, guard
 
 _POLL_SECONDS = 0.1
-_ERROR_PREFIX = "error: "
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """What schedulers send before a time limit or a preemption.  Ranks get SIGTERM for either."""
 _ENVIRONMENT = {
@@ -81,7 +87,7 @@ def launch(
                 process: BaseProcess = context.Process(
                     target=_run_rank, args=(module, payload_path, own, log)
                 )
-                process.start()
+                _start(process, module, rank)
                 ranks.append(process)
             _watch(module, ranks, stops, log_dir, on_poll)
         finally:
@@ -127,20 +133,42 @@ def _launch_step(
 
 
 def run_program[P](main: Callable[[P], None]) -> None:
-    """Entry point of a program: read its payload, from the file that argv names, and run it."""
+    """Entry point of a program: read its payload, from the file that argv names, and run it.
+
+    Standard error is the rank's log, which takes the traceback of an unexpected error.
+    """
     from megatron_dasd.device.payload import read_payload
 
-    run_guarded(lambda: main(read_payload(main, Path(sys.argv[1]))))
+    run_guarded(lambda: main(read_payload(main, Path(sys.argv[1]))), logs_traceback=True)
 
 
-def run_guarded(main: Callable[[], None]) -> None:
-    """Run as a rank, and report a user's mistake in one line."""
+def run_guarded(main: Callable[[], None], *, logs_traceback: bool = False) -> None:
+    """Run as a rank, and report what ends it in one line.
+
+    Args:
+        main: the rank's work.
+        logs_traceback: whether standard error is a log; otherwise an unexpected error's traceback
+            goes to a file that the line names.
+    """
+    status = guard(main, logs_traceback=logs_traceback)
+    if status:
+        sys.stdout.flush()
+        os._exit(status)  # the other ranks may wait in a collective: no orderly farewell
+
+
+def _start(process: BaseProcess, module: str, rank: int) -> None:
+    """Start a rank.
+
+    Raises:
+        UserError: the fork server has ended.
+    """
     try:
-        main()
-    except UserError as error:
-        print(f"{_ERROR_PREFIX}{error}", file=sys.stderr, flush=True)
-        os._exit(MISTAKE_STATUS)  # the other ranks may wait in a collective: no orderly farewell
-    sys.stdout.flush()
+        process.start()
+    except (EOFError, ConnectionError) as error:
+        raise UserError(
+            f"{module}: rank {rank} did not start, the process that forks the ranks has ended "
+            f"({type(error).__name__}), perhaps for want of memory; start the command again"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -183,8 +211,10 @@ def _watch(
             return  # one that had nothing to save ended at once, and the others with it
         if failures:
             # A rank that reports a user's mistake explains the others, which merely lost it.
-            rank = min(failures, key=lambda rank: (codes[rank] != MISTAKE_STATUS, rank))
-            raise UserError(_reason(module, rank, codes[rank], log_dir))
+            order = [MISTAKE_STATUS, UNEXPECTED_STATUS]
+            rank = min(failures, key=lambda rank: (codes[rank] not in order, codes[rank], rank))
+            kind = UnexpectedError if codes[rank] == UNEXPECTED_STATUS else UserError
+            raise kind(_reason(module, rank, codes[rank], log_dir))
         on_poll()
         if running:
             time.sleep(_POLL_SECONDS)
@@ -226,6 +256,8 @@ def _share_cores(num_ranks: int) -> None:
 def _reason(module: str, rank: int, code: int | None, log_dir: Path) -> str:
     log = log_dir / f"rank-{rank}.log"
     mistake, last = _ending(log)
+    if mistake and code == UNEXPECTED_STATUS:
+        return f"{mistake} (traceback: {log})"
     return mistake or f"{module}: rank {rank} ended with status {code}: {last} (log: {log})"
 
 
@@ -242,6 +274,6 @@ def _reason_of_step(module: str, status: int, log_dir: Path) -> str:
 def _ending(log: Path) -> tuple[str | None, str]:
     """The user's mistake that a log reports, if any, and its last line."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    mistakes = [line for line in lines if line.startswith(_ERROR_PREFIX)]
-    mistake = mistakes[-1].removeprefix(_ERROR_PREFIX) if mistakes else None
+    mistakes = [line for line in lines if line.startswith(ERROR_PREFIX)]
+    mistake = mistakes[-1].removeprefix(ERROR_PREFIX) if mistakes else None
     return mistake, lines[-1].strip() if lines else "no output"

@@ -16,7 +16,9 @@ from megatron_dasd.config.pipeline import Pipeline, references
 from megatron_dasd.config.stages import stage_kinds
 from megatron_dasd.errors import UserError
 from megatron_dasd.json_values import Figures
+from megatron_dasd.last_net import working_on
 from megatron_dasd.manifests import (
+    LOGS,
     MANIFEST,
     Manifest,
     check_files,
@@ -25,6 +27,7 @@ from megatron_dasd.manifests import (
     input_digest,
     read_manifest,
 )
+from megatron_dasd.printing import say
 from megatron_dasd.verification import verify_stages
 
 StageFunction = Callable[..., Figures]
@@ -109,9 +112,10 @@ def run_stages(pipeline: Pipeline, stages: Collection[str]) -> list[Outcome]:
     """
     outcomes = []
     for number, stage in enumerate(stages, start=1):
-        print(f"[{number}/{len(stages)}] {stage} ({pipeline.stages[stage].kind})", flush=True)
+        say(f"[{number}/{len(stages)}] {stage} ({pipeline.stages[stage].kind})")
         try:
-            outcome = _run_stage(pipeline, stage)
+            with working_on(stage, pipeline.stage_dir(stage) / LOGS):
+                outcome = _run_stage(pipeline, stage)
         except UserError as error:
             raise type(error)(f"stage {stage}: {error}") from None
         except ModuleNotFoundError as error:
@@ -120,7 +124,7 @@ def run_stages(pipeline: Pipeline, stages: Collection[str]) -> list[Outcome]:
             install = f"pip install 'megatron_dasd[{EXTRAS[error.name]}]'"
             raise UserError(f"stage {stage}: needs the package {error.name}: {install}") from None
         outcomes.append(outcome)
-        print(f"    {describe(outcome)}", flush=True)
+        say(f"    {describe(outcome)}")
     return outcomes
 
 
