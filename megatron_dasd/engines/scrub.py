@@ -68,7 +68,7 @@ class Scrubber:
             text = text.decode(errors="replace")
         text = self._strike(" ".join(text.split())[:_READ_CHARACTERS])
         text = _USER_INFO.sub(f"://{_STRUCK}@", text)
-        return shown(text)[:length]
+        return escaped(text)[:length]
 
     def holds_secret(self, text: str) -> bool:
         """Whether a text repeats a secret verbatim that it cannot hold by chance; cheap."""
@@ -91,8 +91,8 @@ class Scrubber:
         return "".join([*pieces, text[end:]])
 
 
-def shown(text: str) -> str:
-    """A text whose unprintable characters are written as escapes, e.g. ``\\x1b``."""
+def escaped(text: str) -> str:
+    """A text whose unprintable characters, line breaks too, are written as escapes, e.g. ``\\x1b``."""
     if text.isprintable():
         return text
     return "".join(

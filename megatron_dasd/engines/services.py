@@ -20,7 +20,7 @@ import msgspec
 
 from megatron_dasd.artifacts import write_atomic
 from megatron_dasd.config.base import url_fault
-from megatron_dasd.engines.scrub import shown
+from megatron_dasd.engines.scrub import escaped
 from megatron_dasd.errors import UserError
 
 SERVICES = "DASD_SERVICES"
@@ -76,7 +76,7 @@ def announce(name: str, job: str, url: str) -> Path:
         UserError: no server can have this URL, or the folder is not the user's alone.
     """
     if wrong := url_fault(url):
-        raise UserError(f"{shown(url)}: {wrong}")
+        raise UserError(f"{escaped(url)}: {wrong}")
     file = _made(service_folder(name)) / f"{job}.url"
     write_atomic(file, f"{url}\n".encode())
     return file
@@ -117,7 +117,7 @@ def wanted_weights(name: str) -> RequestedWeights | None:
     try:
         weights = _weights.decode(text)
     except (msgspec.DecodeError, RecursionError) as error:
-        raise UserError(f"{_named(file)}: {shown(str(error))}; delete the file") from None
+        raise UserError(f"{_named(file)}: {escaped(str(error))}; delete the file") from None
     if not (weights.folder.startswith("/") and weights.folder.isprintable()):
         raise UserError(f"{_named(file)}: folder is no absolute path; delete the file")
     if not _VERSION.fullmatch(weights.version):
@@ -191,4 +191,4 @@ def _read(file: Path) -> str:
 
 
 def _named(path: Path) -> str:
-    return shown(str(path))
+    return escaped(str(path))

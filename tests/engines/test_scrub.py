@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import pytest
 
-from megatron_dasd.engines.scrub import Scrubber, shown
+from megatron_dasd.engines.scrub import Scrubber, escaped
 
 KEY = "sk-SECRET-0123456789abcdef"
 PASSWORD = "p@ss/word-of-proxy"
@@ -64,7 +64,7 @@ def test_secrets_are_struck_out_in_every_spelling(name: str, around: tuple[str, 
 )
 def test_a_text_is_one_printable_line(said: str | bytes, clean: str) -> None:
     assert Scrubber()(said) == clean
-    assert shown(clean) == clean
+    assert escaped(clean) == clean
 
 
 @pytest.mark.parametrize("key", ["", "x", "key"])
