@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import get_type_hints
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from megatron_dasd.arrays import Floats, Ints
 from megatron_dasd.records import TokenLogprobs
 from megatron_dasd.records_io import (
     OnMalformed,
@@ -49,7 +49,7 @@ class RecordBatch[T]:
     table: pa.RecordBatch
     """[records] all fields."""
 
-    def tokens(self, field: str, row: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    def tokens(self, field: str, row: int) -> tuple[Ints, Floats]:
         """(``num_bytes`` [tokens], ``logprobs`` [tokens]) of a record's token list."""
         lists = self.table.column(field)
         num_bytes, logprobs = lists.field("num_bytes"), lists.field("logprobs")

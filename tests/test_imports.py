@@ -72,8 +72,6 @@ LIGHT_ROOMS = [
     "seeds",
 ]
 """Rooms of which no module loads what computes with models."""
-LOADING_COMMANDS = {"pretrain_dasd"}
-"""Commands whose parser has Megatron's flags in view."""
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 
 
@@ -122,9 +120,7 @@ def own_imports(path: Path) -> Iterator[str]:
             yield rest.split(".")[0]
 
 
-COMMANDS = [
-    path for path in sorted((ROOT / "tools").glob("*.py")) if path.stem not in LOADING_COMMANDS
-]
+COMMANDS = sorted((ROOT / "tools").glob("*.py"))
 SOURCES = sorted(
     path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem[0] != "_"
 )

@@ -6,7 +6,7 @@ Nothing is unpickled, no code in a folder is run, and no file outside it is read
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -76,6 +76,10 @@ class _Place(NamedTuple):
     """Its part of that; none: all of it."""
 
 
+type _Part = tuple[str, tuple[int | slice, ...], tuple[int, ...]]
+"""A tensor within a stored one: its name, its slices there (none: all of it), its shape."""
+
+
 class HfWeights:
     """The tensors of a folder by name, read one at a time.
 
@@ -120,11 +124,9 @@ class HfWeights:
                 f"{path}: tensor {name} is of type {dtype}; only {', '.join(DTYPES)} are supported"
             )
         self._found.add(name)
-        stacked = _STACKED.fullmatch(name)
-        if stacked and len(shape) == 3:
-            parts = list(_unstacked(*stacked.groups(), *shape))
-        else:
-            parts = [(name, (), shape)]
+        parts: Iterable[_Part] = [(name, (), shape)]
+        if (stacked := _STACKED.fullmatch(name)) and len(shape) == 3:
+            parts = _unstacked(stacked[1], stacked[2], *shape)
         for part, where, size in parts:
             self._place_of[part] = _Place(path, name, where)
             self.tensors[part] = TensorInfo(size, DTYPES[dtype])
@@ -149,10 +151,8 @@ class HfWeights:
             return file.get_slice(place.stored)[place.slices]  # type: ignore[no-any-return]
 
 
-def _unstacked(
-    experts: str, kind: str, number: int, rows: int, columns: int
-) -> Iterator[tuple[str, tuple[int | slice, ...], tuple[int, int]]]:
-    """The tensors of each expert in a stacked one: name, where it lies, shape.
+def _unstacked(experts: str, kind: str, number: int, rows: int, columns: int) -> Iterator[_Part]:
+    """The tensors of each expert in a stacked one.
 
     Args:
         experts: the layer's.

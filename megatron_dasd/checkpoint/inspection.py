@@ -274,7 +274,7 @@ class _Archive:
         self._sizes: dict[str, int] = {}
         for name in self._reader.get_all_records():
             size = self._reader.get_record_size(name)
-            start = self._reader.get_record_offset(name)
+            start = self._reader.get_record_offset(name)  # type: ignore[attr-defined]  # of no stub
             if start + size > len(data) or self._reader.get_record(name) != data[start:][:size]:
                 raise pickle.UnpicklingError(f"holds the compressed record {name[:80]!r}: refused")
             self._sizes[name] = size

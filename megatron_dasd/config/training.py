@@ -6,18 +6,19 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from megatron_dasd.config.base import Fraction, Input, Launch, Positive, Settings, Stage
+from megatron_dasd.config.choices import (
+    Divergence,
+    Loader,
+    LossGradients,
+    Normalisation,
+    Precision,
+)
 from megatron_dasd.config.execution import Execution
 from megatron_dasd.config.megatron_flags import canonical, checked_mapping
 from megatron_dasd.config.on_policy import OnPolicy
 
-Precision = Literal["fp32", "bf16", "fp8-blockwise", "fp8-tensorwise", "fp8-delayed"]
-Loader = Literal["torch", "dali"]
-LossGradients = Literal["backward", "forward"]
 SET_BY_PRECISION = ("bf16", "fp16", "fp8-format", "fp8-recipe")
 """Megatron's flags that ``precision`` stands for."""
-Normalisation = Literal["token", "sequence"]
-Divergence = Literal["forward_kl", "reverse_kl", "jensen_shannon", "skew_kl", "total_variation"]
-"""See ``losses.cross_entropy`` and ``losses.divergences``."""
 
 
 class Distillation(BaseModel):

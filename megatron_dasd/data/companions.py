@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
-from megatron_dasd.arrays import Ints
+from megatron_dasd.arrays import Floats, Ints
 from megatron_dasd.records import Span
 from megatron_dasd.text.alignment import NO_SENTENCE, sentence_of_tokens
 from megatron_dasd.text.encoding import token_bytes
@@ -82,7 +82,7 @@ class ResponseTokens:
         spans: Sequence[Span],
         ids: Ints,
         num_bytes: Ints,
-        logprobs: npt.NDArray[np.float64],
+        logprobs: Floats,
     ) -> npt.NDArray[np.float32]:
         """Log-probs of the tokens that the teacher also wrote: the same id at the same bytes.
 

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
+from megatron_dasd.arrays import Bools, Ints
 from megatron_dasd.data.meta import (
     CLASS_NAMES,
     LOSS_MASK,
@@ -153,9 +154,7 @@ def _faults_of_values(data: PackedDataset, name: str) -> Iterator[str]:
         yield f"{META}: names {data.meta.num_loss_tokens} targets, {LOSS_MASK}.bin {num_targets}"
 
 
-def _wrong_values(
-    name: str, values: npt.NDArray[np.number], starts: npt.NDArray[np.int64], meta: DataMeta
-) -> npt.NDArray[np.bool_]:
+def _wrong_values(name: str, values: npt.NDArray[np.number], starts: Ints, meta: DataMeta) -> Bools:
     if name == TOKENS:
         return (values < 0) | (values >= meta.vocab_size)
     if name == LOSS_MASK:

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from megatron_dasd.arrays import Ints
 from megatron_dasd.artifacts import StageFolder, write_atomic
 from megatron_dasd.config.data import PreprocessData
 from megatron_dasd.data.groups import groups_of_documents
@@ -183,7 +184,7 @@ class _Preprocessing:
             jobs[0] = replace(jobs[0], counts=Counter({"mix: wanted": num_wanted}))
         return jobs
 
-    def _draw(self, shards: Sequence[InputShard], num_wanted: int) -> list[npt.NDArray[np.int64]]:
+    def _draw(self, shards: Sequence[InputShard], num_wanted: int) -> list[Ints]:
         """Draw ``num_wanted`` responses, or all if there are fewer; their numbers by shard.
 
         A response's place in the draw is a hash of its key, so responses added to the pool do not

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from megatron_dasd.arrays import Ints
 from megatron_dasd.data.pieces import InputShard, Piece, piece_lines
 from megatron_dasd.record_batches import (
     DoubtError,
@@ -70,7 +71,7 @@ class NumberLists[D: np.generic]:
     """A list of numbers for each record, laid end to end."""
 
     values: npt.NDArray[D]
-    offsets: npt.NDArray[np.int64]
+    offsets: Ints
 
     @classmethod
     def from_arrow(cls, column: pa.ListArray, dtype: type[D]) -> "NumberLists[D]":

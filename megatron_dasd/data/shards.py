@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from megatron_dasd.arrays import Ints
 from megatron_dasd.artifacts import write_part
 from megatron_dasd.config.data import PreprocessData
 from megatron_dasd.data.companions import TokenBytes
@@ -54,7 +55,7 @@ class ShardJob:
     """The stage's folder, which gets the part."""
     shards: Path
     """Where the shard's folder goes."""
-    drawn: npt.NDArray[np.int64] | None = None
+    drawn: Ints | None = None
     """Records drawn for the mix, numbered from 0 over the shard's pieces; None: the shard is not
     part of the mix."""
     counts: Counter[str] = field(default_factory=Counter)

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from megatron_dasd.arrays import Floats
+
 _LEAST = 1e-30
 """A weight that underflows stays above 0, so that its sequence still counts in the divisor."""
 
@@ -35,5 +37,5 @@ def sequence_weights(
     np.maximum.at(highest, prompt, scores)
     terms = np.exp(scores - highest[prompt])
     means = np.bincount(prompt, terms) / np.bincount(prompt)
-    weights: npt.NDArray[np.float64] = np.maximum(terms / means[prompt], _LEAST)
+    weights: Floats = np.maximum(terms / means[prompt], _LEAST)
     return weights.astype(np.float32)

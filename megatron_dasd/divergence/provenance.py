@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
-import numpy.typing as npt
 
-from megatron_dasd.arrays import Floats, Ints
+from megatron_dasd.arrays import Bools, Floats, Ints
 from megatron_dasd.records import Provenance, Span
 from megatron_dasd.text.alignment import NO_SENTENCE, sentence_of_tokens
 from megatron_dasd.text.sentences import sentence_ends
@@ -103,7 +102,7 @@ def classify(probabilities: Floats, beta: float, alpha: float | None = None) -> 
     ).astype(np.int64)
 
 
-def join_unmeasured(measured: npt.NDArray[np.bool_], part_of_sentence: Ints) -> Ints:
+def join_unmeasured(measured: Bools, part_of_sentence: Ints) -> Ints:
     """Join sentences that a model has no token for to a neighbour that all models have tokens for.
 
     A token that begins in one sentence and ends in the next belongs to the first; a short next

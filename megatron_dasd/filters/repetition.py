@@ -1,7 +1,6 @@
-"""What of a text repeats: loops at the end; lines, paragraphs, sentences, runs of words.
+"""Repetition in a text: loops at the end; lines, paragraphs, sentences, runs of words.
 
-METHOD: filters.  Counts are over thinking part and answer together, and take time linear in the
-text.
+Each function counts over thinking part and answer together, in time linear in the text.
 """
 
 import re

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from megatron_dasd.config.training import Normalisation
+from megatron_dasd.config.choices import Normalisation
 
 
 def token_shares(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from megatron_dasd.config.training import Divergence
+from megatron_dasd.config.choices import Divergence
 from megatron_dasd.losses.cross_entropy import weighted_loss
 from megatron_dasd.losses.divergences import divergence, with_tail
 from megatron_dasd.losses.output_layer import OutputLayer, output_logprobs

@@ -18,8 +18,8 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from megatron_dasd.config.choices import Divergence
 from megatron_dasd.config.registry import Registry
-from megatron_dasd.config.training import Divergence
 
 _LEAST_TAIL = 1e-7
 """Probability of all other tokens when the known ones sum to 1 or, rounded, above it."""

@@ -6,7 +6,7 @@ digest, so a stage that runs again with the same result leaves the stages after 
 
 import gc
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +15,7 @@ from megatron_dasd.artifacts import StageFolder, write_atomic
 from megatron_dasd.config.pipeline import Pipeline
 from megatron_dasd.config.stages import stage_kinds
 from megatron_dasd.errors import UserError
+from megatron_dasd.json_values import Figures
 from megatron_dasd.last_net import working_on
 from megatron_dasd.manifests import (
     LOGS,
@@ -28,7 +29,7 @@ from megatron_dasd.manifests import (
 )
 from megatron_dasd.printing import say
 
-StageFunction = Callable[..., Mapping[str, object]]
+StageFunction = Callable[..., Figures]
 """``run(settings, inputs, folder)``: paths by reference in, figures of the manifest out."""
 ROLLOUT_WORKER = "megatron_dasd.pipeline.rollout_worker"
 """Module of the program that runs the inner stages of a training, beside it."""

@@ -8,7 +8,7 @@ from argparse import Namespace
 from dataclasses import dataclass
 from typing import Literal
 
-from megatron_dasd.config.training import Precision
+from megatron_dasd.config.choices import Precision
 from megatron_dasd.device import cpu_adapter
 from megatron_dasd.models.architecture import Flags
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import torch
 
-from megatron_dasd.config.training import Precision
+from megatron_dasd.config.choices import Precision
 from megatron_dasd.device import cpu_adapter
 from megatron_dasd.errors import UserError
 from megatron_dasd.precision.recipes import RECIPES, precision_of

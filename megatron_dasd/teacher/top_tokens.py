@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from megatron_dasd.arrays import Ints
 from megatron_dasd.artifacts import StageFolder, write_atomic
 from megatron_dasd.config.teacher import ScoreTopk
 from megatron_dasd.data.meta import DATA, META, TOKENS, Document
@@ -156,7 +157,7 @@ def _load(folder: Path, dtype: str) -> PreTrainedModel:
 @torch.no_grad()
 def top_of_document(
     model: PreTrainedModel, tokens: npt.NDArray[np.number], top_k: int, vocab_size: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+) -> tuple[Ints, npt.NDArray[np.float32]]:
     """Ids and log-probs ``[tokens, k]`` of the distribution that each token was drawn from.
 
     Those of the first token are unknown.  Logits beyond the vocabulary are padding and left out.
@@ -174,7 +175,7 @@ def top_of_document(
     return ids, logprobs
 
 
-def _unknown(num_tokens: int, top_k: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+def _unknown(num_tokens: int, top_k: int) -> tuple[Ints, npt.NDArray[np.float32]]:
     shape = (num_tokens, top_k)
     return np.full(shape, UNKNOWN_ID, np.int64), np.full(shape, -np.inf, np.float32)
 

@@ -3,21 +3,17 @@
 import argparse
 from typing import get_args
 
-from megatron_dasd.config.training import (
-    Distillation,
-    Divergence,
-    Loader,
-    LossGradients,
-    Normalisation,
-    Precision,
-    Ramp,
-)
+from megatron_dasd.config.choices import Divergence, Loader, LossGradients, Normalisation, Precision
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """A parser of this program's flags, to be used with ``parse_known_args``."""
+    """A parser of this program's flags, to be used with ``parse_known_args``.
+
+    None where a flag is not given and the default is that of a train stage's setting.
+    """
     parser = argparse.ArgumentParser(
-        description="Train with Megatron on packed rows; every further flag is Megatron's own.",
+        description="Train with Megatron on packed rows; every further flag is Megatron's own.  "
+        "Defaults are those of a train stage.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -59,7 +55,6 @@ def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dasd-warmup-fraction", type=float, default=0.1, help="of the iterations of the epochs"
     )
-    ramp = Ramp()
     parser.add_argument(
         "--dasd-ramp-data", metavar="DIR", help="a second set of packed data, blended in"
     )
@@ -68,9 +63,7 @@ def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
         ("end", "its share at the end of the ramp, and from there on"),
         ("over", "share of the training's samples that the ramp takes"),
     ):
-        parser.add_argument(
-            f"--dasd-ramp-{name}", type=float, default=getattr(ramp, name), help=what
-        )
+        parser.add_argument(f"--dasd-ramp-{name}", type=float, help=what)
     parser.add_argument("--dasd-heldout", metavar="DIR", help="packed data to evaluate on")
     parser.add_argument(
         "--dasd-loader", choices=get_args(Loader), default="torch", help="what makes the batches"
@@ -78,8 +71,7 @@ def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_loss_arguments(parser: argparse.ArgumentParser) -> None:
-    """The settings of a train stage's loss, with the same defaults."""
-    defaults = Distillation()
+    """The settings of a train stage's loss."""
     loss = parser.add_argument_group("loss")
     loss.add_argument(
         "--dasd-normalise-by",
@@ -101,18 +93,14 @@ def _add_loss_arguments(parser: argparse.ArgumentParser) -> None:
     loss.add_argument(
         "--dasd-teacher-topk", metavar="DIR", help="distil from these tokens, of a score_topk stage"
     )
-    loss.add_argument(
-        "--dasd-divergence", choices=get_args(Divergence), default=defaults.divergence
-    )
+    loss.add_argument("--dasd-divergence", choices=get_args(Divergence))
     loss.add_argument(
         "--dasd-beta",
         type=float,
-        default=defaults.beta,
         help="the teacher's share of the mixture in jensen_shannon and skew_kl",
     )
     loss.add_argument(
         "--dasd-distillation-weight",
         type=float,
-        default=defaults.weight,
         help="of the divergence; the cross-entropy has what is left of 1",
     )

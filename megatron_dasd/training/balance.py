@@ -19,7 +19,7 @@ import torch
 from megatron.core.transformer.moe import router
 from torch import Tensor
 
-from megatron_dasd.config.training import Normalisation
+from megatron_dasd.config.choices import Normalisation
 from megatron_dasd.training.batches import PackOf, RowSource
 
 if TYPE_CHECKING:

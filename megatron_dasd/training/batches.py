@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from megatron_dasd.config.training import Loader, Ramp
+from megatron_dasd.config.choices import Loader
+from megatron_dasd.config.training import Ramp
 from megatron_dasd.data.blend import BlendedDataset, num_from_second
 from megatron_dasd.data.growing import GrowingDataset
 from megatron_dasd.data.order import pack_at

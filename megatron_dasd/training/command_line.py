@@ -14,7 +14,8 @@ from pydantic import BaseModel, ValidationError
 
 from megatron_dasd.checkpoint.artifact import open_loaded
 from megatron_dasd.checkpoint.seal import damage
-from megatron_dasd.config.training import SET_BY_PRECISION, Distillation, Precision, Ramp
+from megatron_dasd.config.choices import Precision
+from megatron_dasd.config.training import SET_BY_PRECISION, Distillation, Ramp
 from megatron_dasd.data.meta import DataMeta, read_meta
 from megatron_dasd.errors import UserError
 from megatron_dasd.models.architecture import Flags
@@ -175,13 +176,13 @@ def _checked[S: BaseModel](kind: type[S], prefix: str, **values: object) -> S:
     Args:
         kind: class of the settings.
         prefix: of the flags, between ``--dasd-`` and the setting's name.
-        values: by the setting's name.
+        values: by the setting's name; None: the setting's default.
 
     Raises:
         UserError: with the flag and what is wrong with it.
     """
     try:
-        return kind.model_validate(values)
+        return kind.model_validate({k: v for k, v in values.items() if v is not None})
     except ValidationError as error:
         first = error.errors()[0]
         name = f"{prefix}{first['loc'][0]}"

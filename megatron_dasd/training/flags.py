@@ -61,7 +61,9 @@ def check_divides(architecture: Architecture, launch: Launch, flags: Flags) -> N
     """
     uneven = any(part in flag for flag in flags for part in _LAYERS_BY_HAND)
     stages = 1 if uneven else launch.pipeline_parallel * launch.virtual_pipeline
-    expert_tensor = int(flags.get("expert-tensor-parallel-size", launch.tensor_parallel))
+    expert_tensor = flags.get("expert-tensor-parallel-size", launch.tensor_parallel)
+    if not isinstance(expert_tensor, int):
+        raise UserError(f"expert-tensor-parallel-size: expected an integer, got {expert_tensor}")
     architecture.check_layout(launch.tensor_parallel, launch.expert_parallel, stages, expert_tensor)
 
 

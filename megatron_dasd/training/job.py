@@ -4,7 +4,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from megatron_dasd.config.training import Distillation, Loader, LossGradients, Normalisation, Ramp
+from megatron_dasd.config.choices import Loader, LossGradients, Normalisation
+from megatron_dasd.config.training import Distillation, Ramp
 from megatron_dasd.device.payload import Payload
 from megatron_dasd.models.architecture import Flags
 

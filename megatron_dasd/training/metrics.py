@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
+from megatron_dasd.arrays import Ints
 from megatron_dasd.models.architecture import Architecture
 from megatron_dasd.models.flops import products_of
 
@@ -29,7 +29,7 @@ class Step:
 
     seconds: float
     """Wall time."""
-    lengths: npt.NDArray[np.int64]
+    lengths: Ints
     """[documents] tokens of each."""
     num_positions: int
     """Positions of all rows, padding included."""
@@ -94,7 +94,7 @@ def computed(step: Step) -> dict[str, Value]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def training_flops(architecture: Architecture, lengths: npt.NDArray[np.int64]) -> float:
+def training_flops(architecture: Architecture, lengths: Ints) -> float:
     """Operations of training on documents of these lengths; see ``models.flops``."""
     tokens = lengths.astype(np.float64)
     total, squared = float(tokens.sum()), float(np.square(tokens).sum())

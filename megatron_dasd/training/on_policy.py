@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from megatron_dasd.checkpoint.artifact import iteration_name
-from megatron_dasd.config.training import Loader
+from megatron_dasd.config.choices import Loader
 from megatron_dasd.data.growing import GrowingDataset
 from megatron_dasd.data.packed_dataset import PackedDataset
 from megatron_dasd.training.batches import PackOf

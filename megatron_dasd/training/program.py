@@ -29,6 +29,9 @@ from megatron_dasd.training.job import TrainingJob
 from megatron_dasd.training.slots import require_slots
 
 if TYPE_CHECKING:
+    from megatron_dasd.precision.emulation import ModelProvider
+    from megatron_dasd.precision.numerics import Numerics
+    from megatron_dasd.training.balance import Balance
     from megatron_dasd.training.hooks import Hooks
 
 ROWS_FLAGS: Flags = {"calculate-per-token-loss": True, "dataloader-type": "external"}
@@ -52,8 +55,6 @@ def main(job: TrainingJob) -> None:
     from megatron.training.argument_utils import pretrain_cfg_container_from_args
 
     from megatron_dasd.device import adamw
-    from megatron_dasd.models.provider import model_provider
-    from megatron_dasd.precision.emulation import with_precision
     from megatron_dasd.precision.numerics import Numerics
     from megatron_dasd.training import hooks, megatron_log
     from megatron_dasd.training.balance import Balance
@@ -65,10 +66,7 @@ def main(job: TrainingJob) -> None:
     adamw.mend()
     numerics = Numerics()
     balance = Balance.of(args, job.loss.normalise_by)
-    provider_of_model = with_precision(args, model_provider, numerics)
     set_startup_timestamps(program_start=start, main_entry=time.time())
-    if balance:
-        provider_of_model = balance.attached(provider_of_model)
     on_policy = on_policy_of_job(job.on_policy, job.loader, args.global_batch_size)
     recorder = StepRecorder(
         read_architecture(model_folder(Path(args.dasd_hf_model))),
@@ -94,8 +92,19 @@ def main(job: TrainingJob) -> None:
             provider,
             ModelType.encoder_or_decoder,
             partial(forward_step, groups=names, settings=job.loss),
-            model_provider=provider_of_model,
+            model_provider=_model_provider(args, numerics, balance),
         )
+
+
+def _model_provider(
+    args: Namespace, numerics: "Numerics", balance: "Balance | None"
+) -> "ModelProvider":
+    """What makes the models, in the job's precision; a router's losses have their weight."""
+    from megatron_dasd.models.provider import model_provider
+    from megatron_dasd.precision.emulation import with_precision
+
+    provider = with_precision(args, model_provider, numerics)
+    return balance.attached(provider) if balance else provider
 
 
 def _keepers(

@@ -34,7 +34,7 @@ def test_shards_are_filled_in_order_and_read_by_others(tmp_path: Path) -> None:
     assert HfWeights(tmp_path).tensors == infos
 
 
-def test_what_was_told_must_be_written(tmp_path: Path) -> None:
+def test_what_was_laid_out_must_be_written(tmp_path: Path) -> None:
     info = TensorInfo((2,), torch.float32)
     with (
         pytest.raises(RuntimeError, match="tensor b was never written"),
@@ -42,7 +42,7 @@ def test_what_was_told_must_be_written(tmp_path: Path) -> None:
     ):
         writer.write("a", torch.ones(2))
     with (
-        pytest.raises(RuntimeError, match="tensor a is not what was told"),
+        pytest.raises(RuntimeError, match="tensor a is not the one laid out"),
         HfWriter(tmp_path, {"a": info}) as writer,
     ):
         writer.write("a", torch.ones(3))

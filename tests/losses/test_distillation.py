@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from megatron_dasd.config.training import Divergence
+from megatron_dasd.config.choices import Divergence
 from megatron_dasd.device.launch import launch
 from tests.losses.dense import buckets, problem, teacher, weighted
 from tests.losses.programs import SHAPE, result

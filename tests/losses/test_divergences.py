@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from megatron_dasd.config.training import Divergence
+from megatron_dasd.config.choices import Divergence
 from megatron_dasd.errors import UserError
 from megatron_dasd.losses.divergences import MEASURES, divergence, with_tail
 

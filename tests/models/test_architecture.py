@@ -156,7 +156,7 @@ def test_rope_theta_of_older_configs(tmp_path: Path) -> None:
         ({"hidden_size": None}, "field hidden_size: missing"),
         ({"hidden_size": "48"}, "field hidden_size: '48' is no positive whole number"),
         (MOE | {"num_experts": 0}, "field num_experts: 0 is no positive whole number"),
-        ({"rope_parameters": {"rope_theta": "1e4"}}, "field rope_theta: 1e4 is no whole number"),
+        ({"rope_parameters": {"rope_theta": "1e4"}}, "field rope_theta: 1e4 is not a whole number"),
         ({"mlp_bias": True}, "field mlp_bias: True is not supported"),
         ({"attention_bias": True}, "field attention_bias: True is not supported"),
         ({"attention_dropout": 0.1}, "field attention_dropout: 0.1 is not supported"),
@@ -192,7 +192,7 @@ def test_rope_theta_of_older_configs(tmp_path: Path) -> None:
         ),
         (
             {"rope_parameters": {"rope_theta": 10000.5}},
-            "field rope_theta: 10000.5 is no whole number",
+            "field rope_theta: 10000.5 is not a whole number",
         ),
         ({"partial_rotary_factor": 0.5}, "field partial_rotary_factor: 0.5 is not supported"),
         (MOE | {"mlp_only_layers": [0]}, "field mlp_only_layers: [0] is not supported (only [])"),

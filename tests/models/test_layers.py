@@ -47,12 +47,14 @@ def test_packed_attention_stays_inside_documents() -> None:
     assert not out[padding].any()
 
 
-def test_a_row_of_padding_gives_zeros_and_zero_gradients() -> None:
+def test_a_row_of_padding_is_one_token_and_zeros() -> None:
     query, key, value = (torch.randn(8, 2, 4, requires_grad=True) for _ in range(3))
     params = params_of([], seq_length=8, align=4)
     out = PackedAttention(CONFIG, 1, None, "self")(query, key, value, packed_seq_params=params)
-    out.sum().backward()
-    assert out.tolist() == [[0.0] * 8] * 8
+    torch.testing.assert_close(out[0], value[0].flatten())
+    assert out[1:].tolist() == [[0.0] * 8] * 7
+    # no loss is taken of that token
+    out[1:].sum().backward()
     assert all(x.grad is not None and not x.grad.any() for x in (query, key, value))
 
 

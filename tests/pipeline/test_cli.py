@@ -90,7 +90,7 @@ def test_an_unexpected_error_is_one_line_and_a_log(
         raise ZeroDivisionError
 
     monkeypatch.setattr(runner, "run_stages", broken)
-    assert main([pipeline]) == 70
+    assert cli.main([pipeline]) == 70
     (line,) = capsys.readouterr().err.splitlines()
     log = line.removeprefix("error: unexpected ZeroDivisionError (traceback: ").removesuffix(")")
     assert "in broken" in Path(log).read_text()

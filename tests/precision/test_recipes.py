@@ -3,7 +3,7 @@ from typing import get_args
 
 import pytest
 
-from megatron_dasd.config.training import Precision
+from megatron_dasd.config.choices import Precision
 from megatron_dasd.precision.recipes import (
     RECIPES,
     precision_flags,

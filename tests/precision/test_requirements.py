@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from megatron_dasd.config.training import Precision
+from megatron_dasd.config.choices import Precision
 from megatron_dasd.errors import UserError
 from megatron_dasd.precision.requirements import (
     emulation_problem,

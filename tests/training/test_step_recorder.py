@@ -26,6 +26,10 @@ DENSE = Architecture(
     rotary_base=10_000,
     tied_embeddings=False,
 )
+EXPERTS = replace(
+    DENSE,
+    experts=Experts(num_experts=6, experts_per_token=2, ffn_hidden_size=4, weights_sum_to_one=True),
+)
 # of a layer: query 8 x 12, key and value 8 x 6 each, output 12 x 8, MLP 3 x 8 x 10
 WEIGHTS = 2 * (96 + 48 + 48 + 96 + 240) + 8 * 50
 
@@ -37,11 +41,8 @@ def test_operations_of_a_dense_model() -> None:
 
 
 def test_operations_of_experts() -> None:
-    experts = Experts(
-        num_experts=6, experts_per_token=2, ffn_hidden_size=4, weights_sum_to_one=True
-    )
     weights = 2 * (288 + 2 * 3 * 8 * 4 + 8 * 6) + 8 * 50
-    found = training_flops(replace(DENSE, experts=experts), np.array([3]))
+    found = training_flops(EXPERTS, np.array([3]))
     assert found == 6 * 3 * weights + 6 * 2 * 12 * 9
 
 
@@ -74,7 +75,7 @@ def test_metrics_that_only_some_steps_have() -> None:
         seconds=2.0,
         lengths=np.array([4]),
         num_positions=8,
-        architecture=DENSE,
+        architecture=EXPERTS,
         num_ranks=1,
         peak_flops=1e6,
         rounding=rounding,
@@ -82,7 +83,8 @@ def test_metrics_that_only_some_steps_have() -> None:
     )
     figures = computed(step)
     assert figures.keys() == METRICS.keys()
-    assert figures["mfu"] == training_flops(DENSE, np.array([4])) / 2 / 1e6
+    assert figures["mfu"] == training_flops(EXPERTS, np.array([4])) / 2 / 1e6
+    assert figures["padding_dispatched"] == (8 - 4) * 2
     assert figures["fp8"] == rounding
     assert (figures["on_policy_rows"], figures["on_policy_age"]) == (2, 4.0)
 

@@ -1,7 +1,4 @@
-"""Rules ``loop`` and ``repeated_*``: loops at the end; lines, paragraphs, sentences, runs of words.
-
-METHOD: filters.  See ``filters.repetition``.
-"""
+"""Rules ``loop`` and ``repeated_*``.  METHOD: filters."""
 
 from collections.abc import Callable, Sequence
 
