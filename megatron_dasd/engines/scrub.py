@@ -92,7 +92,7 @@ class Scrubber:
 
 
 def escaped(text: str) -> str:
-    """A text whose unprintable characters, line breaks too, are written as escapes, e.g. ``\\x1b``."""
+    """A text with unprintable characters written out, line breaks too, e.g. as ``\\x1b``."""
     if text.isprintable():
         return text
     return "".join(
