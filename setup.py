@@ -53,6 +53,7 @@ setup(
         "transformers>=5.23",
     ],
     extras_require={
+        # PyPI has it for torch as sources: some 30 minutes with nvcc (docs/gpu.md)
         "te": ["transformer-engine[pytorch]>=2.20"],
         "dali": ["nvidia-dali-cuda130>=2.4"],
         "mpi": ["mpi4py>=4.1", "mpich>=4.3"],

@@ -6,6 +6,7 @@
       attempt.json            kind, settings and fingerprint of the attempt (written first)
       part-00000.parquet      one atomic part each; its tally is in the Parquet metadata
       set_aside-00000.parquet records that did not pass, each with its reason
+      .part-00000.parquet.sha256  its digest as it was written, until the manifest has it
       manifest.json           written last; its presence means "finished"
 
 A part is written to a temporary name, flushed to disk and renamed, so a kill leaves complete parts
@@ -37,14 +38,18 @@ from megatron_dasd.manifests import (
     MANIFEST,
     PART,
     SET_ASIDE,
+    FileFacts,
     Manifest,
     digest_of,
+    file_sha256,
     fingerprint_of,
     hash_files,
+    part_digest_path,
     part_files,
     part_path,
+    unfinished_digests,
 )
-from megatron_dasd.records_io import TALLY_KEY, to_table
+from megatron_dasd.records_io import TALLY_KEY, parquet_errors, to_table
 
 _MANY_VALUES = re.compile(r"\b(token_ids|logprobs)\b|_probability\b")
 """Columns of 8-byte numbers that seldom repeat: a dictionary costs time and saves nothing, but they
@@ -100,9 +105,12 @@ def _write_table(path: Path, table: pa.Table) -> None:
         compression="zstd",
         use_dictionary=[name for name in columns if not _MANY_VALUES.search(name)],
         use_byte_stream_split=[name for name in columns if _MANY_VALUES.search(name)],
+        write_page_checksum=True,
     )
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
+    # before the part, which marks the work as done
+    part_digest_path(path).write_text(file_sha256(temporary))
     temporary.replace(path)
 
 
@@ -169,7 +177,7 @@ class StageFolder:
         try:
             attempt = json.loads((self.path / ATTEMPT).read_text())
             return bool(attempt["fingerprint"] == self.fingerprint)
-        except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError):
+        except (FileNotFoundError, ValueError, LookupError, TypeError, RecursionError):
             return False
 
     # -- parts ---------------------------------------------------------------------------------
@@ -205,8 +213,12 @@ class StageFolder:
         """Counts summed over all parts written so far."""
         total: Counter[str] = Counter()
         for path in part_files(self.path):
-            metadata = pq.read_schema(path).metadata or {}
-            total.update(json.loads(metadata.get(TALLY_KEY, b"{}")))
+            try:
+                with parquet_errors(path):
+                    metadata = pq.read_schema(path).metadata or {}
+                total.update(json.loads(metadata.get(TALLY_KEY, b"{}")))
+            except ValueError as error:
+                raise UserError(f"{path}: damaged counts ({error}); delete it") from None
         return total
 
     def delete_parts(self) -> None:
@@ -250,6 +262,7 @@ class StageFolder:
         for leftover in self.path.glob(".*.tmp"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         files = hash_files(self.path)
+        self._check_parts(files)
         manifest = Manifest(
             stage=self._stage,
             kind=self._kind,
@@ -264,4 +277,21 @@ class StageFolder:
             digest=digest_of(files),
         )
         self.write_json(MANIFEST, asdict(manifest))
+        for digest in unfinished_digests(self.path):
+            digest.unlink()
         return manifest
+
+    def _check_parts(self, files: Mapping[str, FileFacts]) -> None:
+        """Check that the parts are still what was written, perhaps by an attempt long ago.
+
+        Raises:
+            UserError: names the first that differs.
+        """
+        for part in [*part_files(self.path), *part_files(self.path, SET_ASIDE)]:
+            digest = part_digest_path(part)
+            written = digest.read_text(errors="replace") if digest.exists() else ""
+            # a crash of the machine may leave an empty file
+            if written and written != files[part.name]["sha256"]:
+                raise UserError(
+                    f"{part}: its content is not what this stage wrote; delete it and start again"
+                )

@@ -1,6 +1,10 @@
 """How a run ends before its end: by a user's mistake, or because it was told to stop."""
 
 MISTAKE_STATUS = 2
+UNEXPECTED_STATUS = 70
+"""Of a run that an error ended that nobody expected (EX_SOFTWARE)."""
+CLOSED_PIPE_STATUS = 141
+"""Of a run whose standard output was closed early (128 + SIGPIPE)."""
 INTERRUPTED_STATUS = 130
 """Of a run that Ctrl-C ended."""
 STOPPED_STATUS = 75
@@ -16,6 +20,13 @@ class UserError(Exception):
 
 class NothingLeftError(UserError):
     """Every record has been dropped on the way: there is nothing to make data of."""
+
+
+class UnexpectedError(UserError):
+    """An error that nobody expected, in another process, whose log holds the traceback.
+
+    Shown as one line like any other; the exit status is 70.
+    """
 
 
 class Stopped(KeyboardInterrupt):

@@ -5,21 +5,27 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypedDict
 
 from megatron_dasd.errors import UserError
-from megatron_dasd.json_values import Figures, JsonObject
+from megatron_dasd.json_values import Figures, JsonObject, read_as
 
 MANIFEST = "manifest.json"
 ATTEMPT = "attempt.json"
 LOCK = ".lock"
+VERIFIED = ".verified.json"
+"""Which files were found equal to the manifest's digests, and the state that they had then."""
 MODEL = "model"
 """Where a stage that makes a Hugging Face folder puts it inside its own."""
+_DIGEST_SUFFIX = ".sha256"
+_ABOUT_FILES = (MANIFEST, ATTEMPT, LOCK, VERIFIED)
+"""Files about a result; no part of it."""
 LOGS = "logs"
 """A stage's output while it runs; no part of its result, so in no digest."""
 PART, SET_ASIDE = "part", "set_aside"
@@ -37,6 +43,16 @@ def part_files(folder: Path, kind: str = PART) -> list[Path]:
     """The parts that a folder holds, in order; empty when there is no such folder."""
     # by length first: part 100000 has a digit more, and comes after part 99999
     return sorted(folder.glob(f"{kind}-*.parquet"), key=lambda path: (len(path.name), path.name))
+
+
+def part_digest_path(part: Path) -> Path:
+    """Where the SHA-256 of a part lies, as it was written, until the stage's manifest has it."""
+    return part.with_name(f".{part.name}{_DIGEST_SUFFIX}")
+
+
+def unfinished_digests(folder: Path) -> list[Path]:
+    """The digests of parts that a folder holds beside them."""
+    return sorted(folder.glob(f".*{_DIGEST_SUFFIX}"))
 
 
 class FileFacts(TypedDict):
@@ -78,12 +94,29 @@ def read_manifest(folder: Path) -> Manifest | None:
     path = folder / MANIFEST
     if not path.exists():
         return None
+    advice = "delete it to run the stage again"
+    manifest = read_as(path, Manifest, advice)
     try:
-        return Manifest(**json.loads(path.read_text()))
-    except (json.JSONDecodeError, TypeError) as error:
-        raise UserError(
-            f"{path}: damaged manifest ({error}); delete it to run the stage again"
-        ) from None
+        _check_consistent(manifest)
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); {advice}") from None
+    return manifest
+
+
+def _check_consistent(manifest: Manifest) -> None:
+    """Check that a manifest's fields belong together and that its paths stay inside the folder.
+
+    Raises:
+        ValueError: says which do not.
+    """
+    for name in manifest.files:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or not name.isprintable():
+            raise ValueError(f"field files: {name!r} is no path inside the folder")
+    if manifest.digest != digest_of(manifest.files):
+        raise ValueError("field digest: is not that of the files")
+    if manifest.fingerprint != fingerprint_of(manifest.kind, manifest.settings, manifest.inputs):
+        raise ValueError("field fingerprint: is not that of kind, settings and inputs")
 
 
 def require_manifest(folder: Path) -> Manifest:
@@ -130,8 +163,8 @@ def check_files(folder: Path, manifest: Manifest) -> None:
         path = folder / name
         if not path.is_file() or path.stat().st_size != facts["bytes"]:
             raise UserError(
-                f"{path}: is missing or has another size than when the stage finished; "
-                f"delete {folder} to run the stage again"
+                f"{path}: is missing or has another size than when stage {manifest.stage} "
+                f"finished; delete {folder} to run the stage again"
             )
 
 
@@ -151,6 +184,11 @@ def fingerprint_of(kind: str, settings: Mapping[str, object], inputs: Mapping[st
     """SHA-256 (hex) of what determines a stage's result."""
     what = {"kind": kind, "settings": settings, "inputs": inputs}
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+
+def hashing_threads() -> ThreadPoolExecutor:
+    """Threads on all cores that this process may use; hashing releases the interpreter lock."""
+    return ThreadPoolExecutor(len(os.sched_getaffinity(0)), thread_name_prefix="hash")
 
 
 def file_sha256(path: Path) -> str:
@@ -184,7 +222,7 @@ def _folder_digest(folder: Path, _as_it_is: tuple[tuple[str, int, int, int], ...
 def hash_files(folder: Path) -> dict[str, FileFacts]:
     """Size and hash of every file of a result, by path inside the folder."""
     paths = list(_files(folder))
-    with ThreadPoolExecutor() as threads:  # hashing releases the interpreter lock
+    with hashing_threads() as threads:
         hashes = list(threads.map(file_sha256, paths))
     return {
         str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256}
@@ -195,7 +233,10 @@ def hash_files(folder: Path) -> dict[str, FileFacts]:
 def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         logs = path.relative_to(folder).parts[0] == LOGS
-        if path.is_file() and path.name not in (MANIFEST, ATTEMPT, LOCK) and not logs:
+        about = path.name in _ABOUT_FILES or (
+            path.name.startswith(".") and path.name.endswith(_DIGEST_SUFFIX)
+        )
+        if path.is_file() and not about and not logs:
             yield path
 
 

@@ -3,7 +3,6 @@
 Both tell the rate and the time left.  What an earlier attempt did counts as done, not as speed.
 """
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+from megatron_dasd.printing import one_line, say
 
 LINE_SECONDS = 10.0
 """At least this long between two plain lines."""
@@ -69,10 +70,10 @@ class _RichBar:
     def __init__(self, bars: Progress, what: str, total: int, done: int) -> None:
         self._bars = bars
         self._note = ""
-        self._task = bars.add_task(what, total=total, completed=done, note=self._note)
+        self._task = bars.add_task(one_line(what), total=total, completed=done, note=self._note)
 
     def advance(self, n: int = 1, note: str = "") -> None:
-        self._note = note or self._note
+        self._note = one_line(note) or self._note
         self._bars.update(self._task, advance=n, note=self._note)
 
 
@@ -88,13 +89,13 @@ class _RateColumn(ProgressColumn):
 
 def _rich_progress(console: Console, unit: str) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         MofNCompleteColumn(),
         _RateColumn(unit),
         TimeRemainingColumn(elapsed_when_finished=True),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         console=console,
     )
 
@@ -138,7 +139,7 @@ class _LineBar:
         return (self._done - self._done_before) / seconds if seconds > 0 else 0.0
 
     def _print(self, line: str) -> None:
-        print(line, file=sys.stdout, flush=True)
+        say(line)
         self._last_line = time.monotonic()
 
 

@@ -18,7 +18,6 @@ from typing import get_type_hints
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from megatron_dasd.arrays import Floats, Ints
 from megatron_dasd.records import TokenLogprobs
@@ -26,6 +25,7 @@ from megatron_dasd.records_io import (
     OnMalformed,
     arrow_schema,
     numbered_rows,
+    open_parquet,
     parquet_errors,
     parse_record,
     parse_rows,
@@ -86,7 +86,7 @@ def read_batches[T](
 
 def _parquet_batches(file: Path) -> Iterator[pa.RecordBatch]:
     with parquet_errors(file):
-        yield from pq.ParquetFile(file).iter_batches(batch_size=BATCH_RECORDS)
+        yield from open_parquet(file).iter_batches(batch_size=BATCH_RECORDS)
 
 
 def _one_by_one[T](

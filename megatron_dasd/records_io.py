@@ -170,7 +170,23 @@ def parquet_errors(file: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file}: not a readable Parquet file ({error})") from None
+        why = " ".join(str(error).split())  # Arrow breaks lines
+        raise UserError(f"{file}: not a readable Parquet file ({why})") from None
+
+
+def open_parquet(
+    file: Path, *, memory_map: bool = False, pre_buffer: bool = True
+) -> pq.ParquetFile:
+    """Open a Parquet file whose pages are compared with their checksums when they are read.
+
+    Pages without checksums, of other programs' files, are read as they are.
+
+    Raises:
+        pyarrow.ArrowException, OSError: here, or while reading; see :func:`parquet_errors`.
+    """
+    return pq.ParquetFile(
+        file, memory_map=memory_map, pre_buffer=pre_buffer, page_checksum_verification=True
+    )
 
 
 def record_files(path: Path) -> list[Path]:
@@ -243,6 +259,8 @@ def parse_line(line: str) -> JsonObject:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"bad JSON ({error.msg}, column {error.colno})") from None
+    except RecursionError:
+        raise ValueError("bad JSON (nested too deep)") from None
     if not isinstance(row, dict):
         raise ValueError("no JSON object")
     if "\\ud" in line or "\\uD" in line:  # an escape may be half of a pair, which is no character
@@ -276,5 +294,5 @@ def numbered_rows(file: Path) -> Iterator[tuple[int, RawRow]]:
 
 
 def _parquet_rows(file: Path) -> Iterator[JsonObject]:
-    for batch in pq.ParquetFile(file).iter_batches(batch_size=256):
+    for batch in open_parquet(file).iter_batches(batch_size=256):
         yield from batch.to_pylist()

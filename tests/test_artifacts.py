@@ -180,3 +180,56 @@ def test_a_file_that_went_missing_or_shrank_is_noticed(tmp_path: Path) -> None:
     part.unlink()
     with pytest.raises(UserError, match=r"part-00001.parquet: is missing"):
         check_files(tmp_path / "s", manifest)
+
+
+def test_a_part_that_changed_before_the_end_is_noticed(tmp_path: Path) -> None:
+    for part in ("part-00001.parquet", "set_aside-00001.parquet"):
+        with stage_folder(tmp_path / "s") as folder:
+            aside = [{"reason": "bad", "record": "1"}]
+            folder.write_part(1, Message, messages(1), {"kept": 2}, aside)
+        path = tmp_path / "s" / part
+        whole = path.read_bytes()
+        path.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+        with (
+            stage_folder(tmp_path / "s") as folder,
+            pytest.raises(UserError, match=f"{part}: its content is not what this stage wrote"),
+        ):
+            folder.finish()
+        path.unlink()
+    run_stage(tmp_path / "s")
+    assert not [*(tmp_path / "s").glob(".*.sha256")]  # the manifest has them
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "fault"),
+    [
+        ("files", [], "files: Input should be a valid dictionary"),
+        ("files", {"../x": {"bytes": 1, "sha256": "0"}}, "'../x' is no path inside the folder"),
+        ("files", {"/x": {"bytes": 1, "sha256": "0"}}, "'/x' is no path inside the folder"),
+        ("files", {"x": {"bytes": 1}}, "files.x.sha256: Field required"),
+        ("files", {}, "digest: is not that of the files"),
+        ("settings", {"content": "b"}, "fingerprint: is not that of kind, settings and inputs"),
+        ("seconds", None, "seconds: Input should be a valid number"),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_one_line(
+    tmp_path: Path, field: str, value: object, fault: str
+) -> None:
+    run_stage(tmp_path / "s")
+    path = tmp_path / "s" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    with pytest.raises(UserError) as caught:
+        read_manifest(tmp_path / "s")
+    assert str(caught.value).startswith(f"{path}: damaged manifest (")
+    assert fault in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff", b"[" * 100_000, b"[]", b"null", b'{"fingerprint": 1}']
+)
+def test_a_damaged_attempt_is_another_attempt(tmp_path: Path, content: bytes) -> None:
+    run_stage(tmp_path / "s")
+    (tmp_path / "s" / ATTEMPT).write_bytes(content)
+    run_stage(tmp_path / "s")
+    assert require_manifest(tmp_path / "s").counts == {"kept": 2 * NUM_PARTS}

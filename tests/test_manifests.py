@@ -60,7 +60,7 @@ def test_an_unfinished_stage_is_no_input(tmp_path: Path) -> None:
 
 def test_a_damaged_manifest_is_one_line(tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_text('{"stage": "s"')
-    with pytest.raises(UserError, match=r"manifest.json: damaged manifest \(.*\); delete it"):
+    with pytest.raises(UserError, match=r"manifest.json: damaged \(.*\); delete it"):
         read_manifest(tmp_path)
 
 

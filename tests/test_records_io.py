@@ -1,6 +1,7 @@
 """Records from files: what a malformed one is told by, and what comes back of a whole one."""
 
 import json
+import random
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from megatron_dasd.artifacts import write_part
 from megatron_dasd.errors import UserError
+from megatron_dasd.manifests import part_path
+from megatron_dasd.record_batches import read_batches
 from megatron_dasd.records import Message, Prompt, Response, ScoredResponse
 from megatron_dasd.records_io import (
     SetAside,
@@ -175,6 +179,22 @@ def test_a_file_that_is_no_parquet(tmp_path: Path) -> None:
     file.write_text("nonsense")
     with pytest.raises(UserError, match="m.parquet: not a readable Parquet file"):
         list(read_records(file, Message))
+
+
+def test_pages_are_compared_with_their_checksums(tmp_path: Path) -> None:
+    content = "".join(random.Random(0).choices("abcdefgh", k=2000))
+    write_part(tmp_path, 0, Message, [Message(role="user", content=content)])
+    file = part_path(tmp_path, 0)
+    column = pq.read_metadata(file).row_group(0).column(1)
+    assert column.data_page_offset - column.dictionary_page_offset > 800
+    whole = file.read_bytes()
+    for distance in range(50, 850, 50):  # the dictionary, which holds the text
+        damaged = bytearray(whole)
+        damaged[column.dictionary_page_offset + distance] ^= 1
+        file.write_bytes(damaged)
+        for read in (read_records, read_batches):
+            with pytest.raises(UserError, match=r"part-00000.parquet: not a readable Parquet file"):
+                list(read(file, Message))
 
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from megatron_dasd.device.doctor import Finding, examine
+from megatron_dasd.last_net import guard
 
 _STYLES = {"on": "green", "off": "dim", "broken": "bold red"}
 
@@ -26,8 +27,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Say what this machine has and lacks.")
     parser.add_argument("--json", action="store_true", help="one JSON list, for programs")
     options = parser.parse_args()
+    return guard(lambda: _examine(options.json))
+
+
+def _examine(as_json: bool) -> int:
     findings = examine()
-    if options.json:
+    if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
         Console().print(_table(findings))

@@ -11,7 +11,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from megatron_dasd.errors import MISTAKE_STATUS
+from megatron_dasd.errors import UserError
+from megatron_dasd.last_net import guard
+from megatron_dasd.printing import say
 
 
 def main() -> int:
@@ -19,14 +21,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("saves", metavar="SAVES", type=Path, help="the folder of --save and --load")
     saves = parser.parse_args().saves
-    from megatron_dasd.checkpoint import tracker  # imports torch, which --help does not need
 
-    if not saves.is_dir():
-        print(f"error: {saves}: no such folder", file=sys.stderr)
-        return MISTAKE_STATUS
-    iteration = tracker.repair(saves)
-    print(f"{saves}: training resumes with iteration {iteration + 1}")
-    return 0
+    def run() -> None:
+        from megatron_dasd.checkpoint import tracker  # imports torch, which --help does not need
+
+        if not saves.is_dir():
+            raise UserError(f"{saves}: no such folder")
+        iteration = tracker.repair(saves)
+        say(f"{saves}: training resumes with iteration {iteration + 1}")
+
+    return guard(run)
 
 
 if __name__ == "__main__":

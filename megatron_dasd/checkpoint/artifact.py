@@ -18,10 +18,11 @@ from pathlib import Path
 import torch
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-from megatron_dasd.checkpoint.hf_folder import README, copy_companions, inside
+from megatron_dasd.checkpoint.hf_folder import README, copy_companions
 from megatron_dasd.checkpoint.pickles import METADATA, read_metadata
 from megatron_dasd.errors import UserError
 from megatron_dasd.manifests import ATTEMPT, require_manifest
+from megatron_dasd.paths import inside
 
 CHECKPOINT_FOLDER = "checkpoint"
 TRACKER = "latest_checkpointed_iteration.txt"

@@ -5,22 +5,26 @@ digest: a folder that no longer holds what was read is left out.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-from huggingface_hub import ModelCardData, metadata_load
+from huggingface_hub import ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from megatron_dasd import __version__
 from megatron_dasd.checkpoint.artifact import CHECKPOINT_FOLDER
 from megatron_dasd.checkpoint.hf_folder import README, HfWeights, read_config
 from megatron_dasd.config.training import ModelCard
+from megatron_dasd.config.yaml_files import parse_yaml
 from megatron_dasd.manifests import LOGS, METRICS, Manifest, lineage
+from megatron_dasd.printing import one_line
 
 _LICENCE_FIELDS = ("license", "license_name", "license_link")
+_FRONT_MATTER = re.compile(r"---\s*\n(.{0,65536}?)\n---\s*\n", re.DOTALL)
 _TRAIN = "train"
 _UNKNOWN = "-"
 """Shown for what is not known, such as a setting that an older version did not have."""
@@ -53,10 +57,13 @@ def write_card(folder: Path, card: ModelCard, source: Path, checkpoint: Path) ->
     front = _front_matter(card, source, config)
     stages = lineage(checkpoint)
     environment = Environment(
-        loader=PackageLoader("megatron_dasd.checkpoint", ""), undefined=StrictUndefined
+        loader=PackageLoader("megatron_dasd.checkpoint", ""),
+        undefined=StrictUndefined,
+        finalize=_in_place,
     )
     text = environment.get_template("card.md.j2").render(
         name=card.name or folder.name,
+        quoted_name=Markup(json.dumps(one_line(card.name or folder.name), ensure_ascii=False)),
         size=_size(folder),
         dtype=config.get("dtype") or config.get("torch_dtype"),
         architecture=config["architectures"][0],
@@ -95,9 +102,19 @@ def _hub_id(folder: Path) -> str | None:
 def _card_of(source: Path) -> dict[str, Any]:
     """The YAML of a folder's own card; empty where there is none that can be read."""
     try:
-        return metadata_load(source / README) or {}
-    except (OSError, ValueError, yaml.YAMLError):
+        found = _FRONT_MATTER.match((source / README).read_text())
+        content = parse_yaml(found[1]) if found else {}
+    except (OSError, ValueError):
         return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _in_place(value: object) -> object:
+    """A text as one line that ends no cell of a table and begins no markup."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    text = one_line(value).replace("\\", "\\\\").replace("|", "\\|")
+    return text.replace("<", "&lt;").replace("[", "\\[")
 
 
 def _size(folder: Path) -> str:
@@ -115,7 +132,7 @@ def _training(folder: Path, manifest: Manifest) -> dict[str, object]:
     newest: dict[str, float] = {}
     metrics = folder / LOGS / METRICS
     for line in metrics.read_text().splitlines() if metrics.exists() else ():
-        with suppress(json.JSONDecodeError):  # cut off by a kill
+        with suppress(ValueError, TypeError, RecursionError):  # cut off by a kill
             newest |= json.loads(line)
     losses = {name: newest.get(name) for name in ("loss", "heldout_loss")}
     shown = {name: _UNKNOWN if x is None else f"{x:.4f}" for name, x in losses.items()}

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from megatron_dasd.errors import UserError
 from megatron_dasd.models.architecture import HfConfig
+from megatron_dasd.paths import inside
 
 GIGABYTE = 10**9
 INDEX = "model.safetensors.index.json"
@@ -36,6 +37,20 @@ _OWN_CODE = "auto_map"
 """In JSON: which code of the folder's own is to be run; none is, and none is carried along."""
 _STACKED = re.compile(r"(.*\.mlp\.experts)\.(gate_up_proj|down_proj)")
 """The experts of a layer in one tensor, ``[experts, 2F, H]`` and ``[experts, H, F]``."""
+
+_SIZES_BOUND = {
+    "num_hidden_layers": "tensors",
+    "hidden_size": "values",
+    "intermediate_size": "values",
+    "vocab_size": "values",
+    "num_attention_heads": "values",
+    "num_key_value_heads": "values",
+    "head_dim": "values",
+    "num_experts": "values",
+    "num_local_experts": "values",
+    "n_routed_experts": "values",
+}
+"""What of the weights bounds a size that a config names."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +176,7 @@ def _read_index(folder: Path) -> dict[str, str]:
         return {}
     try:
         index = json.loads(path.read_text())["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not an index of safetensors files ({error})") from None
     if not isinstance(index, dict) or not all(isinstance(x, str) for x in index.values()):
         raise UserError(f"{path}: field weight_map: must give a file's name for every tensor")
@@ -183,22 +198,33 @@ def _weight_files(folder: Path, index: Mapping[str, str]) -> list[Path]:
     return [inside(folder, name) for name in names]
 
 
-def inside(folder: Path, name: str) -> Path:
-    """A file of a folder that really lies there, or in the hub's cache that the folder is part of.
+def check_weights(folder: Path) -> None:
+    """Check that the weights lie in the folder, are whole, and fit the sizes in its config.
+
+    For folders that a library loads, which may hold types that :class:`HfWeights` does not read.
 
     Raises:
-        UserError: no such file, or a link that leads elsewhere.
+        UserError: naming the file.
     """
-    path = folder / name
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; safetensors weights and their config are needed")
-    home, real = folder.resolve(), path.resolve()
-    roots = [home]
-    if home.parent.name == "snapshots":  # the hub's cache links a snapshot's files to its blobs
-        roots.append(home.parent.parent / "blobs")
-    if not any(real.is_relative_to(root) for root in roots):
-        raise UserError(f"{path}: is a link out of the folder; put the file itself there")
-    return path
+    config, num_tensors, num_values = read_config(folder), 0, 0
+    for path in _weight_files(folder, _read_index(folder)):
+        try:
+            with safe_open(path, framework="pt") as file:
+                shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path}: not a readable safetensors file ({error})") from None
+        num_tensors += len(shapes)
+        num_values += sum(prod(shape) for shape in shapes)
+    inner = config.get("text_config")
+    for values in (config, inner if isinstance(inner, dict) else {}):
+        for name, most in _SIZES_BOUND.items():
+            value = values.get(name)
+            limit = num_tensors if most == "tensors" else num_values
+            if isinstance(value, int) and value > limit:
+                raise UserError(
+                    f"{folder / 'config.json'}: field {name}: {value} is more than the weights "
+                    f"have {most} ({limit:,})"
+                )
 
 
 def copy_companions(source: Path, folder: Path) -> None:
@@ -251,7 +277,7 @@ def read_config(folder: Path) -> HfConfig:
     path = inside(folder, "config.json")
     try:
         config = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(config, dict):
         raise UserError(f"{path}: not a JSON object")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from megatron_dasd.artifacts import write_atomic
+from megatron_dasd.json_values import checked_as
 from megatron_dasd.manifests import file_sha256
 
 SEAL = "seal.json"
@@ -40,7 +41,7 @@ def is_sealed(checkpoint: Path) -> bool:
 def damage(checkpoint: Path) -> str | None:
     """The first file that has changed since the checkpoint was sealed; None: none, or no seal."""
     try:
-        sealed: dict[str, FileFacts] = json.loads((checkpoint / SEAL).read_text())
+        sealed = checked_as(dict[str, FileFacts], (checkpoint / SEAL).read_bytes())
     except FileNotFoundError:
         return None
     except ValueError:

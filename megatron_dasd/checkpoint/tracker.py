@@ -49,7 +49,7 @@ def whole(saves: Path) -> list[Path]:
 def _is_whole(folder: Path) -> bool:
     try:
         json.loads((folder / _WRITTEN_LAST).read_text())
-    except (FileNotFoundError, ValueError):  # a kill can leave it empty
+    except (FileNotFoundError, ValueError, RecursionError):  # a kill can leave it empty
         return False
     return True
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from megatron_dasd.errors import UserError
 from megatron_dasd.pipeline.cli import guarded, load, pipeline_parser
+from megatron_dasd.printing import say
 
 if TYPE_CHECKING:
     from megatron_dasd.config.pipeline import Pipeline
@@ -56,9 +57,9 @@ def _submit(pipeline: "Pipeline", stages: list[str], more: list[str], dry_run: b
     number = len(submission.under_way)
     under_way = f", {number} jobs under way" if number else ""
     done = f"{submission.num_done} stages up to date"
-    print(f"{len(submission.jobs)} jobs; {done}{under_way}", flush=True)
+    say(f"{len(submission.jobs)} jobs; {done}{under_way}")
     if dry_run:
         return
     for node, reason in known_bad_nodes(pipeline).items():
-        print(f"excluding {node}: {reason} ({bad_nodes_file(pipeline)})", flush=True)
+        say(f"excluding {node}: {reason} ({bad_nodes_file(pipeline)})")
     submit.submit(pipeline, submission, SCRIPTS)

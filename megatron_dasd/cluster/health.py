@@ -22,7 +22,10 @@ _GPU_QUERY = [
 
 def what_is_wrong() -> str:
     """The node's fault in one line; empty: none."""
-    return _shared_memory() or _gpus() or _own_check()
+    try:
+        return _shared_memory() or _gpus() or _own_check()
+    except (OSError, ValueError) as error:
+        return f"cannot be checked: {' '.join(str(error).split())}"
 
 
 def _shared_memory() -> str:

@@ -4,6 +4,7 @@
 """
 
 import argparse
+import http.client
 import os
 import signal
 import socket
@@ -19,8 +20,10 @@ from megatron_dasd.config.cluster import ServerJob
 from megatron_dasd.config.pipeline import Pipeline, load_pipeline
 from megatron_dasd.device.ports import free_port
 from megatron_dasd.engines.services import RequestedWeights, announce, wanted_weights
-from megatron_dasd.errors import MISTAKE_STATUS, STOPPED_STATUS, UserError
+from megatron_dasd.errors import STOPPED_STATUS, UserError
+from megatron_dasd.last_net import guard
 from megatron_dasd.manifests import model_folder
+from megatron_dasd.printing import say
 
 _POLL_SECONDS = 1.0
 _END_SECONDS = 20.0
@@ -34,12 +37,12 @@ def main() -> int:
     parser.add_argument("--run-dir", type=Path)
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     options = parser.parse_args()
-    try:
+
+    def run() -> int:
         pipeline = load_pipeline(options.pipeline, options.run_dir, options.overrides)
         return serve(pipeline, options.service)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return MISTAKE_STATUS
+
+    return guard(run)
 
 
 def serve(pipeline: Pipeline, service: str) -> int:
@@ -83,7 +86,7 @@ class _ServerProcess:
                 url = f"http://{host}:{port}/v1"
                 job = os.environ.get("SLURM_JOB_ID", str(os.getpid()))
                 announced = announce(self.service, job, url)
-                print(f"{self.service}: serving {self._name} at {url}", flush=True)
+                say(f"{self.service}: serving {self._name} at {url}")
                 while server.poll() is None and not self.stops:
                     if self._is_outdated():
                         return None
@@ -154,7 +157,7 @@ def _answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
             return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
+    except (urllib.error.URLError, OSError, http.client.HTTPException):
         return False
 
 

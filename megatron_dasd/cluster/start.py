@@ -21,8 +21,11 @@ from megatron_dasd.cluster.jobs import JOBS
 from megatron_dasd.cluster.nodes import bad_nodes, remember_bad_nodes
 from megatron_dasd.config.pipeline import Pipeline, load_pipeline
 from megatron_dasd.device.srun import steps_folder
-from megatron_dasd.errors import MISTAKE_STATUS, STOPPED_STATUS, UserError
+from megatron_dasd.errors import STOPPED_STATUS, UserError
+from megatron_dasd.json_values import read_as
+from megatron_dasd.last_net import guard
 from megatron_dasd.manifests import ATTEMPT, LOCK, LOGS
+from megatron_dasd.printing import say
 
 _TRANSIENT = (LOGS, LOCK, ATTEMPT)
 """Files of a stage's folder that come and go without any progress."""
@@ -47,21 +50,21 @@ def main() -> int:
     parser.add_argument("--run-dir", type=Path)
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     options = parser.parse_args()
-    try:
-        pipeline = load_pipeline(options.pipeline, options.run_dir, options.overrides)
-        if options.stage not in pipeline.stages:
-            raise UserError(f"{pipeline.path}: no stage {options.stage}")
-        bad = bad_nodes(options.report.read_text(), int(os.environ["SLURM_JOB_NUM_NODES"]))
-        if bad:
-            for node, reason in bad.items():
-                print(f"error: node {node}: {reason}", file=sys.stderr)
-            remember_bad_nodes(pipeline, bad)
-            return STOPPED_STATUS
-        note_start(pipeline, options.stage, os.environ["SLURM_JOB_ID"])
-        _note_mpi(pipeline.stages[options.stage].stage.over_mpi)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return MISTAKE_STATUS
+    return guard(lambda: _check(options))
+
+
+def _check(options: argparse.Namespace) -> int:
+    pipeline = load_pipeline(options.pipeline, options.run_dir, options.overrides)
+    if options.stage not in pipeline.stages:
+        raise UserError(f"{pipeline.path}: no stage {options.stage}")
+    bad = bad_nodes(options.report.read_text(), int(os.environ["SLURM_JOB_NUM_NODES"]))
+    if bad:
+        for node, reason in bad.items():
+            say(f"error: node {node}: {reason}", sys.stderr)
+        remember_bad_nodes(pipeline, bad)
+        return STOPPED_STATUS
+    note_start(pipeline, options.stage, os.environ["SLURM_JOB_ID"])
+    _note_mpi(pipeline.stages[options.stage].stage.over_mpi)
     return 0
 
 
@@ -73,7 +76,7 @@ def note_start(pipeline: Pipeline, stage: str, job: str) -> None:
     """
     path = pipeline.run_dir / JOBS / "starts" / f"{stage}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    starts: list[_Start] = json.loads(path.read_text()) if path.exists() else []
+    starts = read_as(path, list[_Start], "delete it") if path.exists() else []
     starts = [start for start in starts if start["job"] == job]  # each submit counts from 0
     marker = progress_marker(pipeline.stage_dir(stage))
     fruitless = 0

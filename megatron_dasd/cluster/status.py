@@ -13,6 +13,7 @@ from megatron_dasd.cluster.jobs import JOBS
 from megatron_dasd.cluster.submit import job_numbers
 from megatron_dasd.config.pipeline import Pipeline
 from megatron_dasd.manifests import LOGS, METRICS, part_files, read_manifest
+from megatron_dasd.printing import say, shown
 from megatron_dasd.training.metrics_file import last_step
 
 _TAIL_BYTES = 4096
@@ -67,12 +68,16 @@ def show(lines: list[Line]) -> None:
     for line in lines:
         style = "red" if line.has_failed else _STYLES.get(line.state.split(" ")[0], "")
         table.add_row(
-            line.name, line.job or "-", Text(line.state, style), line.progress, Text(line.last)
+            line.name,
+            line.job or "-",
+            Text(line.state, style),
+            line.progress,
+            Text(shown(line.last)),
         )
     Console().print(table)
     for line in lines:
         if line.has_failed:
-            print(f"{line.name}: {line.state}: {line.last or 'no output'} (log: {line.log})")
+            say(f"{line.name}: {line.state}: {line.last or 'no output'} (log: {line.log})")
 
 
 def _is_done(pipeline: Pipeline, stage: str) -> bool:

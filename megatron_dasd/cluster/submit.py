@@ -16,7 +16,9 @@ from megatron_dasd.cluster.jobs import JOBS, NUMBERS, SlurmJob, plan_jobs
 from megatron_dasd.cluster.nodes import known_bad_nodes
 from megatron_dasd.config.pipeline import Pipeline
 from megatron_dasd.errors import UserError
+from megatron_dasd.json_values import read_as
 from megatron_dasd.pipeline.runner import stages_to_run
+from megatron_dasd.printing import say
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def submit(pipeline: Pipeline, submission: Submission, scripts: Path) -> dict[st
         ids[job.name] = queue.sbatch(command, {**job.environment, "DASD_HOME": str(scripts.parent)})
         numbers = job_numbers(pipeline) | ids
         write_atomic(place / NUMBERS, json.dumps(numbers, indent=2).encode())
-        print(f"{job.name}: job {ids[job.name]}", flush=True)
+        say(f"{job.name}: job {ids[job.name]}")
     return ids
 
 
@@ -87,12 +89,9 @@ def job_numbers(pipeline: Pipeline) -> dict[str, str]:
     """
     path = pipeline.run_dir / JOBS / NUMBERS
     try:
-        found: dict[str, str] = json.loads(path.read_text())
+        return read_as(path, dict[str, str], "delete it once none of its jobs is running")
     except FileNotFoundError:
         return {}
-    except ValueError:
-        raise UserError(f"{path}: damaged; delete it once none of its jobs is running") from None
-    return found
 
 
 def show(submission: Submission, scripts: Path, logs: Path, with_scripts: bool = False) -> None:
@@ -122,4 +121,4 @@ def show(submission: Submission, scripts: Path, logs: Path, with_scripts: bool =
         )
     for script in sorted({job.script for job in submission.jobs}):
         path = scripts / f"{script}.sbatch"
-        print(f"\n--- {path}\n{path.read_text()}")
+        say(f"\n--- {path}\n{path.read_text()}")

@@ -13,11 +13,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from megatron_dasd.config.execution import Execution, execution_settings, models_within
 
+_LONGEST_URL = 2048
+
 
 class Reference:
     """Marks a field as an input: a stage's name or a path."""
 
 
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=128)]
+"""Of a stage or a server; it is a folder's name too."""
 Input = Annotated[str, Reference()]
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -152,6 +156,22 @@ _OWN_FIELDS = [
 """Fields of a request that follow from other settings, or that the answers are parsed by."""
 
 
+def url_fault(url: str) -> str | None:
+    """What is wrong with a server's base URL, without repeating it; None: nothing."""
+    if len(url) > _LONGEST_URL or not url.isprintable() or " " in url or "\\" in url:
+        return "is no http:// or https:// address"
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # of the port, or of brackets
+        sound = False
+    if not sound:
+        return "is no http:// or https:// address"
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        return "holds a name, password or query; give the key by api_key_env"
+    return None
+
+
 class Server(BaseModel):
     """OpenAI-compatible servers (vLLM, SGLang, a hosted one) that run one model; docs/sampling.md.
 
@@ -162,7 +182,7 @@ class Server(BaseModel):
 
     urls: Annotated[list[str], Execution()] = []
     """Base URLs, e.g. ``http://node7:8000/v1``; each request goes to the server with the fewest."""
-    service: Annotated[str | None, Execution()] = None
+    service: Annotated[Name | None, Execution()] = None
     """Name of one of ``cluster.servers``, in a submitted pipeline: its servers are found once they
     have started."""
     api: Literal["completions", "chat"] = "completions"
@@ -214,14 +234,8 @@ class Server(BaseModel):
         if not self.urls and not self.service:
             raise ValueError("urls or service must be given")
         for number, url in enumerate(self.urls, start=1):
-            parts = urlsplit(url)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise ValueError(f"urls: number {number} is no http:// or https:// address")
-            if parts.username or parts.password or parts.query:
-                raise ValueError(
-                    f"urls: number {number} holds a name, password or query; give the key by "
-                    "api_key_env"
-                )
+            if wrong := url_fault(url):
+                raise ValueError(f"urls: number {number} {wrong}")
         return self
 
 

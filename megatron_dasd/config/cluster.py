@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from megatron_dasd.config.base import Positive
+from megatron_dasd.config.base import Name, Positive
 
 TimeLimit = Annotated[str, Field(pattern=r"^(\d+-)?\d+(:\d\d){0,2}$")]
 """A time limit as Slurm takes it: minutes, ``hours:minutes:seconds``, ``days-hours:...``."""
@@ -71,7 +71,7 @@ class Cluster(BaseModel):
     """Further options of sbatch, for every job."""
     stages: dict[str, Resources] = {}
     """By stage, or by kind of stage."""
-    servers: dict[str, ServerJob] = {}
+    servers: dict[Name, ServerJob] = {}
     """By the name that stages use as ``service``."""
     max_fruitless_starts: Positive = 3
     """Starts of a job in a row without any progress, after which the job fails."""

@@ -29,6 +29,8 @@ class Pipeline:
     plan: Plan = field(default_factory=Plan)
     base_dir: Path = Path()
     """Where relative paths among the settings begin."""
+    verify_inputs: bool = True
+    """Whether the content of a stage's inputs is compared with their digests before it runs."""
 
     def stage_dir(self, stage: str) -> Path:
         """Output folder of a stage."""
@@ -152,9 +154,8 @@ def graph_text(
         "seed": pipeline.seed,
         "stages": stages,
     }
-    return yaml_text(
-        head | {part: written[part] for part in ("cluster", "plan") if part in written}
-    )
+    others = ("verify_inputs", "cluster", "plan")
+    return yaml_text(head | {part: written[part] for part in others if part in written})
 
 
 def _pipeline(path: Path, run_dir: Path | None, expanded: Expanded) -> Pipeline:
@@ -171,7 +172,10 @@ def _pipeline(path: Path, run_dir: Path | None, expanded: Expanded) -> Pipeline:
         cluster=file.cluster,
         plan=file.plan,
         base_dir=path.parent / (file.base_dir or ""),
+        verify_inputs=file.verify_inputs,
     )
+    if not str(pipeline.run_dir).isprintable():
+        raise UserError(f"{path}: run_dir: holds a line break or another control character")
     _check_references(pipeline, expanded.left_out)
     _check_cluster(pipeline)
     return in_order(pipeline)

@@ -3,20 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from megatron_dasd.config.base import Name
 from megatron_dasd.config.cluster import Cluster
 from megatron_dasd.config.planning import Plan
 from megatron_dasd.config.recipes import RECIPES
 from megatron_dasd.config.stages import StageSettings
-from megatron_dasd.config.yaml_files import Content, laid_over, read_yaml
+from megatron_dasd.config.yaml_files import Content, laid_over, parse_yaml, read_yaml
 from megatron_dasd.errors import UserError
-
-StageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-"""It is a folder's name too."""
 
 
 class PipelineFile(BaseModel):
@@ -25,13 +21,16 @@ class PipelineFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(min_length=1)
-    run_dir: str = Field(min_length=1)
+    run_dir: str = Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")
     """Where the stage folders go, relative to the working directory; may name environment
     variables, e.g. ``$SCRATCH/run``."""
     base_dir: str | None = None
     """Folder that the paths among the settings are relative to; None: the file's own."""
     seed: int = 1234
-    stages: dict[StageName, StageSettings] = Field(min_length=1)
+    verify_inputs: bool = True
+    """Whether a stage compares the content of its inputs with the digests that the stages before
+    it wrote down.  False saves reading every file once, on storage that you trust."""
+    stages: dict[Name, StageSettings] = Field(min_length=1)
     cluster: Cluster = Cluster()
     plan: Plan = Plan()
 
@@ -147,8 +146,8 @@ class _Change:
         if not equals or len(parts) < 2:
             raise UserError(f"--set {text}: expected stage.setting=value or recipe.field=value")
         try:
-            return cls(text, parts, yaml.safe_load(value))
-        except yaml.YAMLError:
+            return cls(text, parts, parse_yaml(value))
+        except ValueError:
             raise UserError(f"--set {text}: the value is not YAML") from None
 
     @property

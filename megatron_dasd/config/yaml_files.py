@@ -10,6 +10,10 @@ from megatron_dasd.errors import UserError
 type Content = dict[str, object]
 """A mapping as written in YAML, not checked yet."""
 
+_MOST_BYTES = 1 << 22
+_MOST_VALUES = 100_000
+"""Values of a file, aliases expanded."""
+
 
 class _Loader(yaml.SafeLoader):
     """Safe YAML in which a key that is written twice is an error; plain YAML keeps the last one."""
@@ -50,19 +54,70 @@ def read_yaml(path: Path) -> Content:
         UserError: the file cannot be read, is not YAML, repeats a key or holds no mapping.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        if path.stat().st_size > _MOST_BYTES:
+            raise UserError(f"{path}: is larger than {_MOST_BYTES:,} bytes")
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8 text") from None
-    except yaml.MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise UserError(f"{path}: {line}{error.problem}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping with name, run_dir and stages or a recipe")
     return content
+
+
+def parse_yaml(text: str) -> object:
+    """The value that a text in YAML stands for.
+
+    Raises:
+        ValueError: it is no YAML, repeats a key, or expands to too much; in one line.
+    """
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _expanded_size(node, {})
+        return loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ValueError(f"{line}{error.problem}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ValueError("not YAML that can be read: it is nested too deep") from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        raise ValueError(f"not YAML that can be read ({error})") from None
+
+
+def _expanded_size(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
+    """Number of values of a node, those behind an alias counted wherever it stands.
+
+    Args:
+        node: the node.
+        known: sizes of nodes; 0 of one that is being counted.
+
+    Raises:
+        ValueError: too many, or a node that holds itself.
+    """
+    if node in known:
+        if not known[node]:
+            line = node.start_mark.line + 1
+            raise ValueError(f"line {line}: an anchor holds an alias of itself")
+        return known[node]
+    known[node] = 0
+    parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+    size = 1
+    for part in parts:
+        for inner in part if isinstance(part, tuple) else (part,):
+            size += _expanded_size(inner, known)
+    if size > _MOST_VALUES:
+        line = node.start_mark.line + 1
+        raise ValueError(f"line {line}: aliases expand to more than {_MOST_VALUES:,} values")
+    known[node] = size
+    return size
 
 
 def yaml_text(content: Mapping[str, object]) -> str:

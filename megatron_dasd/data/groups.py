@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from megatron_dasd.data.meta import GROUPS, DataMeta
-from megatron_dasd.records_io import record_files
+from megatron_dasd.records_io import open_parquet, parquet_errors, record_files
 
 MAX_NAMES = 64
 """Most names of a kind, the most frequent ones: each costs a curve and a sum over all ranks."""
@@ -29,9 +28,7 @@ def groups_of_documents(stage: Path) -> tuple[dict[str, list[str]], npt.NDArray[
     Returns:
         The names; and ``[documents, kinds]`` numbers, 0: in no group.
     """
-    table = pa.concat_tables(
-        pq.read_table(file, columns=list(GROUPS), memory_map=True) for file in record_files(stage)
-    )
+    table = pa.concat_tables(_group_columns(file) for file in record_files(stage))
     names: dict[str, list[str]] = {}
     columns = []
     for kind in GROUPS:
@@ -44,6 +41,11 @@ def groups_of_documents(stage: Path) -> tuple[dict[str, list[str]], npt.NDArray[
         places = pc.fill_null(pc.add(pc.index_in(column, values), 1), 0)
         columns.append(places.to_numpy().astype(np.uint16))
     return names, np.stack(columns, axis=1)
+
+
+def _group_columns(file: Path) -> pa.Table:
+    with parquet_errors(file), open_parquet(file, memory_map=True) as parquet:
+        return parquet.read(columns=list(GROUPS))
 
 
 def all_names(metas: Iterable[DataMeta]) -> dict[str, list[str]]:

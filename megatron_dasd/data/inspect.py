@@ -9,7 +9,6 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
@@ -21,6 +20,8 @@ from megatron_dasd.data.packed_dataset import PackedDataset
 from megatron_dasd.data.rows import Row
 from megatron_dasd.errors import UserError
 from megatron_dasd.manifests import model_folder, part_files, read_manifest
+from megatron_dasd.printing import one_line, say, shown
+from megatron_dasd.records_io import open_parquet, parquet_errors
 from megatron_dasd.text.encoding import load_tokenizer
 
 STYLES = ("default", "green", "red", "default", "magenta")
@@ -54,10 +55,10 @@ def check(folder: Path) -> bool:
     found = False
     for fault in faults(folder):
         found = True
-        print(fault, flush=True)
+        say(fault)
     if not found:
         meta = PackedDataset(folder).meta
-        print(f"{folder}: {meta.num_documents:,} documents in {meta.num_packs:,} rows, no fault")
+        say(f"{folder}: {meta.num_documents:,} documents in {meta.num_packs:,} rows, no fault")
     return found
 
 
@@ -88,7 +89,7 @@ def row_lines(
         length = len(document[TOKENS])
         slot = -(-length // data.meta.pack_align) * data.meta.pack_align
         end = data.meta.seq_length if place == len(documents) else start + slot
-        title = f"document {number}, {names[number]}: {start} to {start + length - 1}"
+        title = one_line(f"document {number}, {names[number]}: {start} to {start + length - 1}")
         yield Rule(Text(title), align="left")
         yield _document_text(document, tokenizer)
         if end > start + length:
@@ -105,7 +106,7 @@ def _document_text(document: Row, tokenizer: PreTrainedTokenizerBase) -> Text:
     ]
     text = Text()
     for style, run in groupby(zip(styles, document[TOKENS], strict=True), key=lambda pair: pair[0]):
-        text.append(tokenizer.decode([int(token) for _, token in run]), style)
+        text.append(shown(tokenizer.decode([int(token) for _, token in run])), style)
     return text
 
 
@@ -114,11 +115,12 @@ def _names(folder: Path, documents: Sequence[int]) -> dict[int, str]:
     names = dict.fromkeys(documents, "no record")
     first = 0
     for part in part_files(folder):
-        count = pq.read_metadata(part).num_rows
-        here = [number for number in documents if first <= number < first + count]
-        if here:
-            column = pq.read_table(part, columns=["name"]).column("name")
-            names.update((number, column[number - first].as_py()) for number in here)
+        with parquet_errors(part), open_parquet(part) as file:
+            count = file.metadata.num_rows
+            here = [number for number in documents if first <= number < first + count]
+            if here:
+                column = file.read(columns=["name"]).column("name")
+                names.update((number, column[number - first].as_py()) for number in here)
         first += count
     return names
 

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from megatron_dasd.errors import MISTAKE_STATUS, UserError
+from megatron_dasd.last_net import guard
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,15 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
 
-    from rich.console import Console
+    def run() -> int:
+        from megatron_dasd.data.inspect import check, show_row  # imports torch and transformers
 
-    from megatron_dasd.data.inspect import check, show_row  # imports torch and transformers
-
-    try:
         if options.check:
             return int(check(options.folder))
         show_row(options.folder, options.row, options.model)
-    except UserError as error:
-        Console(stderr=True, highlight=False).print(f"error: {error}", markup=False, soft_wrap=True)
-        return MISTAKE_STATUS
-    return 0
+        return 0
+
+    return guard(run)

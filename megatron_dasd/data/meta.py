@@ -15,7 +15,6 @@
         pack_offsets.npy     [packs + 1] where each pack begins among them
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_dasd.errors import UserError
+from megatron_dasd.json_values import read_as
+from megatron_dasd.paths import is_plain_name
 
 DATA = "data"
 META = "meta.json"
@@ -35,6 +36,8 @@ SEQUENCE_WEIGHTS = "sequence_weights.npy"
 DOCUMENT_GROUPS = "document_groups.npy"
 PACK_DOCUMENTS = "pack_documents.npy"
 PACK_OFFSETS = "pack_offsets.npy"
+_MOST = 10**12
+"""A larger size is damage."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,12 @@ def read_meta(path: Path) -> DataMeta:
         UserError: it is missing or damaged.
     """
     file = data_folder(path) / META
-    try:
-        return DataMeta(**json.loads(file.read_text()))
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
-        raise UserError(f"{file}: damaged ({error}); run the preprocessing stage again") from None
+    advice = "run the preprocessing stage again"
+    meta = read_as(file, DataMeta, advice)
+    wrong = [name for name in meta.file_bytes if not is_plain_name(name)]
+    wrong += [name for name in meta.companions if name not in COMPANIONS]
+    sizes = (meta.seq_length, meta.pack_align, meta.num_packs, meta.vocab_size)
+    if wrong or min(sizes) < 1 or max(sizes) > _MOST:
+        what = f"unknown name {wrong[0]!r}" if wrong else "a size is out of range"
+        raise UserError(f"{file}: damaged ({what}); {advice}")
+    return meta

@@ -77,7 +77,7 @@ class PackedDataset:
                 else None
                 for name in (SEQUENCE_WEIGHTS, DOCUMENT_GROUPS)
             )
-        except (AssertionError, OSError, ValueError) as error:
+        except (AssertionError, EOFError, OSError, OverflowError, ValueError) as error:
             raise UserError(f"{self._folder}: damaged ({error}); {_AGAIN}") from None
         self.packs = Packs(documents, offsets)
         self._numbers = renumbered(self.meta.groups, self.meta.groups if names is None else names)

@@ -28,7 +28,13 @@ from megatron_dasd.record_batches import (
     parse_batch,
 )
 from megatron_dasd.records import FilteredResponse, Prompt, Provenance
-from megatron_dasd.records_io import OnMalformed, arrow_schema, parquet_errors, parse_record
+from megatron_dasd.records_io import (
+    OnMalformed,
+    arrow_schema,
+    open_parquet,
+    parquet_errors,
+    parse_record,
+)
 
 BATCH_RECORDS = 32
 """Some 50 MB of the longest responses; larger batches spend their time on fresh memory."""
@@ -147,7 +153,7 @@ def _read_row_groups(
     num_passed = 0
     with (
         parquet_errors(piece.file),
-        pq.ParquetFile(piece.file, memory_map=True, pre_buffer=False) as file,
+        open_parquet(piece.file, memory_map=True, pre_buffer=False) as file,
     ):
         for numbers, columns in _numbered_batches(file, piece, _columns_of(file, fields)):
             try:

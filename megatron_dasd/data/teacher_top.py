@@ -29,6 +29,8 @@ from megatron_dasd.data.meta import META, TOKENS, data_folder
 from megatron_dasd.data.packed_dataset import PackedDataset
 from megatron_dasd.data.rows import Row
 from megatron_dasd.errors import UserError
+from megatron_dasd.json_values import checked_as
+from megatron_dasd.paths import is_plain_name
 
 IDS = "teacher_topk_ids"
 LOGPROBS = "teacher_topk_logprobs"
@@ -111,8 +113,10 @@ class DistillationDataset(PackedDataset):
         super().__init__(path, names, companions)
         folder = data_folder(top)
         try:
-            self.top = TopMeta(**json.loads((folder / META).read_text()))
+            self.top = checked_as(TopMeta, (folder / META).read_bytes())
             for name, size in self.top.file_bytes.items():
+                if not is_plain_name(name):
+                    raise ValueError(f"{META} names {name!r}")
                 found = (folder / name).stat().st_size
                 if found != size:
                     raise ValueError(f"{name} has {found} bytes, {META} asks for {size}")

@@ -41,7 +41,6 @@ def install() -> None:
     # Compiling tiny fused kernels for the CPU costs minutes and gains nothing here.
     os.environ["TORCHDYNAMO_DISABLE"] = "1"
     _answer_queries()
-    _skip_dataset_helpers_build()
     _fork_checkpoint_queue()
     gloo.install()
     mode = _PlaceOnCpu()
@@ -132,13 +131,6 @@ def _answer_queries() -> None:
     cuda.nvtx.range_push = _returning(None)
     cuda.nvtx.range_pop = _returning(None)
     torch.Tensor.record_stream = _returning(None)  # type: ignore[method-assign]
-
-
-def _skip_dataset_helpers_build() -> None:
-    """The wheel carries the built helpers but no Makefile; building them would end the process."""
-    from megatron.core.datasets import utils
-
-    utils.compile_helpers = _returning(None)
 
 
 def _fork_checkpoint_queue() -> None:

@@ -14,16 +14,23 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 
-from megatron_dasd.device import srun
+from megatron_dasd.device import gpus, srun
 from megatron_dasd.device.ports import free_port
-from megatron_dasd.errors import MISTAKE_STATUS, Stopped, UserError
+from megatron_dasd.errors import (
+    MISTAKE_STATUS,
+    UNEXPECTED_STATUS,
+    Stopped,
+    UnexpectedError,
+    UserError,
+)
+from megatron_dasd.last_net import ERROR_PREFIX, guard
 
 _POLL_SECONDS = 0.1
-_ERROR_PREFIX = "error: "
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """What schedulers send before a time limit or a preemption.  Ranks get SIGTERM for either."""
 _ENVIRONMENT = {
@@ -32,7 +39,6 @@ _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
-_FORK_SERVER = multiprocessing.get_context("forkserver")
 
 
 def launch(
@@ -64,7 +70,7 @@ def launch(
     if steps := srun.steps_folder():
         _launch_step(steps, module, payload_path, num_ranks, log_dir, on_poll)
         return
-    _FORK_SERVER.set_forkserver_preload(["megatron_dasd.device.preload"])
+    context = _context()
     environment = _ENVIRONMENT | {
         "MASTER_ADDR": "127.0.0.1",
         # One rank alone takes any port at the moment it listens: nobody can be there before it.
@@ -72,16 +78,16 @@ def launch(
         "WORLD_SIZE": str(num_ranks),
         "LOCAL_WORLD_SIZE": str(num_ranks),
     }
-    ranks: list[ForkServerProcess] = []
+    ranks: list[BaseProcess] = []
     with _stops() as stops:
         try:
             for rank in range(num_ranks):
                 own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
                 log = log_dir / f"rank-{rank}.log"
-                process = _FORK_SERVER.Process(
+                process: BaseProcess = context.Process(
                     target=_run_rank, args=(module, payload_path, own, log)
                 )
-                process.start()
+                _start(process, module, rank)
                 ranks.append(process)
             _watch(module, ranks, stops, log_dir, on_poll)
         finally:
@@ -91,6 +97,18 @@ def launch(
                 process.join()
     if stops:
         raise Stopped(f"stopped on {stops[0].name}")
+
+
+def _context() -> SpawnContext | ForkServerContext:
+    """How ranks are started: forked from a process that has Megatron imported, or anew.
+
+    Where there is a GPU, anew: see ``device.preload``.
+    """
+    if gpus.in_sight():
+        return multiprocessing.get_context("spawn")
+    forking = multiprocessing.get_context("forkserver")
+    forking.set_forkserver_preload(["megatron_dasd.device.preload"])
+    return forking
 
 
 def _launch_step(
@@ -115,20 +133,42 @@ def _launch_step(
 
 
 def run_program[P](main: Callable[[P], None]) -> None:
-    """Entry point of a program: read its payload, from the file that argv names, and run it."""
+    """Entry point of a program: read its payload, from the file that argv names, and run it.
+
+    Standard error is the rank's log, which takes the traceback of an unexpected error.
+    """
     from megatron_dasd.device.payload import read_payload
 
-    run_guarded(lambda: main(read_payload(main, Path(sys.argv[1]))))
+    run_guarded(lambda: main(read_payload(main, Path(sys.argv[1]))), logs_traceback=True)
 
 
-def run_guarded(main: Callable[[], None]) -> None:
-    """Run as a rank, and report a user's mistake in one line."""
+def run_guarded(main: Callable[[], None], *, logs_traceback: bool = False) -> None:
+    """Run as a rank, and report what ends it in one line.
+
+    Args:
+        main: the rank's work.
+        logs_traceback: whether standard error is a log; otherwise an unexpected error's traceback
+            goes to a file that the line names.
+    """
+    status = guard(main, logs_traceback=logs_traceback)
+    if status:
+        sys.stdout.flush()
+        os._exit(status)  # the other ranks may wait in a collective: no orderly farewell
+
+
+def _start(process: BaseProcess, module: str, rank: int) -> None:
+    """Start a rank.
+
+    Raises:
+        UserError: the fork server has ended.
+    """
     try:
-        main()
-    except UserError as error:
-        print(f"{_ERROR_PREFIX}{error}", file=sys.stderr, flush=True)
-        os._exit(MISTAKE_STATUS)  # the other ranks may wait in a collective: no orderly farewell
-    sys.stdout.flush()
+        process.start()
+    except (EOFError, ConnectionError) as error:
+        raise UserError(
+            f"{module}: rank {rank} did not start, the process that forks the ranks has ended "
+            f"({type(error).__name__}), perhaps for want of memory; start the command again"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -152,7 +192,7 @@ def _stops() -> Iterator[list[signal.Signals]]:
 
 def _watch(
     module: str,
-    ranks: list[ForkServerProcess],
+    ranks: list[BaseProcess],
     stops: list[signal.Signals],
     log_dir: Path,
     on_poll: Callable[[], None],
@@ -171,15 +211,17 @@ def _watch(
             return  # one that had nothing to save ended at once, and the others with it
         if failures:
             # A rank that reports a user's mistake explains the others, which merely lost it.
-            rank = min(failures, key=lambda rank: (codes[rank] != MISTAKE_STATUS, rank))
-            raise UserError(_reason(module, rank, codes[rank], log_dir))
+            order = [MISTAKE_STATUS, UNEXPECTED_STATUS]
+            rank = min(failures, key=lambda rank: (codes[rank] not in order, codes[rank], rank))
+            kind = UnexpectedError if codes[rank] == UNEXPECTED_STATUS else UserError
+            raise kind(_reason(module, rank, codes[rank], log_dir))
         on_poll()
         if running:
             time.sleep(_POLL_SECONDS)
 
 
 def _run_rank(module: str, payload: Path, environment: dict[str, str], log: Path) -> None:
-    """Body of a rank's process, forked from a server that has imported Megatron."""
+    """Body of a rank's process."""
     threading.Thread(target=die_with_launcher, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launching process's to handle
     for number in STOP_SIGNALS:  # which the fork server ignores
@@ -196,7 +238,7 @@ def _run_rank(module: str, payload: Path, environment: dict[str, str], log: Path
 def die_with_launcher() -> None:
     """Wait for the end of the process that started this one, and end with it.
 
-    Not by the kernel's parent-death signal: the parent is the fork server, which stays.
+    Not by the kernel's parent-death signal: the parent may be the fork server, which stays.
     """
     launcher = multiprocessing.parent_process()
     assert launcher is not None
@@ -214,6 +256,8 @@ def _share_cores(num_ranks: int) -> None:
 def _reason(module: str, rank: int, code: int | None, log_dir: Path) -> str:
     log = log_dir / f"rank-{rank}.log"
     mistake, last = _ending(log)
+    if mistake and code == UNEXPECTED_STATUS:
+        return f"{mistake} (traceback: {log})"
     return mistake or f"{module}: rank {rank} ended with status {code}: {last} (log: {log})"
 
 
@@ -230,6 +274,6 @@ def _reason_of_step(module: str, status: int, log_dir: Path) -> str:
 def _ending(log: Path) -> tuple[str | None, str]:
     """The user's mistake that a log reports, if any, and its last line."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    mistakes = [line for line in lines if line.startswith(_ERROR_PREFIX)]
-    mistake = mistakes[-1].removeprefix(_ERROR_PREFIX) if mistakes else None
+    mistakes = [line for line in lines if line.startswith(ERROR_PREFIX)]
+    mistake = mistakes[-1].removeprefix(ERROR_PREFIX) if mistakes else None
     return mistake, lines[-1].strip() if lines else "no output"

@@ -1,7 +1,8 @@
 """What every rank imports, imported once: the fork server of :mod:`.launch` preloads this.
 
 Importing Megatron takes some eight seconds; a rank forked from a process that has done so starts in
-a tenth of one.  Nothing here touches a GPU or a process group, both of which belong to the ranks.
+a tenth of one.  For machines without a GPU alone: Megatron and its like ask for CUDA when they are
+imported, and what is forked after that cannot use it.
 """
 
 import signal

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from megatron_dasd.errors import UserError
+from megatron_dasd.printing import one_line
 
 STEPS = "DASD_STEPS"
 """Environment variable: the folder; unset: ranks are processes of this machine."""
@@ -56,7 +57,8 @@ def step_request(
     log = log_dir.absolute() / "rank-%t.log"
     lines = [num_nodes, num_ranks, num_ranks // num_nodes, log, module, payload.absolute()]
     lines += [f"{name}={value}" for name, value in environment.items()]
-    return "".join(f"{line}\n" for line in lines)
+    # settings refuse line breaks in paths; here none may shift the lines in any case
+    return "".join(f"{one_line(str(line))}\n" for line in lines)
 
 
 def run_step(

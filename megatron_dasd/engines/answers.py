@@ -5,15 +5,16 @@ engine in this process does, so that every token's bytes are known; otherwise fr
 texts of the tokens.  Either way it must be the text that the server gives.
 """
 
-import math
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from megatron_dasd.engines.base import Generation
 from megatron_dasd.engines.decoding import cut_num_bytes, decode_pieces, first_stop
 from megatron_dasd.engines.faults import Fault
+from megatron_dasd.engines.network import decode
 from megatron_dasd.records import TokenLogprobs, Usage
 from megatron_dasd.text.harmony import without_markers
 
@@ -24,17 +25,23 @@ UNKNOWN_ID = -1
 _REPLACEMENT = "\ufffd"
 _ABOVE_ZERO = 1e-3
 """Rounding aside, no logarithm of a probability is larger."""
+_FAR_BELOW = -1e6
+"""No logarithm of a probability that a token was drawn with is smaller; some servers write -9999
+for very small ones."""
+_Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+"""A number of tokens, or a token's id."""
+_Byte = Annotated[int, Meta(ge=0, le=255)]
 
 
 class _Usage(Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: _Count = 0
+    completion_tokens: _Count = 0
 
 
 class _Token(Struct):
     token: str
     logprob: float
-    bytes: list[int] | None = None
+    bytes: list[_Byte] | None = None
 
 
 class _Logprobs(Struct):
@@ -60,15 +67,15 @@ class _Choice(Struct):
     message: _Message | None = None
     finish_reason: str | None = None
     logprobs: _Logprobs | None = None
-    token_ids: list[int] | None = None
-    prompt_token_ids: list[int] | None = None
+    token_ids: list[_Count] | None = None
+    prompt_token_ids: list[_Count] | None = None
     prompt_logprobs: list[dict[str, _PromptLogprob] | None] | None = None
 
 
 class _Answer(Struct):
     choices: list[_Choice] = []
     usage: _Usage | None = None
-    prompt_token_ids: list[int] | None = None
+    prompt_token_ids: list[_Count] | None = None
     prompt_logprobs: list[dict[str, _PromptLogprob] | None] | None = None
 
 
@@ -100,6 +107,8 @@ def read_generation(raw: bytes, stop: Sequence[str] = (), spell: Spell | None = 
         text = text[:end]
         num_bytes = cut_num_bytes(num_bytes, len(text.encode()))
     _require_same(text, choice)
+    if "\0" in text:
+        raise Fault("malformed answer", "the text holds a NUL character")
     kept = len(num_bytes)
     return Generation(
         text=text,
@@ -163,14 +172,7 @@ def _usage(answer: _Answer, choice: _Choice) -> Usage | None:
 
 
 def _decode(raw: bytes) -> _Answer:
-    try:
-        answer = _decoder.decode(raw)
-    except msgspec.ValidationError as error:
-        raise Fault("malformed answer", str(error)) from None
-    except msgspec.DecodeError as error:
-        raise Fault("malformed JSON", str(error)) from None
-    except UnicodeDecodeError:
-        raise Fault("malformed JSON", "not UTF-8") from None
+    answer = decode(_decoder, raw)
     if not answer.choices:
         raise Fault("no choices", "the answer's list of choices is empty")
     return answer
@@ -227,7 +229,7 @@ def _sound(logprobs: list[float | None]) -> list[float]:
     if None in logprobs:
         raise Fault("no log-probs", f"token {logprobs.index(None)} has none")
     values: list[float] = logprobs  # type: ignore[assignment]
-    if values and (max(values) > _ABOVE_ZERO or not math.isfinite(sum(values))):
+    if values and not (min(values) >= _FAR_BELOW and max(values) <= _ABOVE_ZERO):
         raise Fault("no log-probs", f"values from {min(values):g} to {max(values):g} are given")
     return values
 

@@ -1,14 +1,13 @@
 """One request to OpenAI-compatible servers, retried until it is answered well or set aside.
 
-Where a server repeats the API key in an error, the key is struck out.
+What a server says in an error is scrubbed before it is cut, stored or printed.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
-import aiohttp
 import msgspec
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
@@ -17,7 +16,14 @@ from megatron_dasd.engines.base import Failure, Meter
 from megatron_dasd.engines.endpoints import Endpoint, Endpoints
 from megatron_dasd.engines.faults import Attempts, Fault, Refusal, parse_retry_after
 from megatron_dasd.engines.identity import ModelCheck
-from megatron_dasd.engines.network import error_text, open_session, proxy_of, read_key
+from megatron_dasd.engines.network import (
+    CONNECTION_LOST,
+    NO_CONNECTION,
+    Answer,
+    Http,
+    open_http,
+    read_key,
+)
 from megatron_dasd.engines.services import RequestedWeights, announced_urls, request_weights
 from megatron_dasd.engines.weights import Weights
 from megatron_dasd.errors import UserError
@@ -25,8 +31,6 @@ from megatron_dasd.json_values import JsonObject
 
 _NOTICE_SECONDS = 3.0
 """Seconds without a server at the start, after which a line says what is waited for."""
-_EXCERPT_CHARACTERS = 300
-"""Longest excerpt of an answer in an error message."""
 _MOST_SET_ASIDE = 32
 """Requests set aside in a row at which the run ends: the servers are at fault, not the requests."""
 
@@ -37,8 +41,7 @@ class Client:
     def __init__(
         self,
         settings: Server,
-        session: aiohttp.ClientSession,
-        key: str,
+        http: Http,
         meter: Meter,
         weights: Weights | None = None,
     ) -> None:
@@ -47,15 +50,15 @@ class Client:
             request_weights(
                 settings.service, RequestedWeights(str(weights.folder), weights.version)
             )
-        self._models = ModelCheck(settings, session, weights)
-        self._session = session
-        self._key = key
+        self._models = ModelCheck(settings, http, weights)
+        self._http = http
         self._meter = meter
         find = partial(announced_urls, settings.service) if settings.service else list
         self._endpoints = Endpoints(
             settings.urls, self._models.check, settings.patience_seconds, find=find
         )
         self._set_aside_in_a_row = 0
+        self._watching: asyncio.Task[None] | None = None
 
     @property
     def model(self) -> str:
@@ -94,7 +97,7 @@ class Client:
         try:
             result: A = await retrying(self._attempt, path, data, read)
         except Fault as fault:
-            return self._set_aside(Failure(kind=fault.kind, detail=fault.detail))
+            return self._set_aside(Failure(kind=fault.kind, detail=self._http.scrub(fault.detail)))
         except Refusal as refusal:
             self._meter.fault("refused")
             return self._set_aside(Failure(kind="refused", detail=str(refusal)))
@@ -118,62 +121,51 @@ class Client:
         return failure
 
     async def _attempt[A](self, path: str, data: bytes, read: Callable[[bytes], A]) -> A:
+        if self._watching and self._watching.done():
+            self._watching.result()  # raises what ended it
         endpoint = await self._endpoints.choose()
         clock = asyncio.timeout(self.settings.deadline_seconds)
         try:
             with self._endpoints.serving(endpoint, clock):
                 async with clock:
-                    status, headers, raw = await self._post(endpoint, path, data)
+                    answer = await self._post(endpoint, path, data)
         except TimeoutError:
             if endpoint.lost.is_set():
                 raise Fault("connection lost", f"{endpoint.url}: {endpoint.why_down}") from None
             self._endpoints.failed(endpoint)
             deadline = self.settings.deadline_seconds
             raise Fault("time-out", f"{endpoint.url}: no answer in {deadline:g} s") from None
-        self._check_status(endpoint, path, status, headers, raw)
+        self._check_status(endpoint, path, answer)
         try:
-            result = read(raw)
+            result = read(answer.body)
         except Fault:
             self._endpoints.failed(endpoint)
             raise
         self._endpoints.succeeded(endpoint)
         return result
 
-    async def _post(
-        self, endpoint: Endpoint, path: str, data: bytes
-    ) -> tuple[int, Mapping[str, str], bytes]:
-        url = endpoint.url + path
+    async def _post(self, endpoint: Endpoint, path: str, data: bytes) -> Answer:
         try:
-            async with self._session.post(url, data=data, proxy=proxy_of(url)) as answer:
-                return answer.status, answer.headers, await answer.read()
-        except (
-            aiohttp.ClientConnectorError,
-            aiohttp.ConnectionTimeoutError,
-        ) as error:
-            # before anything was sent
-            self._endpoints.unreachable(endpoint, error_text(error))
-            raise Fault("no connection", f"{url}: {error_text(error)}", counts=False) from None
-        except aiohttp.ClientPayloadError:
-            raise Fault("truncated answer", f"{url}: the answer ends early") from None
-        except (aiohttp.ClientError, OSError) as error:
-            self._endpoints.unreachable(endpoint, error_text(error))
-            raise Fault("connection lost", f"{url}: {error_text(error)}") from None
+            return await self._http.ask("POST", endpoint.url + path, data)
+        except Fault as fault:
+            if fault.kind in (NO_CONNECTION, CONNECTION_LOST):
+                self._endpoints.unreachable(endpoint, fault.detail)
+                fault.detail = f"{endpoint.url}{path}: {fault.detail}"
+            raise
 
-    def _check_status(
-        self, endpoint: Endpoint, path: str, status: int, headers: Mapping[str, str], raw: bytes
-    ) -> None:
+    def _check_status(self, endpoint: Endpoint, path: str, answer: Answer) -> None:
         """Raise what a status other than 200 means: a fault, a refusal, or the user's mistake."""
+        status = answer.status
         if status == 200:
             return
-        text = self._excerpt(raw)
+        text = self._http.excerpt(answer)
         where = f"{endpoint.url}{path}"
+        after = parse_retry_after(answer.retry_after)
         if status == 429:
-            after = parse_retry_after(headers.get("Retry-After"))
             self._endpoints.rest(endpoint, after if after is not None else 0.0)
             raise Fault("http 429", f"{where}: {text}", counts=False, retry_after=after)
         if status == 408 or status >= 500:
             self._endpoints.failed(endpoint)
-            after = parse_retry_after(headers.get("Retry-After"))
             raise Fault(f"http {status}", f"{where}: {text}", retry_after=after)
         if status in (401, 403):
             how = (
@@ -186,12 +178,14 @@ class Client:
             raise UserError(f"{where}: no such path or model (status {status}): {text}")
         raise Refusal(f"status {status}: {text}")
 
-    def _excerpt(self, raw: bytes) -> str:
-        """The beginning of an answer, on one line, the key struck out."""
-        text = " ".join(raw[: 4 * _EXCERPT_CHARACTERS].decode(errors="replace").split())
-        if self._key:
-            text = text.replace(self._key, "***")
-        return text[:_EXCERPT_CHARACTERS]
+    def require_no_secret(self, text: str) -> None:
+        """Make sure that a text to be stored does not repeat the API key.
+
+        Raises:
+            Fault: it does.
+        """
+        if self._http.scrub.holds_secret(text):
+            raise Fault("malformed answer", "the text repeats the API key")
 
     async def start(self) -> asyncio.Task[None]:
         """Begin to watch the servers and wait for the first; returns the task that watches."""
@@ -219,6 +213,7 @@ class Client:
             await asyncio.gather(watching, chosen, return_exceptions=True)
             raise
         self._models.started = True
+        self._watching = watching
         return watching
 
 
@@ -236,8 +231,8 @@ async def connected(
             key's environment variable is not set.
     """
     key = read_key(settings.api_key_env)
-    async with open_session(key) as session:
-        client = Client(settings, session, key, meter, weights)
+    async with open_http(key) as http:
+        client = Client(settings, http, meter, weights)
         watching = await client.start()
         try:
             yield client

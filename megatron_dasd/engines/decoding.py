@@ -21,21 +21,18 @@ def decode_pieces(pieces: Sequence[bytes]) -> tuple[str, list[int]]:
         return data.decode(), list(map(len, pieces))
     except UnicodeDecodeError:
         pass
-    kept = bytearray(b"\x01" * len(data))
-    text, start = "", 0
-    while start < len(data):
-        try:
-            text += data[start:].decode()
-            break
-        except UnicodeDecodeError as error:
-            text += data[start : start + error.start].decode()
-            kept[start + error.start : start + error.end] = bytes(error.end - error.start)
-            start += error.end
+    text, kept = [], bytearray()
+    for character in data.decode(errors="surrogateescape"):  # in time linear in the bytes
+        if "\udc80" <= character <= "\udcff":  # stands for a byte that is no character's
+            kept.append(0)
+        else:
+            text.append(character)
+            kept += b"\x01" * len(character.encode())
     num_bytes, start = [], 0
     for piece in pieces:
         num_bytes.append(sum(kept[start : start + len(piece)]))
         start += len(piece)
-    return text, num_bytes
+    return "".join(text), num_bytes
 
 
 def first_stop(text: str, stops: Sequence[str]) -> int | None:

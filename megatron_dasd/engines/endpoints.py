@@ -171,7 +171,8 @@ class Endpoints:
         self._mark_down(endpoint, why)
 
     def rest(self, endpoint: Endpoint, seconds: float) -> None:
-        """Send the end point no requests for some seconds."""
+        """Send the end point no requests for some seconds, at most ``patience_seconds``."""
+        seconds = min(seconds, self._patience)
         endpoint.rests_until = max(endpoint.rests_until, time.monotonic() + seconds)
 
     def _mark_up(self, endpoint: Endpoint) -> None:

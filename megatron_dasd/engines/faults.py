@@ -53,7 +53,8 @@ class Attempts:
     patience_seconds: float
     counted: int = 0
     waited_seconds: float = 0.0
-    """Time waited after faults that do not count."""
+    """Time waited after faults that do not count, and because servers asked for it."""
+    _impatient: bool = False
 
     def exhausted(self, state: RetryCallState) -> bool:
         """Whether the attempt that has just failed was the last."""
@@ -61,17 +62,25 @@ class Attempts:
         if fault.counts:
             self.counted += 1
             return self.counted >= self.max_attempts
-        return self.waited_seconds >= self.patience_seconds
+        return self._impatient
 
     def pause_seconds(self, state: RetryCallState) -> float:
-        """Exponential with full jitter, and never shorter than the server asks for."""
+        """Exponential with full jitter, and not shorter than the server asks for within patience.
+
+        ``tenacity`` calls it before :meth:`exhausted`.
+        """
         fault = _fault_of(state)
-        if fault.retry_after is None:
-            pause = _BACKOFF(state)
-        else:  # with jitter: requests that got the same value should not all come back at once
-            pause = fault.retry_after + random.uniform(0, _FIRST_PAUSE_SECONDS)
-        if not fault.counts:
-            self.waited_seconds += pause
+        left = self.patience_seconds - self.waited_seconds
+        pause = _BACKOFF(state)
+        if fault.retry_after is not None and left > 0:
+            # with jitter: requests that got the same value should not all come back at once
+            pause = min(fault.retry_after, left) + random.uniform(0, _FIRST_PAUSE_SECONDS)
+        elif fault.counts:
+            return pause
+        elif left > 0:
+            pause = min(pause, left)
+        self._impatient = left <= 0
+        self.waited_seconds += pause
         return pause
 
 
@@ -83,7 +92,10 @@ def _fault_of(state: RetryCallState) -> Fault:
 
 
 def parse_retry_after(value: str | None) -> float | None:
-    """Seconds of a Retry-After header, given as seconds or as a date; None without a sound one."""
+    """Seconds of a Retry-After header, given as seconds or as a date; None without a sound one.
+
+    The caller bounds it: a server may ask for any time, endless too.
+    """
     if value is None:
         return None
     try:
@@ -92,5 +104,5 @@ def parse_retry_after(value: str | None) -> float | None:
         pass
     try:
         return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError, IndexError):
         return None

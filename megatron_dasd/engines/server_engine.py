@@ -137,7 +137,13 @@ class ServerEngine:
         self, client: Client, meter: Meter, request: GenerationRequest
     ) -> Generation | Failure:
         path, body = self._generation_body(request)
-        read = partial(answers.read_generation, stop=request.stop, spell=self._speller())
+        spell = self._speller()
+
+        def read(raw: bytes) -> Generation:
+            generation = answers.read_generation(raw, request.stop, spell)
+            client.require_no_secret(generation.text)
+            return generation
+
         generation = await client.ask(path, body, read)
         meter.ended(0 if isinstance(generation, Failure) else len(generation.tokens.token_ids))
         return generation

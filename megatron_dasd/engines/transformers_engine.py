@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, StaticCache
 from transformers.utils import logging as transformers_logging
 
+from megatron_dasd.checkpoint.hf_folder import check_weights
 from megatron_dasd.config.base import Engine as EngineSettings
 from megatron_dasd.engines.base import Failure, Generation, GenerationRequest, Meter
 from megatron_dasd.engines.decoding import cut_num_bytes, decode_pieces, first_stop
@@ -66,6 +67,7 @@ class TransformersEngine:
         self._tokenizer = load_tokenizer(folder)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         transformers_logging.disable_progress_bar()
+        check_weights(folder)
         try:
             model = AutoModelForCausalLM.from_pretrained(
                 folder,
@@ -74,7 +76,7 @@ class TransformersEngine:
                 use_safetensors=True,
                 trust_remote_code=False,
             )
-        except (OSError, ValueError) as error:
+        except Exception as error:  # the library raises many kinds on a damaged config
             raise UserError(f"{folder}: no causal language model ({_first_line(error)})") from None
         self._model = model.to(self._device).eval()
         self._end_ids = self._find_end_ids()

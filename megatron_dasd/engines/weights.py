@@ -4,23 +4,22 @@ Servers report the version they have.  One that was restarted in between reports
 the weights again.  The version is the digest of the model's folder.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import aiohttp
 import msgspec
 
+from megatron_dasd.engines.faults import Fault
+from megatron_dasd.engines.network import Answer, Http, decode
 from megatron_dasd.json_values import JsonObject, read_object
 from megatron_dasd.manifests import input_digest
 
 _DIGITS = 16
 _RELOAD_SECONDS = 600.0
 """Longest time that a server may take to load weights."""
-
-Ask = Callable[[str, str, JsonObject | None], Awaitable[tuple[int, bytes]]]
-"""Called with method, path below the server's root, JSON body; returns status and answer."""
 
 
 @dataclass(frozen=True)
@@ -42,41 +41,69 @@ class Weights:
 
 
 @dataclass(frozen=True)
+class _Server:
+    """A server that weights are loaded into."""
+
+    http: Http
+    root: str
+    """URL without ``/v1``."""
+
+    async def ask(self, method: str, path: str, body: JsonObject | None = None) -> Answer:
+        """Make a request to a path below the root.
+
+        Raises:
+            Fault: there is no whole answer.
+        """
+        data = None if body is None else msgspec.json.encode(body)
+        try:
+            async with asyncio.timeout(_RELOAD_SECONDS):
+                return await self.http.ask(method, self.root + path, data)
+        except TimeoutError:
+            raise Fault("time-out", f"{path}: no answer in {_RELOAD_SECONDS:g} s") from None
+
+    async def ask_all(self, steps: list[tuple[str, JsonObject | None]]) -> str | None:
+        """Post (path, body) one after the other; returns what went wrong, None for nothing."""
+        for path, body in steps:
+            answer = await self.ask("POST", path, body)
+            if answer.status != 200:
+                return f"{path}: status {answer.status}: {self.http.excerpt(answer)}"
+        return None
+
+
+@dataclass(frozen=True)
 class _Program:
     """How one kind of server reports and loads weights."""
 
     version_path: str
     how_to_start: str
-    load: Callable[[Ask, Weights], Awaitable[str | None]]
+    load: Callable[[_Server, Weights], Awaitable[str | None]]
     """Returns what went wrong, None for nothing."""
 
 
-async def bring(session: aiohttp.ClientSession, root: str, by: str, weights: Weights) -> str | None:
+async def bring(http: Http, root: str, by: str, weights: Weights) -> str | None:
     """Load weights into a server that has others; returns what is wrong, None when it has them.
 
     Args:
         root: URL without ``/v1``.
         by: a key of ``_PROGRAMS``.
+
+    Raises:
+        Fault: it gives no whole answer.
     """
-
-    async def ask(method: str, path: str, body: JsonObject | None) -> tuple[int, bytes]:
-        timeout = aiohttp.ClientTimeout(total=_RELOAD_SECONDS)
-        async with session.request(method, root + path, json=body, timeout=timeout) as answer:
-            return answer.status, await answer.read()
-
-    program = _PROGRAMS[by]
-    has = await _version(ask, program)
+    server, program = _Server(http, root), _PROGRAMS[by]
+    has = await _version(server, program)
     if has is None:
         return (
             f"reports no version of its weights at {program.version_path}: {program.how_to_start}"
         )
     if has == weights.version:
         return None
-    if wrong := await program.load(ask, weights):
+    if wrong := await program.load(server, weights):
         return f"does not load {weights.folder}: {wrong}"
-    has = await _version(ask, program)
+    has = await _version(server, program)
     if has != weights.version:
-        return f"has loaded {weights.folder} and reports version {has}, not {weights.version}"
+        reports = None if has is None else http.scrub(has)
+        return f"has loaded {weights.folder} and reports version {reports}, not {weights.version}"
     print(f"    {root} has the weights of {weights.folder} (version {has})", flush=True)
     return None
 
@@ -85,17 +112,20 @@ class _Info(msgspec.Struct):
     weight_version: str = ""
 
 
-async def _version(ask: Ask, program: _Program) -> str | None:
-    status, raw = await ask("GET", program.version_path, None)
-    if status == 200:
-        with suppress(msgspec.DecodeError, UnicodeDecodeError):
-            return msgspec.json.decode(raw, type=_Info).weight_version
+_info = msgspec.json.Decoder(_Info)
+
+
+async def _version(server: _Server, program: _Program) -> str | None:
+    answer = await server.ask("GET", program.version_path)
+    if answer.status == 200:
+        with suppress(Fault):
+            return decode(_info, answer.body).weight_version
     return None
 
 
-async def _load_vllm(ask: Ask, weights: Weights) -> str | None:
+async def _load_vllm(server: _Server, weights: Weights) -> str | None:
     """Aborts requests in flight and empties the prefix cache: both belong to the old weights."""
-    if weights.shares_output_layer and await _is_on_cpu(ask):
+    if weights.shares_output_layer and await _is_on_cpu(server):
         return (
             "vLLM on a CPU would keep the old output layer, which this model shares with its "
             "embedding; use reload: restart"
@@ -111,44 +141,38 @@ async def _load_vllm(ask: Ask, weights: Weights) -> str | None:
         ("/update_weight_version", {"new_version": weights.version}),
         ("/resume", None),
     ]
-    return await _all(ask, steps)
+    return await server.ask_all(steps)
 
 
 class _DeviceConfig(msgspec.Struct):
-    device: object
+    device: object = None
 
 
 class _VllmConfig(msgspec.Struct):
-    device_config: _DeviceConfig
+    device_config: _DeviceConfig = msgspec.field(default_factory=_DeviceConfig)
 
 
 class _ServerInfo(msgspec.Struct):
-    vllm_config: _VllmConfig
+    vllm_config: _VllmConfig = msgspec.field(default_factory=_VllmConfig)
 
 
-async def _is_on_cpu(ask: Ask) -> bool:
-    status, raw = await ask("GET", "/server_info?config_format=json", None)
-    if status != 200:
+_server_info = msgspec.json.Decoder(_ServerInfo)
+
+
+async def _is_on_cpu(server: _Server) -> bool:
+    answer = await server.ask("GET", "/server_info?config_format=json")
+    if answer.status != 200:
         return False
-    return msgspec.json.decode(raw, type=_ServerInfo).vllm_config.device_config.device == "cpu"
+    return decode(_server_info, answer.body).vllm_config.device_config.device == "cpu"
 
 
-async def _load_sglang(ask: Ask, weights: Weights) -> str | None:
+async def _load_sglang(server: _Server, weights: Weights) -> str | None:
     body: JsonObject = {
         "model_path": str(weights.folder),
         "weight_version": weights.version,
         "abort_all_requests": True,
     }
-    return await _all(ask, [("/update_weights_from_disk", body)])
-
-
-async def _all(ask: Ask, steps: list[tuple[str, JsonObject | None]]) -> str | None:
-    for path, body in steps:
-        status, raw = await ask("POST", path, body)
-        if status != 200:
-            said = " ".join(raw[:200].decode(errors="replace").split())
-            return f"{path}: status {status}: {said}"
-    return None
+    return await server.ask_all([("/update_weights_from_disk", body)])
 
 
 _PROGRAMS = {

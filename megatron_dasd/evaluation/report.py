@@ -27,6 +27,7 @@ from megatron_dasd.manifests import LOGS, METRICS, Manifest, model_folder, read_
 from megatron_dasd.pages.charts import class_chart, gap_chart
 from megatron_dasd.pages.figures import ClassCounts, SelectionFigures
 from megatron_dasd.pages.render import render as render_page
+from megatron_dasd.printing import say
 from megatron_dasd.records import Graded, ScoredResponse
 from megatron_dasd.records_io import read_records
 
@@ -95,7 +96,7 @@ def run(settings: Report, inputs: Mapping[str, Path], folder: StageFolder) -> di
     folder.write_json("report.json", figures)
     write_atomic(folder.path / "report.html", render(settings, inputs, manifests, figures).encode())
     for line in [*accuracy_lines(figures), *heldout_lines(figures), *exposure_lines(figures)]:
-        print(f"    {line}", flush=True)
+        say(f"    {line}")
     return {
         "heldout_nll": figures["heldout_nll"],
         "heldout_nll_change": figures["heldout_nll_change"],
@@ -220,7 +221,7 @@ def loss_curves(train_folder: Path) -> dict[str, list[list[float]]]:
     for line in lines:
         try:
             row = json.loads(line)
-        except json.JSONDecodeError:  # truncated by a kill
+        except (ValueError, RecursionError):  # truncated by a kill
             continue
         for name, key in _CURVES.items():
             if key in row:

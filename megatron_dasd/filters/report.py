@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import TypedDict
 
-import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from megatron_dasd.artifacts import StageFolder, write_atomic
@@ -13,6 +13,7 @@ from megatron_dasd.filters.case import FilterRule
 from megatron_dasd.filters.rules import RULES
 from megatron_dasd.manifests import SET_ASIDE, part_files
 from megatron_dasd.pages.render import render
+from megatron_dasd.records_io import open_parquet, parquet_errors
 
 NUM_EXAMPLES = 3
 """Dropped responses shown for each rule."""
@@ -121,8 +122,9 @@ def _examples(folder: StageFolder) -> dict[str, list[Example]]:
     names = {rule.name for rule in RULES}
     found: dict[str, list[Example]] = {}
     for path in part_files(folder.path, SET_ASIDE):
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=64):
-            rows: list[_Row] = batch.to_pylist()
+        with parquet_errors(path):
+            batches = open_parquet(path).iter_batches(batch_size=64)
+            rows: Iterator[_Row] = chain.from_iterable(batch.to_pylist() for batch in batches)
             for row in rows:
                 examples = found.setdefault(row["reason"], [])
                 if row["reason"] in names and len(examples) < NUM_EXAMPLES:

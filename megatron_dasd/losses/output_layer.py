@@ -23,6 +23,7 @@ class OutputLayerConfig(Protocol):
     """The part of Megatron's ``TransformerConfig`` that is read here."""
 
     defer_embedding_wgrad_compute: bool
+    gradient_accumulation_fusion: bool
 
 
 class OutputLayer(Protocol):
@@ -32,7 +33,6 @@ class OutputLayer(Protocol):
     config: OutputLayerConfig
     tp_group: torch.distributed.ProcessGroup
     sequence_parallel: bool
-    gradient_accumulation_fusion: bool
     gtp_remat_size: int
 
 
@@ -145,5 +145,6 @@ def _layer(
         hidden_states = copy_to_tensor_model_parallel_region(hidden_states, group=group)
     first_id = group.rank() * len(weight)
     shard = VocabShard(first_id, max(0, min(len(weight), vocab_size - first_id)), group)
-    fused = output_layer.gradient_accumulation_fusion and hasattr(weight, "main_grad")
+    # By the config, not by the layer's own flag, which is off where only apex's kernel is missing.
+    fused = output_layer.config.gradient_accumulation_fusion and hasattr(weight, "main_grad")
     return _Layer(hidden_states.flatten(0, 1), weight, shard, fused)

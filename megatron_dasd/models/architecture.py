@@ -215,7 +215,7 @@ def read_architecture(folder: Path) -> Architecture:
         config = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; a Hugging Face model folder is needed") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(config, dict):
         raise UserError(f"{path}: not a JSON object")

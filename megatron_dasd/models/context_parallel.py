@@ -21,6 +21,14 @@ def slot_multiple(size: int) -> int:
     return 2 * size if size > 1 else 1
 
 
+def chunks(slot: int, rank: int, size: int) -> list[tuple[int, int]]:
+    """Beginnings and ends, inside a slot, of what a context-parallel rank has of it."""
+    if size == 1:
+        return [(0, slot)]
+    chunk = slot // slot_multiple(size)
+    return [(n * chunk, (n + 1) * chunk) for n in (rank, 2 * size - 1 - rank)]
+
+
 def own_positions(cu_seqlens_padded: npt.NDArray[Any], rank: int, size: int) -> npt.NDArray[Any]:
     """Positions of one rank in the row, in the order in which it holds them.
 

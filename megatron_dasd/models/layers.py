@@ -6,6 +6,7 @@ heads, D channels a head.
 
 from itertools import pairwise
 
+import numpy as np
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.process_groups_config import ProcessGroupCollection
@@ -14,7 +15,11 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 from torch.nn import functional as F
 
-from megatron_dasd.models.context_parallel import row_order
+from megatron_dasd.models import varlen
+from megatron_dasd.models.context_parallel import chunks, row_order
+
+_ON_HOST = "dasd_borders"
+"""Attribute of Megatron's ``PackedSeqParams`` that keeps the borders as numbers."""
 
 
 class RMSNorm(torch.nn.Module):
@@ -34,6 +39,20 @@ class RMSNorm(torch.nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension; ``x`` is ``[..., hidden]``."""
         return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+
+
+class StandaloneRMSNorm(RMSNorm):
+    """An RMSNorm that Transformer Engine fuses into no projection.
+
+    It is a module of its own there, one with an extra state, which every checkpoint holds and every
+    load asks for.  Without FP8 that state is empty.
+    """
+
+    def get_extra_state(self) -> None:
+        """Nothing, as Megatron's own layers have it; the key is what counts."""
+
+    def set_extra_state(self, state: object) -> None:
+        """What a checkpoint holds of it is not needed here."""
 
 
 class PackedAttention(torch.nn.Module):
@@ -84,19 +103,21 @@ class PackedAttention(torch.nn.Module):
             ``[T, H * D]``, zeros on padding.
         """
         assert packed_seq_params is not None, "PackedAttention needs packed rows"
-        lengths = packed_seq_params.cu_seqlens_q.diff().tolist()
-        borders = packed_seq_params.cu_seqlens_q_padded
+        lengths, borders = _on_host(packed_seq_params)
         rank, size = (self.group.rank(), self.group.size()) if self.group else (0, 1)
         if self.group:
             # Megatron's own mapping: backwards it sums all ranks' gradients of a key or value.
             shares = gather_from_sequence_parallel_region(
                 torch.cat([key, value], dim=1), group=self.group
             )
-            key, value = shares[row_order(borders.numpy(), size)].chunk(2, dim=1)
+            key, value = shares[row_order(np.array(borders), size)].chunk(2, dim=1)
+        if varlen.takes(query):
+            sequences = varlen.plan(lengths, borders, rank, size)
+            return varlen.attend(query, key, value, sequences, self.softmax_scale).flatten(1)
         parts, done = [], 0
-        for length, (start, end) in zip(lengths, pairwise(borders.tolist()), strict=True):
+        for length, (start, end) in zip(lengths, pairwise(borders), strict=True):
             document = slice(start, start + length)
-            for first, last in _chunks(end - start, rank, size):
+            for first, last in chunks(end - start, rank, size):
                 queries = query[done : done + max(0, min(last, length) - first)]
                 attended = self._attend(queries, key[document], value[document], first)
                 parts.append(F.pad(attended, (0, 0, 0, last - first - len(queries))))
@@ -125,9 +146,13 @@ class PackedAttention(torch.nn.Module):
         ).squeeze(0)
 
 
-def _chunks(slot: int, rank: int, size: int) -> list[tuple[int, int]]:
-    """Beginnings and ends, inside a slot, of what a context-parallel rank has of it."""
-    if size == 1:
-        return [(0, slot)]
-    chunk = slot // (2 * size)
-    return [(n * chunk, (n + 1) * chunk) for n in (rank, 2 * size - 1 - rank)]
+def _on_host(params: PackedSeqParams) -> tuple[list[int], list[int]]:
+    """Lengths of the documents and borders of their slots; read once for all layers.
+
+    On a GPU the host waits for them.
+    """
+    found: tuple[list[int], list[int]] | None = getattr(params, _ON_HOST, None)
+    if found is None:
+        found = (params.cu_seqlens_q.diff().tolist(), params.cu_seqlens_q_padded.tolist())
+        setattr(params, _ON_HOST, found)
+    return found

@@ -1,5 +1,6 @@
 """Start-up that all Megatron programs share: flags in, Megatron's own arguments out."""
 
+import importlib.util
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -7,14 +8,12 @@ from pathlib import Path
 import torch
 
 from megatron_dasd.config.base import Launch
-from megatron_dasd.device import cpu_adapter
+from megatron_dasd.device import cpu_adapter, dataset_helpers
 from megatron_dasd.device.apex import refuse_foreign_apex
 from megatron_dasd.models.architecture import Architecture, Flags
 from megatron_dasd.models.hf_flags import CommandLine, add_arguments
 
-_CPU_FLAGS: Flags = {
-    "distributed-backend": "gloo",
-    "use-cpu-initialization": True,
+_LOCAL_FLAGS: Flags = {
     "transformer-impl": "local",
     "attention-backend": "unfused",
     "no-rope-fusion": True,
@@ -24,7 +23,12 @@ _CPU_FLAGS: Flags = {
     "no-bias-swiglu-fusion": True,
     "no-bias-dropout-fusion": True,
 }
-_GPU_FLAGS: Flags = {"distributed-backend": "nccl", "transformer-impl": "transformer_engine"}
+"""Megatron's own layers; what is fused is Transformer Engine's or apex's."""
+_CPU_FLAGS: Flags = {
+    "distributed-backend": "gloo",
+    "use-cpu-initialization": True,
+    **_LOCAL_FLAGS,
+}
 _EXPERT_FLAGS: Flags = {
     "moe-token-dispatcher-type": "alltoall",
     # Near ties between experts fall either way in bfloat16.
@@ -41,18 +45,32 @@ def common_flags(architecture: Architecture, launch: Launch, seq_length: int, dt
     """
     return {
         **architecture.flags(launch.tensor_parallel, launch.expert_parallel),
-        **machine_flags(architecture),
+        **machine_flags(architecture, dtype),
         **layout_flags(launch, seq_length, dtype),
         # One row at a time: nothing to gain by interleaved stages.
         "num-virtual-stages-per-pipeline-rank": None,
     }
 
 
-def machine_flags(architecture: Architecture) -> Flags:
-    """How this machine computes the model."""
-    on_cpu = cpu_adapter.needed()
-    experts = _EXPERT_FLAGS | {"moe-grouped-gemm": not on_cpu} if architecture.experts else {}
-    return {**experts, **(_CPU_FLAGS if on_cpu else _GPU_FLAGS)}
+def machine_flags(architecture: Architecture, dtype: str) -> Flags:
+    """How this machine computes the model in a type.
+
+    Transformer Engine's attention for padded documents takes 16 bits alone, so float32 goes through
+    Megatron's own layers on a GPU too.
+    """
+    if cpu_adapter.needed():
+        machine, fused = _CPU_FLAGS, False
+    else:
+        fused = dtype != "float32" and engine_installed()
+        layers: Flags = {"transformer-impl": "transformer_engine"} if fused else _LOCAL_FLAGS
+        machine = {"distributed-backend": "nccl", **layers}
+    experts = _EXPERT_FLAGS | {"moe-grouped-gemm": fused} if architecture.experts else {}
+    return {**experts, **machine}
+
+
+def engine_installed() -> bool:
+    """Whether Transformer Engine is; it is not imported, and may not work."""
+    return importlib.util.find_spec("transformer_engine") is not None
 
 
 def layout_flags(launch: Launch, seq_length: int, dtype: str) -> Flags:
@@ -102,12 +120,15 @@ def parse_argv(argv: list[str]) -> Namespace:
     refuse_foreign_apex()
     if cpu_adapter.needed():
         cpu_adapter.install()
+    dataset_helpers.skip_build()
     from megatron.training.arguments import parse_and_validate_args
 
     typed = CommandLine(argv)
     architecture = typed.architecture()
     if architecture:
-        flags = machine_flags(architecture) | typed.architecture_flags(architecture)
+        half = typed.values.get("bf16") or typed.values.get("fp16")
+        machine = machine_flags(architecture, "bfloat16" if half else "float32")
+        flags = machine | typed.architecture_flags(architecture)
         argv = [*to_argv(flags), *argv]
     sys.argv = [sys.argv[0], *argv]
     args: Namespace = parse_and_validate_args(add_arguments)

@@ -23,7 +23,8 @@ from megatron.training.arguments import core_transformer_config_from_args
 from torch import Tensor
 
 from megatron_dasd.errors import UserError
-from megatron_dasd.models.layers import PackedAttention, RMSNorm
+from megatron_dasd.models.layers import PackedAttention, RMSNorm, StandaloneRMSNorm
+from megatron_dasd.models.output_fusion import leave_to_autograd, output_layer_without_apex
 
 
 class Student(GPTModel):  # type: ignore[misc]
@@ -80,22 +81,24 @@ def model_provider(
     """
     args = get_args()
     config = config or core_transformer_config_from_args(args)
-    model = Student(
-        config=config,
-        transformer_layer_spec=_layer_spec(args, config, vp_stage),
-        vocab_size=args.padded_vocab_size,
-        max_sequence_length=args.max_position_embeddings,
-        pre_process=pre_process,
-        post_process=post_process,
-        parallel_output=True,
-        share_embeddings_and_output_weights=not args.untie_embeddings_and_output_weights,
-        position_embedding_type="rope",
-        rotary_base=args.rotary_base,
-        rope_scaling=args.use_rope_scaling,
-        rope_scaling_factor=args.rope_scaling_factor,
-        vp_stage=vp_stage,
-        pg_collection=pg_collection,
-    )
+    with output_layer_without_apex():
+        model = Student(
+            config=config,
+            transformer_layer_spec=_layer_spec(args, config, vp_stage),
+            vocab_size=args.padded_vocab_size,
+            max_sequence_length=args.max_position_embeddings,
+            pre_process=pre_process,
+            post_process=post_process,
+            parallel_output=True,
+            share_embeddings_and_output_weights=not args.untie_embeddings_and_output_weights,
+            position_embedding_type="rope",
+            rotary_base=args.rotary_base,
+            rope_scaling=args.use_rope_scaling,
+            rope_scaling_factor=args.rope_scaling_factor,
+            vp_stage=vp_stage,
+            pg_collection=pg_collection,
+        )
+    leave_to_autograd(model)
     mark_experts(model)
     return model
 
@@ -118,8 +121,8 @@ def _layer_spec(
     if args.transformer_impl == "transformer_engine":
         if not HAVE_TE:
             raise UserError(
-                "Transformer Engine is not installed on this GPU machine; "
-                "install the extra: pip install 'megatron_dasd[te]'"
+                "Transformer Engine does not import; tools/doctor.py says why (without it, "
+                "Megatron's own layers train on a GPU too: pip uninstall transformer-engine)"
             )
         return get_gpt_layer_with_transformer_engine_spec(
             num_experts=args.num_experts,
@@ -131,7 +134,8 @@ def _layer_spec(
     from megatron.core.transformer.transformer_block import get_num_layers_to_build
 
     return TransformerBlockSubmodules(
-        layer_specs=[spec] * get_num_layers_to_build(config, vp_stage=vp_stage), layer_norm=RMSNorm
+        layer_specs=[spec] * get_num_layers_to_build(config, vp_stage=vp_stage),
+        layer_norm=StandaloneRMSNorm,
     )
 
 
@@ -148,8 +152,9 @@ def local_layer_spec(num_experts: int | None, qk_layernorm: bool) -> ModuleSpec:
     attention = layer.self_attention.submodules
     attention.core_attention = PackedAttention
     if qk_layernorm:
-        attention.q_layernorm = attention.k_layernorm = RMSNorm
+        attention.q_layernorm = attention.k_layernorm = StandaloneRMSNorm
     if num_experts:
+        layer.pre_mlp_layernorm = StandaloneRMSNorm
         # Transformer Engine fuses this norm into a dense layer only; Megatron's map of names
         # renames it for experts too.
         del layer.sharded_state_dict_keys_map["pre_mlp_layernorm."]

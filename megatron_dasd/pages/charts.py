@@ -10,9 +10,11 @@ from itertools import pairwise
 import matplotlib
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.typing import RcKeyType
 
 from megatron_dasd.pages.figures import ClassCounts, Histogram
+from megatron_dasd.printing import shown
 
 COLOURS = {
     "teacher": "#2f6db5",
@@ -25,6 +27,8 @@ INK, ACCENT, SECOND, FAINT = "#27313b", "#2f6db5", "#d9822b", "#d5dae0"
 STYLE: dict[RcKeyType, object] = {
     "svg.hashsalt": "megatron_dasd",
     "font.size": 9,
+    # labels hold names of domains and stages: a dollar sign in them is one
+    "text.parse_math": False,
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": FAINT,
@@ -88,6 +92,8 @@ def gap_chart(histogram: Histogram, beta: float) -> Markup:
 
 def svg(figure: Figure) -> Markup:
     """Render a figure as an ``<svg>`` element, without metadata that differs between runs."""
+    for label in figure.findobj(Text):  # characters that XML cannot hold
+        label.set_text(shown(label.get_text()))
     out = StringIO()
     left_out: dict[str, None] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(out, format="svg", transparent=True, metadata=left_out)

@@ -2,6 +2,8 @@
 
 import jinja2
 
+from megatron_dasd.printing import shown
+
 
 def render(room: str, template: str, **values: object) -> str:
     """Render one self-contained HTML file.
@@ -15,8 +17,14 @@ def render(room: str, template: str, **values: object) -> str:
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader(rooms),
         autoescape=True,
+        finalize=_plain,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     return environment.get_template(template).render(**values)
+
+
+def _plain(value: object) -> object:
+    """A text with its control characters written out; SVG and other values as they are."""
+    return shown(value) if type(value) is str else value

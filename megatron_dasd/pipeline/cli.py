@@ -5,32 +5,22 @@ What reads pipeline files and runs stages is imported once the arguments are par
 """
 
 import argparse
-import errno
 import logging
 import os
 import signal
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megatron_dasd.device.launch import STOP_SIGNALS
-from megatron_dasd.errors import (
-    INTERRUPTED_STATUS,
-    MISTAKE_STATUS,
-    STOPPED_STATUS,
-    Stopped,
-    UserError,
-)
+from megatron_dasd.errors import Stopped, UserError
+from megatron_dasd.last_net import guard
 from megatron_dasd.pipeline.conversion import BY_HAND, ByHand
 
 if TYPE_CHECKING:
     from megatron_dasd.config.pipeline import Pipeline
     from megatron_dasd.pipeline.runner import Outcome
-
-_ENVIRONMENTAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
-"""Errors of the system that the user can fix: no space, no right to write."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -127,32 +117,15 @@ def _stages_of_kind(pipeline: "Pipeline", kind: str, name: str | None) -> list[s
     return stages if name is None else [name]
 
 
-def guarded(run: Callable[[], None]) -> int:
-    """Run; a user's mistake, a full disk or an interruption prints one line.
+def guarded(run: Callable[[], int | None]) -> int:
+    """Run as a command that can be stopped; see :func:`last_net.guard`.
 
     Returns the exit status.
     """
     _quieten_libraries()
     for number in STOP_SIGNALS:
         signal.signal(number, _stop)
-    try:
-        run()
-    except UserError as error:
-        return _fail(str(error))
-    except OSError as error:
-        if error.errno not in _ENVIRONMENTAL:
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        return _fail(
-            f"{where}{os.strerror(error.errno)}; fix it, the same command goes on from here"
-        )
-    except Stopped as stopped:
-        print(f"{stopped}; the same command goes on from here", file=sys.stderr)
-        return STOPPED_STATUS
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return INTERRUPTED_STATUS
-    return 0
+    return guard(run)
 
 
 def _stop(number: int, _: object) -> None:
@@ -170,11 +143,6 @@ def _quieten_libraries() -> None:
     # A stage reports a package that it needs and that is missing; no warning is needed.
     warnings.filterwarnings("ignore", category=UserWarning, module="megatron")
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-
-
-def _fail(message: str) -> int:
-    print(f"error: {' '.join(message.splitlines())}", file=sys.stderr)
-    return MISTAKE_STATUS
 
 
 def _print_summary(outcomes: Sequence["Outcome"]) -> None:

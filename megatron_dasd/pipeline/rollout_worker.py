@@ -34,6 +34,7 @@ from megatron_dasd.device.launch import run_program
 from megatron_dasd.errors import NothingLeftError
 from megatron_dasd.manifests import LOGS, MANIFEST, MODEL, model_folder
 from megatron_dasd.pipeline.runner import run_stages
+from megatron_dasd.printing import say
 from megatron_dasd.training.exchange import Exchange, Round, WorkerPayload
 
 _POLL_SECONDS = 1.0
@@ -101,7 +102,7 @@ class Worker:
         try:
             run_stages(pipeline, list(pipeline.stages))
         except NothingLeftError as error:
-            print(f"round {number}: {error}", flush=True)
+            say(f"round {number}: {error}")
         self.exchange.publish(number, self._result(folder, iteration))
         for large in (weights, folder / CHECKPOINT_FOLDER):
             shutil.rmtree(large, ignore_errors=True)

@@ -12,11 +12,13 @@ from importlib import import_module
 from pathlib import Path
 
 from megatron_dasd.artifacts import StageFolder, write_atomic
-from megatron_dasd.config.pipeline import Pipeline
+from megatron_dasd.config.pipeline import Pipeline, references
 from megatron_dasd.config.stages import stage_kinds
 from megatron_dasd.errors import UserError
 from megatron_dasd.json_values import Figures
+from megatron_dasd.last_net import working_on
 from megatron_dasd.manifests import (
+    LOGS,
     MANIFEST,
     Manifest,
     check_files,
@@ -25,6 +27,8 @@ from megatron_dasd.manifests import (
     input_digest,
     read_manifest,
 )
+from megatron_dasd.printing import say
+from megatron_dasd.verification import verify_stages
 
 StageFunction = Callable[..., Figures]
 """``run(settings, inputs, folder)``: paths by reference in, figures of the manifest out."""
@@ -108,9 +112,10 @@ def run_stages(pipeline: Pipeline, stages: Collection[str]) -> list[Outcome]:
     """
     outcomes = []
     for number, stage in enumerate(stages, start=1):
-        print(f"[{number}/{len(stages)}] {stage} ({pipeline.stages[stage].kind})", flush=True)
+        say(f"[{number}/{len(stages)}] {stage} ({pipeline.stages[stage].kind})")
         try:
-            outcome = _run_stage(pipeline, stage)
+            with working_on(stage, pipeline.stage_dir(stage) / LOGS):
+                outcome = _run_stage(pipeline, stage)
         except UserError as error:
             raise type(error)(f"stage {stage}: {error}") from None
         except ModuleNotFoundError as error:
@@ -119,7 +124,7 @@ def run_stages(pipeline: Pipeline, stages: Collection[str]) -> list[Outcome]:
             install = f"pip install 'megatron_dasd[{EXTRAS[error.name]}]'"
             raise UserError(f"stage {stage}: needs the package {error.name}: {install}") from None
         outcomes.append(outcome)
-        print(f"    {describe(outcome)}", flush=True)
+        say(f"    {describe(outcome)}")
     return outcomes
 
 
@@ -143,6 +148,9 @@ def _run_stage(pipeline: Pipeline, stage: str) -> Outcome:
     if manifest is not None and skipped:
         check_files(path, manifest)
     else:
+        if pipeline.verify_inputs:  # first of all: what a stage has saved is never made again
+            # other stages that a report describes are read by their manifests alone
+            verify_stages(pipeline.resolve(ref) for ref in references(settings))
         with StageFolder(path, stage, settings.kind, given, digests) as folder:
             run = stage_function(settings.kind)
             gc.freeze()  # imported modules live to the end: collections need not traverse them

@@ -15,6 +15,7 @@ from megatron_dasd.planning.estimate import costs, recipe_of, total_disk_bytes
 from megatron_dasd.planning.growth import Growth, growth, growth_chart
 from megatron_dasd.planning.layouts import Fit, fitting, usable_bytes
 from megatron_dasd.planning.memory import highest
+from megatron_dasd.printing import say
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "loss", "total")
 MOST_LAYOUTS = 6
@@ -145,7 +146,7 @@ def show(figures: PlanFigures) -> None:
     console = Console()
     given = figures["assumptions"]
     gpu = f"{given['gpu']} of {given['gpu_memory_gb']:g} GB"
-    print(f"{figures['name']}: {gpu}, MFU {given['mfu']:g}")
+    say(f"{figures['name']}: {gpu}, MFU {given['mfu']:g}")
     console.print(_stage_table(figures))
     console.print(_memory_table(figures))
     for stage, row in figures["memory"].items():

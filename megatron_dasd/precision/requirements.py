@@ -94,7 +94,7 @@ def machine_problem(
         # Megatron would say nothing and train without FP8.
         return (
             "Transformer Engine is not installed or does not import (tools/doctor.py says why); "
-            "pip install 'megatron_dasd[te]', or choose precision bf16"
+            "docs/gpu.md says where it comes from; or choose precision bf16"
         )
     if precision is None:
         return None

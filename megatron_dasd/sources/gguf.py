@@ -19,6 +19,7 @@ from megatron_dasd.config.sources import ImportGguf
 from megatron_dasd.errors import UserError
 from megatron_dasd.json_values import Figures
 from megatron_dasd.manifests import MODEL
+from megatron_dasd.sources.gguf_header import check_header
 
 _NAMES = {
     "token_embd": "model.embed_tokens",
@@ -41,16 +42,20 @@ _PRE_TOKENIZERS = {"smollm": [pre_tokenizers.Digits(individual_digits=True)]}
 def run(settings: ImportGguf, inputs: Mapping[str, Path], folder: StageFolder) -> Figures:
     """Write the Hugging Face folder of the model and its tokenizer."""
     file = package_file(settings.package, settings.file)
+    check_header(file)
     try:
         reader = GGUFReader(file)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: not a readable GGUF file ({error})") from None
-    values = _Values(file, reader)
-    config, tokenizer = llama_config(values, settings.dtype), bpe_tokenizer(values)
-    tensors = {
-        hf_name(tensor.name, file): hf_tensor(tensor, config).to(getattr(torch, settings.dtype))
-        for tensor in reader.tensors
-    }
+        values = _Values(file, reader)
+        config, tokenizer = llama_config(values, settings.dtype), bpe_tokenizer(values)
+        tensors = {
+            hf_name(tensor.name, file): hf_tensor(tensor, config).to(getattr(torch, settings.dtype))
+            for tensor in reader.tensors
+        }
+    except UserError:
+        raise
+    except Exception as error:  # of damaged files the libraries raise any kind, a bare one too
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{file}: not a readable GGUF file ({reason})") from None
     config.tie_word_embeddings = "lm_head.weight" not in tensors
     scratch = folder.scratch(MODEL)
     save_file(tensors, scratch / "model.safetensors", metadata={"format": "pt"})
@@ -67,12 +72,13 @@ def package_file(package: str, name: str) -> Path:
     Raises:
         UserError: the package is not installed or carries no such file.
     """
-    spec = importlib.util.find_spec(package) if "." not in package else None
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
     places = list(spec.submodule_search_locations or []) if spec else []
     if not places:
         raise UserError(f"package: {package} is not installed")
-    path = Path(places[0]) / name
-    if not path.is_file():
+    home = Path(places[0])
+    path = home / name
+    if "\0" in name or not path.resolve().is_relative_to(home.resolve()) or not path.is_file():
         raise UserError(f"file: package {package} carries no {name}")
     return path
 

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
 from megatron_dasd.config.sources import ImportResponses
 from megatron_dasd.errors import UserError
 from megatron_dasd.records import Response, TokenLogprobs
-from megatron_dasd.records_io import parse_line
+from megatron_dasd.records_io import open_parquet, parquet_errors, parse_line
 from megatron_dasd.sources.foreign import num_foreign_rows, text_field
 from megatron_dasd.sources.given_tokens import tokens_of_text
 from megatron_dasd.sources.response_rows import Row, digest, failing, make_response, read_row
@@ -138,15 +137,13 @@ class Joined:
 
 
 def _logprob_batches(file: Path) -> Iterator[pa.RecordBatch]:
-    try:
-        parquet = pq.ParquetFile(file)
+    with parquet_errors(file):
+        parquet = open_parquet(file)
         for name in _COLUMNS:
             if name not in parquet.schema_arrow.names:
                 raise UserError(f"{file}: no column {name}")
         for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, columns=list(_COLUMNS)):
             yield batch.select(list(_COLUMNS))
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file}: not a readable Parquet file ({error})") from None
 
 
 def _lines(file: Path) -> Iterator[tuple[int, int, str]]:

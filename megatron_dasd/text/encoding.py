@@ -15,12 +15,18 @@ from typing import TYPE_CHECKING
 from tokenizers import Tokenizer
 
 from megatron_dasd.errors import UserError
+from megatron_dasd.paths import check_links
 
 if TYPE_CHECKING:  # transformers takes seconds to import
     from transformers import PreTrainedTokenizerBase
 
 _PROBE = "a  b\r\n\t1234 e\u0301 \u00e9 \u65e5\u672c \U0001f600 \ufb01 '\u00bd\x00"
 """Runs of spaces, control characters, digits, and characters that Unicode normalisation changes."""
+
+_FILES = (".jinja", ".json", ".model", ".txt")
+"""Files of a tokenizer."""
+_MOST_IDS = 1 << 23
+"""A larger vocabulary is damage."""
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -34,12 +40,13 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer  # takes seconds, and most commands load no tokenizer
 
+    check_links(folder, _FILES)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # of a damaged file the library raises any kind, a bare one too
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{folder}: no tokenizer that can be loaded ({reason})") from None
     backend: Tokenizer | None = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -49,6 +56,11 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         spelled = b"".join(token_bytes(tokenizer, encode(tokenizer, _PROBE)))
     except UnicodeEncodeError:
         spelled = b""
+    except UserError:
+        raise
+    except Exception as error:  # see above
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{folder}: a tokenizer that does not encode ({reason})") from None
     if spelled != _PROBE.encode():
         raise UserError(
             f"{folder}: not a byte-level tokenizer: its tokens do not spell a text byte for byte"
@@ -189,6 +201,8 @@ def _byte_table(tokenizer: PreTrainedTokenizerBase) -> list[bytes]:
             piece = b"" if added[index].special else token.encode()
         else:
             piece = token.translate(names).encode("latin-1")
+        if index >= _MOST_IDS:
+            raise UserError(f"{tokenizer.name_or_path}: token id {index} is out of range")
         if index >= len(table):  # ids with gaps: the vocabulary's size is not its last id + 1
             table += [b""] * (index + 1 - len(table))
         table[index] = piece

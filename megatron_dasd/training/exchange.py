@@ -22,6 +22,9 @@ from megatron_dasd.artifacts import write_atomic
 from megatron_dasd.config.on_policy import OnPolicy
 from megatron_dasd.device.payload import Payload
 from megatron_dasd.errors import UserError
+from megatron_dasd.json_values import read_as
+from megatron_dasd.paths import is_plain_name
+from megatron_dasd.training.ledger import MOST_ITERATIONS
 
 _FOLDER = "on_policy"
 
@@ -81,10 +84,7 @@ class Exchange:
             UserError: the file of one is damaged.
         """
         while (path := self._path_of(first)).exists():
-            try:
-                yield Round(**json.loads(path.read_text()))
-            except (ValueError, TypeError) as error:
-                raise UserError(f"{path}: damaged ({error})") from None
+            yield _read_round(path)
             first += 1
 
     def publish(self, number: int, made: Round) -> None:
@@ -101,6 +101,8 @@ class Exchange:
             return int(self._wanted.read_text())
         except FileNotFoundError:
             return None
+        except ValueError:
+            raise UserError(f"{self._wanted}: damaged (no whole number); delete it") from None
 
     def no_longer_wanted(self) -> None:
         """Withdraw the request: the weights are there, or training ends."""
@@ -116,3 +118,15 @@ class Exchange:
 
     def _path_of(self, number: int) -> Path:
         return self.rounds / f"{number:05d}.json"
+
+
+def _read_round(path: Path) -> Round:
+    advice = "delete it, and the rollout worker makes the round again"
+    made = read_as(path, Round, advice)
+    for name, number in (("iteration", made.iteration), ("num_rows", made.num_rows)):
+        if not 0 <= number <= MOST_ITERATIONS:
+            raise UserError(f"{path}: damaged (field {name}: {number} is out of range); {advice}")
+    for name, folder in (("data", made.data), ("teacher_topk", made.teacher_topk)):
+        if folder is not None and not is_plain_name(folder):
+            raise UserError(f"{path}: damaged (field {name}: is no folder's name); {advice}")
+    return made

@@ -20,10 +20,14 @@ from pathlib import Path
 from typing import NamedTuple, TypedDict, final
 
 from megatron_dasd.errors import UserError
+from megatron_dasd.json_values import checked_as
 
 _STRIDE = 8
 """Iterations between two lines of how far training has come.  Each line is a wait for the disk, and
 after a kill the rows that come next wait for at most as many iterations."""
+
+MOST_ITERATIONS = 10**9
+"""A larger number of an iteration, or of rows, is damage."""
 
 
 @final
@@ -243,9 +247,39 @@ def _whole_lines(path: Path) -> tuple[list[Line], int]:
         return [], 0
     size = data.rfind(b"\n") + 1
     lines: list[Line] = []
-    for number, line in enumerate(data[:size].splitlines(), 1):
+    num_rounds = reached = 0
+    for number, text in enumerate(data[:size].split(b"\n")[:-1], 1):
         try:
-            lines.append(json.loads(line))
-        except ValueError:
-            raise UserError(f"{path}: line {number} is damaged; restore it from a copy") from None
+            line = _checked(text, num_rounds, reached)
+        except ValueError as error:
+            raise UserError(
+                f"{path}: line {number} is damaged ({error}); restore it from a copy"
+            ) from None
+        if "reached" in line:
+            reached = line["reached"]
+        else:
+            num_rounds += 1
+        lines.append(line)
     return lines, size
+
+
+def _checked(text: bytes, num_rounds: int, reached: int) -> Line:
+    """A line, checked against those before it.
+
+    Raises:
+        ValueError: it is damaged, or out of order.
+    """
+    if b'"reached"' in text:
+        step = checked_as(ReachedLine, text)
+        if not reached <= step["reached"] <= MOST_ITERATIONS:
+            raise ValueError(f"field reached: {step['reached']} comes after {reached}")
+        return step
+    line = checked_as(RoundLine, text)
+    if line["round"] != num_rounds:
+        raise ValueError(f"field round: expected {num_rounds}, got {line['round']}")
+    if not 0 <= line["weights"] <= MOST_ITERATIONS:
+        raise ValueError(f"field weights: {line['weights']} is out of range")
+    for iteration in line["iterations"]:
+        if iteration is not None and not 0 < iteration <= MOST_ITERATIONS:
+            raise ValueError(f"field iterations: {iteration} is out of range")
+    return line

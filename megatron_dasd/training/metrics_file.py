@@ -54,9 +54,9 @@ def forget_after(path: Path, iteration: int) -> None:
     kept = []
     for line in path.read_bytes().splitlines(keepends=True):
         try:
-            row = json.loads(line)
-        except ValueError:
+            is_kept = json.loads(line)["iteration"] <= iteration
+        except (ValueError, LookupError, TypeError, RecursionError):
             continue
-        if line.endswith(b"\n") and row["iteration"] <= iteration:
+        if line.endswith(b"\n") and is_kept:
             kept.append(line)
     write_atomic(path, b"".join(kept))

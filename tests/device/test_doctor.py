@@ -100,8 +100,11 @@ def test_gpus_by_what_they_can_compute(torch: doctor._Torch, state: str, words: 
     assert words in finding.meaning
 
 
-def test_a_gpu_without_transformer_engine_cannot_train(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_transformer_engine_would_add(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "is_installed", lambda module: False)
     torch = doctor._Torch(gpus=[("H100", 9, 0, 80 * 2**30)])
-    assert doctor._transformer_engine(torch).state == "broken"
-    assert doctor._transformer_engine(doctor._Torch()).state == "off"
+    on_gpu = doctor._transformer_engine(torch)
+    assert on_gpu.state == "off"
+    assert "Megatron's own layers train here" in on_gpu.meaning
+    assert "builds it with nvcc" in on_gpu.meaning
+    assert "train here" not in doctor._transformer_engine(doctor._Torch()).meaning

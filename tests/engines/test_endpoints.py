@@ -136,3 +136,12 @@ def test_none_was_ever_announced() -> None:
             await Endpoints([], check, 0.05, find=list).choose()
 
     asyncio.run(run())
+
+
+def test_none_rests_longer_than_patience() -> None:
+    async def body(endpoints: Endpoints) -> None:
+        endpoint = await endpoints.choose()
+        endpoints.rest(endpoint, 86400.0)
+        assert await asyncio.wait_for(endpoints.choose(), 3.0) is endpoint
+
+    watched(["a"], set(), body, patience=0.5)

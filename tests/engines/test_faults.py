@@ -16,7 +16,7 @@ def state(fault: Fault, number: int = 1) -> RetryCallState:
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [("3", 3.0), ("0.5", 0.5), ("-1", 0.0), (None, None), ("soon", None), ("", None)],
+    [("3", 3.0), ("0.5", 0.5), ("-1", 0.0), (None, None), ("soon", None), ("", None), ("nan", 0.0)],
 )
 def test_retry_after_in_seconds(value: str | None, seconds: float | None) -> None:
     assert parse_retry_after(value) == seconds
@@ -37,11 +37,23 @@ def test_faults_that_count_use_attempts_up() -> None:
 def test_faults_that_do_not_count_use_patience_up() -> None:
     attempts = Attempts(max_attempts=1, patience_seconds=5)
     later = state(Fault("http 429", counts=False, retry_after=2.0))
-    told = []
+    pauses, told = [], []
     for _ in range(4):
+        pauses.append(attempts.pause_seconds(later))
         told.append(attempts.exhausted(later))
-        assert attempts.pause_seconds(later) >= 2.0
     assert told == [False, False, False, True]
+    assert min(pauses[:2]) >= 2.0
+    assert 5.0 <= sum(pauses[:3]) < 5.5
+
+
+@pytest.mark.parametrize("counts", [True, False])
+@pytest.mark.parametrize("asked", ["1e9", "inf", "86400", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_a_server_cannot_ask_for_more_than_patience(counts: bool, asked: str) -> None:
+    attempts = Attempts(max_attempts=100, patience_seconds=5)
+    later = state(Fault("http 503", counts=counts, retry_after=parse_retry_after(asked)))
+    pauses = [attempts.pause_seconds(later) for _ in range(3)]
+    assert 5.0 <= pauses[0] <= 5.5
+    assert max(pauses[1:]) <= 0.5
 
 
 def test_pauses_grow_and_vary() -> None:

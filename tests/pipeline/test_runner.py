@@ -1,13 +1,14 @@
 """Which stages run, which are skipped, what a stage's inputs must be; with real small stages."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from megatron_dasd.artifacts import StageFolder
-from megatron_dasd.config.pipeline import Pipeline, load_pipeline
+from megatron_dasd.config.pipeline import Pipeline, graph_text, load_pipeline
 from megatron_dasd.config.sources import MakePrompts
 from megatron_dasd.errors import UserError
 from megatron_dasd.manifests import require_manifest
@@ -137,6 +138,44 @@ def test_a_result_that_was_tampered_with_is_no_result(load: Callable[..., Pipeli
     (pipeline.stage_dir("first") / "part-00000.parquet").unlink()
     with pytest.raises(UserError, match="stage first: .*part-00000.parquet: is missing"):
         ran(pipeline)
+
+
+def damage(path: Path) -> None:
+    """Change the content of a file whose size stays."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_damaged_input_is_not_read(load: Callable[..., Pipeline]) -> None:
+    ran(load())
+    part = load().stage_dir("second") / "part-00000.parquet"
+    damage(part)
+    assert ran(load()) == []  # nothing reads it
+    with pytest.raises(
+        UserError, match=r"^stage third: .*part-00000.parquet: its content is not what stage second"
+    ):
+        ran(load("third.heldout_fraction=0"))
+    # what the stage had made before is kept
+    assert prompt_ids(load(), "third") == ["p0", "p1", "q0"]
+    shutil.rmtree(part.parent)
+    assert ran(load("third.heldout_fraction=0")) == ["second", "third"]
+
+
+def test_verification_can_be_left_out(load: Callable[..., Pipeline], tmp_path: Path) -> None:
+    ran(load())
+    part = load().stage_dir("second") / "part-00000.parquet"
+    # who wrote the file, which no reader looks at
+    part.write_bytes(part.read_bytes().replace(b"parquet-cpp-arrow", b"parquet-cpp-ARROW"))
+    file = tmp_path / "pipeline.yaml"
+    file.write_text(file.read_text() + "verify_inputs: false\n")
+    assert "verify_inputs: false" in graph_text(file)
+    assert ran(load("third.heldout_fraction=0")) == ["third"]
+    file.write_text(file.read_text().replace("false", "true"))
+    # the setting is no part of the fingerprint
+    assert ran(load("third.heldout_fraction=0")) == []
+    with pytest.raises(UserError, match="its content is not what stage second wrote"):
+        ran(load())
 
 
 def test_the_manifest_says_what_was_done(load: Callable[..., Pipeline]) -> None:

@@ -1,0 +1,191 @@
+"""One step of training as a rank of H100s: forward, backward, optimizer, by shapes.
+
+Two layers (four in pipelines) of each example's own model, rows of its own length.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from tests.gpu_dry import host_reads
+from tests.gpu_dry.case import Result
+from tests.gpu_dry.conftest import Play
+from tests.gpu_dry.inputs import LENGTHS, PACK_ALIGN, SEQ_LENGTH
+
+DENSE, EXPERTS = "qwen3_4b/h100_64.yaml", "qwen3_30b_a3b/h100_64.yaml"
+EXAMPLES = sorted(
+    f"{path.parent.name}/{path.name}"
+    for path in (Path(__file__).parents[2] / "examples").glob("qwen3_*/*.yaml")
+)
+FP8 = {"fp8-blockwise": "Float8Blockwise", "fp8-tensorwise": "Float8", "fp8-delayed": "Float8"}
+# Four slots are rounded up, the last one reaches to the end of the row: 13,312.
+LONGEST = SEQ_LENGTH - (len(LENGTHS) - 1) * -(-LENGTHS[0] // PACK_ALIGN) * PACK_ALIGN
+
+
+def check_step(result: Result, weight_products: str = "bfloat16") -> None:
+    """What holds in every layout."""
+    assert result.without_gradient == []
+    named = {*host_reads.NAMED, "cuda device", "cuda event"}
+    assert result.host_reads.keys() <= named
+    for call in result.attention:
+        assert call["layout"] == "THD_THD_THD"
+        assert call["mask"] in ("PADDING_CAUSAL_MASK", "PADDING_MASK")
+        assert call["dtype"] == "bfloat16"
+        # documents and slots, of queries and of keys: all four are given
+        assert call["num_borders"] == [len(LENGTHS) + 1] * 4
+    # FP8 or not, gradients of weights are added up in float32
+    kinds = {(a, b) for a, b, result_kind, _ in result.products if result_kind == "float32"}
+    assert (weight_products, weight_products) in kinds
+
+
+def collective(result: Result, name: str, ranks: int) -> dict[int, int]:
+    """How many by their bytes."""
+    return {
+        n: count for kind, size, n, count in result.collectives if (kind, size) == (name, ranks)
+    }
+
+
+def test_tensor_and_context_parallel(play: Play) -> None:
+    result = play(DENSE, "stage1")
+    check_step(result)
+    # TP2 CP4: 16 of 32 heads over a quarter of the row; each ring has 4 exchanges
+    assert result.attention[0]["query"] == [SEQ_LENGTH // 4, 16, 128]
+    assert result.attention[0]["key"] == [SEQ_LENGTH // 4, 4, 128]
+    assert result.attention[0]["max_q"] == LONGEST // 4
+    assert len(result.attention) == 2 * 2 * 4
+    # sequence parallelism: a layer gathers its half of the quarter, 2560 channels of 2 bytes
+    assert collective(result, "all_gather_into_tensor", 2)[SEQ_LENGTH // 4 * 2560 * 2]
+    # keys and values of a quarter, sent around the ring of 4
+    assert collective(result, "isend", 4)
+
+
+@pytest.mark.parametrize(
+    ("example", "precision"),
+    [
+        (DENSE, "fp8-blockwise"),
+        pytest.param(DENSE, "fp8-tensorwise", marks=pytest.mark.slow),
+        pytest.param(DENSE, "fp8-delayed", marks=pytest.mark.slow),
+        pytest.param(EXPERTS, "fp8-blockwise", marks=pytest.mark.slow),
+        pytest.param(EXPERTS, "fp8-tensorwise", marks=pytest.mark.exhaustive),
+        pytest.param(EXPERTS, "fp8-delayed", marks=pytest.mark.exhaustive),
+    ],
+)
+def test_fp8(play: Play, example: str, precision: str) -> None:
+    result = play(example, "stage1", settings=(f"precision={precision}",))
+    kind = FP8[precision]
+    check_step(result, kind)
+    # every product of a layer: the router's alone stay as they are
+    for a, b, out, count in result.products:
+        if (a, b) != (kind, kind):
+            assert out == "float32"
+            assert count <= 4
+
+
+@pytest.mark.slow
+def test_experts_over_ranks(play: Play) -> None:
+    """TP2 CP8 EP8: 16 of 128 experts a rank, tokens exchanged among 8."""
+    result = play(EXPERTS, "stage1")
+    check_step(result)
+    assert result.modules["TEGroupedMLP"] == 2
+    assert result.calls["te_general_grouped_gemm"] == 12
+    # 4096 tokens a rank, 8 experts each, 2048 channels of 2 bytes
+    assert collective(result, "all_to_all_single", 8)[SEQ_LENGTH // 16 * 8 * 2048 * 2]
+
+
+def test_recomputation_and_moments_in_bfloat16(play: Play) -> None:
+    """EP8 CP8 on one node: what is recomputed passes the attention twice forwards."""
+    result = play("qwen3_30b_a3b/h100_8.yaml", "stage1")
+    check_step(result)
+    names = [call["name"] for call in result.attention]
+    assert names.count("forward") == 2 * names.count("backward")
+
+
+LAYOUTS = {
+    "CP8": "num_ranks: 64, context_parallel: 8",
+    "PP4": "num_ranks: 64, tensor_parallel: 2, pipeline_parallel: 4",
+    "interleaved PP2": (
+        "num_ranks: 64, tensor_parallel: 2, pipeline_parallel: 2, virtual_pipeline: 2"
+    ),
+}
+
+
+def play_layout(play: Play, layout: str, rank: int, **fields: object) -> Result:
+    launch = f"launch={{{LAYOUTS[layout]}, distributed_optimizer: true}}"
+    return play(
+        DENSE, "stage1", settings=(launch,), rank=rank, num_layers=4, micro_batches=4, **fields
+    )
+
+
+@pytest.mark.parametrize(
+    ("layout", "rank"),
+    [
+        ("PP4", 63),
+        pytest.param("interleaved PP2", 63, marks=pytest.mark.slow),
+        pytest.param("CP8", 1, marks=pytest.mark.exhaustive),
+        pytest.param("PP4", 0, marks=pytest.mark.exhaustive),
+        pytest.param("PP4", 20, marks=pytest.mark.exhaustive),
+    ],
+)
+def test_layouts(play: Play, layout: str, rank: int) -> None:
+    check_step(play_layout(play, layout, rank))
+
+
+def test_attention_is_cudnns(play: Play) -> None:
+    """With padding between documents Transformer Engine's own choice on an H100 is cuDNN's."""
+    result = play(DENSE, "stage1")
+    assert result.calls["get_fused_attn_backend"] > 0
+    assert result.calls["fused_attn forward"] == len(result.attention) / 2
+
+
+@pytest.mark.parametrize(
+    ("example", "settings"),
+    [
+        pytest.param(DENSE, (), id="bf16", marks=pytest.mark.slow),
+        pytest.param(DENSE, ("precision=fp32",), id="fp32", marks=pytest.mark.exhaustive),
+        pytest.param(EXPERTS, (), id="experts", marks=pytest.mark.exhaustive),
+    ],
+)
+def test_without_transformer_engine(play: Play, example: str, settings: tuple[str, ...]) -> None:
+    result = play(example, "stage1", kind="bare", settings=settings)
+    assert result.args["transformer_impl"] == "local"
+    assert result.modules["PackedAttention"] == 2
+    assert result.without_gradient == []
+
+
+@pytest.mark.slow
+def test_fp8_without_transformer_engine_is_refused(play: Play) -> None:
+    result = play(DENSE, "stage1", kind="bare", settings=("precision=fp8-blockwise",), fails=True)
+    assert "Transformer Engine is not installed" in result.error
+
+
+@pytest.mark.slow
+def test_a_save_by_its_keys(play: Play) -> None:
+    result = play(DENSE, "stage1", save=True)
+    weights = {key for key in result.saved if not key.startswith("optimizer")}
+    assert {key for key in weights if key in result.loaded} == set(result.loaded)
+    for state in ("exp_avg", "exp_avg_sq", "fp32_param"):
+        kept = [key for key in result.saved if key.startswith(f"optimizer.state.{state}.")]
+        assert len(kept) == len(
+            [key for key in weights if "_extra_state" not in key and " " in key]
+        )
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_every_example(play: Play, example: str) -> None:
+    check_step(play(example, "stage1"))
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("precision", ["bf16", *FP8])
+@pytest.mark.parametrize("place", ["first", "middle", "last"])
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_every_example_rank_and_precision(
+    play: Play, example: str, place: str, precision: str
+) -> None:
+    first = play(example, "stage1", settings=(f"precision={precision}",))
+    size = first.args["world_size"]
+    assert isinstance(size, int)
+    rank = {"first": 0, "middle": size // 2, "last": size - 1}[place]
+    result = play(example, "stage1", settings=(f"precision={precision}",), rank=rank)
+    check_step(result, FP8.get(precision, "bfloat16"))
