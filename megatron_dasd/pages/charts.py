@@ -93,7 +93,7 @@ def gap_chart(histogram: Histogram, beta: float) -> Markup:
 def svg(figure: Figure) -> Markup:
     """Render a figure as an ``<svg>`` element, without metadata that differs between runs."""
     for label in figure.findobj(Text):  # characters that XML cannot hold
-        label.set_text(shown(label.get_text()))  # type: ignore[attr-defined]
+        label.set_text(shown(label.get_text()))
     out = StringIO()
     left_out: dict[str, None] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(out, format="svg", transparent=True, metadata=left_out)
