@@ -129,7 +129,8 @@ def _launch_step(
     if stops:
         raise Stopped(f"stopped on {stops[0].name}")
     if status:
-        raise UserError(_reason_of_step(module, status, log_dir))
+        kind = UnexpectedError if status == UNEXPECTED_STATUS else UserError
+        raise kind(_reason_of_step(module, status, log_dir))
 
 
 def run_program[P](main: Callable[[P], None]) -> None:
@@ -257,7 +258,7 @@ def _reason(module: str, rank: int, code: int | None, log_dir: Path) -> str:
     log = log_dir / f"rank-{rank}.log"
     mistake, last = _ending(log)
     if mistake and code == UNEXPECTED_STATUS:
-        return f"{mistake} (traceback: {log})"
+        return f"{module}: rank {rank} ended with status {code}: {mistake} (log: {log})"
     return mistake or f"{module}: rank {rank} ended with status {code}: {last} (log: {log})"
 
 

@@ -47,7 +47,9 @@ def test_a_users_mistake_on_one_rank_is_told_and_ends_all(tmp_path: Path) -> Non
 def test_a_crash_names_rank_reason_and_log(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         launch(PROGRAM, {"do": "crash", "rank": 0, "out": str(tmp_path)}, 2, tmp_path)
-    assert "rank 0 ended with status 1: RuntimeError: no such tensor" in str(error.value)
+    assert "rank 0 ended with status 70: unexpected RuntimeError: no such tensor" in str(
+        error.value
+    )
     assert str(tmp_path / "rank-0.log") in str(error.value)
 
 
