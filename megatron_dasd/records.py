@@ -48,7 +48,7 @@ class Prompt:
     """A held-out prompt never trains."""
     reference_answer: str | None = None
     grader: str | None = None
-    """``exact``, ``math``, ``choice`` or ``reasoning_gym:<generator>``; None: not graded."""
+    """Name of a grader of ``evaluation.grading.registry``, e.g. ``exact``; None: not graded."""
     grader_metadata: str | None = None
     """JSON that the grader needs beside the reference answer."""
 

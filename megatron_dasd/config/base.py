@@ -251,11 +251,23 @@ class Engine(BaseModel):
     server: Server | None = None
     """None: the engine runs in this process."""
 
+    @model_validator(mode="after")
+    def _is_one_engine(self) -> "Engine":
+        given = [name for name, value in self if isinstance(value, BaseModel)]
+        if len(given) > 1:
+            raise ValueError(f"give one of {', '.join(given)}")
+        return self
+
     @property
     def name(self) -> str:
         """The engine's name in ``engines.open``: that of the block of settings that is given."""
         given = (name for name, value in self if isinstance(value, BaseModel))
         return next(given, "transformers")
+
+    @property
+    def in_process(self) -> bool:
+        """Whether the model runs in the stage's own process, and so needs its GPU."""
+        return self.name == "transformers"
 
     @property
     def own_template(self) -> bool:

@@ -34,7 +34,7 @@ class Evaluate(Settings):
     @property
     def needs_gpus(self) -> bool:
         """Whether the engine runs in this process."""
-        return self.engine.server is None
+        return self.engine.in_process
 
 
 class Report(Settings):

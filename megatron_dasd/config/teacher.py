@@ -42,7 +42,7 @@ class SampleTeacher(Settings):
     @property
     def needs_gpus(self) -> bool:
         """Whether the engine runs in this process."""
-        return self.engine.server is None
+        return self.engine.in_process
 
 
 class ScoreTopk(Settings):
@@ -133,7 +133,7 @@ class RollOutStudent(Settings):
     @property
     def needs_gpus(self) -> bool:
         """Whether the engine runs in this process."""
-        return self.engine.server is None
+        return self.engine.in_process
 
 
 class KeepRollouts(Settings):
@@ -182,4 +182,4 @@ class ContinueTeacher(Settings):
     @property
     def needs_gpus(self) -> bool:
         """Whether the engine runs in this process."""
-        return self.engine.server is None
+        return self.engine.in_process

@@ -108,12 +108,9 @@ def generated_response(
     """What the engine wrote for a candidate, as a response."""
     return Response(
         **vars(candidate),
+        **vars(generation),
         model=engine.name,
         engine=engine.version,
-        text=generation.text,
-        tokens=generation.tokens,
-        finish_reason=generation.finish_reason,
-        usage=generation.usage,
         student_prefix=prefix.student_prefix if prefix else "",
         student_prefix_ids=prefix.student_prefix_ids if prefix else [],
     )

@@ -7,7 +7,7 @@ the divergence between the whole distributions.  It is exact when the teacher's 
 mass.
 
 q are the teacher's and p the student's probabilities; sums go over the outcomes, in nats; b is the
-setting ``beta``.  To add a divergence, add its name to ``Divergence`` in ``config/training.py`` and
+setting ``beta``.  To add a divergence, add its name to ``Divergence`` in ``config/choices.py`` and
 an object to :data:`MEASURES`.
 """
 
