@@ -69,6 +69,7 @@ def test_the_weight_is_the_same_with_few_targets(workshop: Any, balanced: list[f
     assert norms(workshop, "balanced few", few, **BALANCED) == pytest.approx(balanced, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_weight_is_the_same_by_sequence(
     workshop: Any, rows: Path, balanced: list[float]
 ) -> None:
@@ -93,7 +94,15 @@ def test_the_weight_is_the_same_with_rows_of_padding(workshop: Any) -> None:
     assert last == pytest.approx(first, rel=1e-5)  # two rows, and three of padding
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "ep2",
+        pytest.param("tp2", marks=pytest.mark.slow),
+        pytest.param("cp2", marks=pytest.mark.slow),
+        *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("dp2", "pp2", "tp2 pp2")),
+    ],
+)
 def test_balanced_layouts_equal_one_rank(
     layout: str, workshop: Any, rows: Path, balanced: list[float]
 ) -> None:
@@ -101,7 +110,8 @@ def test_balanced_layouts_equal_one_rank(
     assert found == pytest.approx(balanced, rel=EXPERT_TOLERANCE)
 
 
-@pytest.mark.parametrize("layout", ["cp2", "tp2 pp2"])
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["cp2", pytest.param("tp2 pp2", marks=pytest.mark.exhaustive)])
 def test_logits_are_kept_small_under_every_layout(layout: str, workshop: Any, rows: Path) -> None:
     expected = norms(workshop, f"z alone for {layout}", rows, **SMALL_LOGITS)
     found = norms(workshop, f"z {layout}", rows, launch=LAYOUTS[layout], **SMALL_LOGITS)

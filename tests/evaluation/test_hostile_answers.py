@@ -151,10 +151,15 @@ def test_an_answers_own_failure_is_named() -> None:
     assert fine == Grade(1.0)
 
 
+def some_generators(seed: int) -> list[str]:
+    """A sample; those left out are tried by ``make test-all``."""
+    return random.Random(seed).sample(sorted({*DATASETS} - UNGRADED), 30)
+
+
 @pytest.mark.slow
-def test_hostile_answers_to_every_generator(tmp_path: Path) -> None:
+def test_hostile_answers_to_many_generators(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
-    prompts = [prompt_of(generator) for generator in sorted({*DATASETS} - UNGRADED)]
+    prompts = [prompt_of(generator) for generator in some_generators(1)]
     check_held(hostile_texts(prompts, tmp_path, SHAPES[:2]), tmp_path)
 
 
@@ -178,7 +183,7 @@ def test_every_hostile_answer_to_every_generator(
 def test_walls_do_not_change_a_grade(name: str, use: Callable[[Walls], None]) -> None:
     use(walls_here(name))
     texts = []
-    for generator in sorted({*DATASETS} - UNGRADED):
+    for generator in some_generators(2):
         prompt = prompt_of(generator)
         answers = [prompt.reference_answer or "", "x + 1", "[1, 2]", "yes", "1\n2", '{"a": "b"}']
         texts += [(prompt, in_form(answer)) for answer in answers]

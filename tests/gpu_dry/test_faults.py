@@ -116,7 +116,7 @@ def test_gpus_in_sight(
     assert gpus.in_sight() is expected
 
 
-@pytest.mark.parametrize("apex", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("apex", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
 def test_megatrons_own_loss(play: Play, apex: bool) -> None:
     """Fault 7: ``chunked_loss: false`` needed apex."""
     result = play(*DENSE, settings=("chunked_loss=false",), apex=apex)

@@ -64,7 +64,7 @@ def test_tensor_and_context_parallel(play: Play) -> None:
     [
         (DENSE, "fp8-blockwise"),
         pytest.param(DENSE, "fp8-tensorwise", marks=pytest.mark.slow),
-        pytest.param(DENSE, "fp8-delayed", marks=pytest.mark.slow),
+        pytest.param(DENSE, "fp8-delayed", marks=pytest.mark.exhaustive),
         pytest.param(EXPERTS, "fp8-blockwise", marks=pytest.mark.slow),
         pytest.param(EXPERTS, "fp8-tensorwise", marks=pytest.mark.exhaustive),
         pytest.param(EXPERTS, "fp8-delayed", marks=pytest.mark.exhaustive),
@@ -81,7 +81,7 @@ def test_fp8(play: Play, example: str, precision: str) -> None:
             assert count <= 4
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_experts_over_ranks(play: Play) -> None:
     """TP2 CP8 EP8: 16 of 128 experts a rank, tokens exchanged among 8."""
     result = play(EXPERTS, "stage1")
