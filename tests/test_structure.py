@@ -18,25 +18,26 @@ def module_name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imports_at_load(tree: ast.Module) -> set[str]:
-    """Modules that a file imports when it is loaded: not inside functions."""
+def imports(tree: ast.Module) -> set[str]:
+    """Modules that a file imports, inside functions too, but for types alone."""
     found: set[str] = set()
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            waiting += ast.iter_child_nodes(node)
+        waiting += ast.iter_child_nodes(node)
     return found
 
 
 def test_no_modules_import_each_other() -> None:
     names = {module_name(path) for path in SOURCES}
     graph = {
-        name: (imports_at_load(ast.parse(path.read_text())) & names) - {name}
+        name: (imports(ast.parse(path.read_text())) & names) - {name}
         for path, name in ((path, module_name(path)) for path in SOURCES)
     }
     try:

@@ -25,7 +25,7 @@ from megatron_dasd.containment.protocol import (
     Limits,
     Orders,
 )
-from megatron_dasd.containment.walls import Walls, find_walls, search_path
+from megatron_dasd.containment.walls import Walls, search_path
 
 _MOST_WORKERS = 8
 _KEEPER = (
@@ -172,7 +172,7 @@ class Pool:
     def __init__(
         self,
         task: str,
-        walls: Walls | None = None,
+        walls: Walls,
         limits: Limits | None = None,
         size: int | None = None,
     ) -> None:
@@ -180,11 +180,11 @@ class Pool:
 
         Args:
             task: ``module:function``.
-            walls: None: the strongest that hold on this machine.
+            walls: what its workers are kept behind.
             limits: of each request.
             size: number of workers; None: one for each usable core, at most eight.
         """
-        self.walls = walls or find_walls()
+        self.walls = walls
         self.limits = limits or Limits()
         self._task = task
         self.size = size or min(len(os.sched_getaffinity(0)), _MOST_WORKERS)

@@ -1,11 +1,15 @@
-"""Whether walls hold here: workers attempt what they must not be able to do."""
+"""Which walls hold here: workers attempt what they must not be able to do.
+
+Walls that exist but do not hold are not used.
+"""
 
 import os
 from collections.abc import Callable
+from functools import cache
 
 from megatron_dasd.containment.pool import Pool, WorkerError
 from megatron_dasd.containment.protocol import Failure, Limits
-from megatron_dasd.containment.walls import Walls
+from megatron_dasd.containment.walls import Walls, bubblewrap, limits_only, seccomp
 
 TASK = "megatron_dasd.containment.probe:prepare"
 _LIMITS = Limits(prepare_seconds=30.0)
@@ -22,6 +26,15 @@ _ATTEMPTS = {
 }
 """Python code that fails when the walls hold, by what it does otherwise; {host} is the host's
 process."""
+
+
+@cache
+def find_walls() -> Walls:
+    """The strongest walls that hold on this machine; ``limits_only`` when none does."""
+    for walls in (bubblewrap(), seccomp()):
+        if walls is not None and not gaps(walls):
+            return walls
+    return limits_only()
 
 
 def gaps(walls: Walls) -> list[str]:

@@ -1,7 +1,6 @@
 """What a worker is kept behind: bubblewrap, else seccomp, else nothing but limits.
 
-Each is tried on this machine by a worker that attempts what it must not be able to do
-(:mod:`probe`); one that exists but does not hold is not used.
+:mod:`probe` tries which of them hold on this machine.
 """
 
 import os
@@ -9,7 +8,6 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import megatron_dasd
@@ -115,14 +113,3 @@ def seccomp() -> Walls | None:
 def limits_only() -> Walls:
     """A process of its own with limits, for work that evaluates no code."""
     return Walls("limits only", False, (), b"", None, os.geteuid() == 0)
-
-
-@cache
-def find_walls() -> Walls:
-    """The strongest walls that hold on this machine; :func:`limits_only` when none does."""
-    from megatron_dasd.containment.probe import gaps
-
-    for walls in (bubblewrap(), seccomp()):
-        if walls is not None and not gaps(walls):
-            return walls
-    return limits_only()

@@ -17,7 +17,8 @@ from typing import Literal
 
 import psutil
 
-from megatron_dasd.containment.walls import CANNOT_CONTAIN, INSTALL, find_walls
+from megatron_dasd.containment.probe import find_walls
+from megatron_dasd.containment.walls import CANNOT_CONTAIN, INSTALL
 from megatron_dasd.device.apex import find_apex, foreign_message
 
 State = Literal["on", "off", "broken"]

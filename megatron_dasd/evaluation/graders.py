@@ -19,6 +19,7 @@ from importlib.util import find_spec
 import msgspec
 
 from megatron_dasd.containment.pool import Pool, WorkerError
+from megatron_dasd.containment.probe import find_walls
 from megatron_dasd.containment.protocol import Failure
 from megatron_dasd.containment.walls import INSTALL
 from megatron_dasd.errors import UserError
@@ -172,7 +173,7 @@ def _prepare(process: int, key: str) -> str | None:
 @cache
 def _pool(process: int) -> Pool:
     """The workers of a process; a forked process has none of its parent's."""
-    pool = Pool(contained.TASK)
+    pool = Pool(contained.TASK, find_walls())
     atexit.register(pool.close)
     return pool
 

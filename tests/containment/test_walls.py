@@ -6,21 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from megatron_dasd.containment import seccomp, walls
+from megatron_dasd.containment import probe, seccomp, walls
 from megatron_dasd.containment.probe import gaps
 from tests.containment.walls import walls_here
 
 
 @pytest.fixture(autouse=True)
 def _fresh() -> Iterator[None]:
-    walls.find_walls.cache_clear()
+    probe.find_walls.cache_clear()
     yield
-    walls.find_walls.cache_clear()
+    probe.find_walls.cache_clear()
 
 
 def test_bubblewrap_comes_first() -> None:
     walls_here("bubblewrap")
-    assert walls.find_walls().name == "bubblewrap"
+    assert probe.find_walls().name == "bubblewrap"
 
 
 def test_without_bubblewrap_seccomp_is_used(
@@ -28,7 +28,7 @@ def test_without_bubblewrap_seccomp_is_used(
 ) -> None:
     walls_here("seccomp")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert walls.find_walls().name == "seccomp"
+    assert probe.find_walls().name == "seccomp"
 
 
 def test_bubblewrap_that_does_not_work_is_not_used(
@@ -46,7 +46,7 @@ def test_bubblewrap_that_does_not_work_is_not_used(
     assert gaps(broken) == [
         "no worker starts behind bubblewrap: bwrap: No permissions to create new namespace"
     ]
-    assert walls.find_walls().name == "seccomp"
+    assert probe.find_walls().name == "seccomp"
 
 
 def test_bubblewrap_that_lets_everything_through_is_not_used(
@@ -66,7 +66,7 @@ def test_with_neither_nothing_contains(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "pyseccomp", None)
     seccomp.compiled.cache_clear()
-    found = walls.find_walls()
+    found = probe.find_walls()
     assert (found.name, found.contains) == ("limits only", False)
     assert "reach the network" in gaps(found)
     seccomp.compiled.cache_clear()

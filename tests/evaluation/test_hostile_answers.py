@@ -12,7 +12,7 @@ import pytest
 from reasoning_gym.factory import DATASETS
 
 from megatron_dasd.config.sources import ReasoningGymTask
-from megatron_dasd.containment import pool, walls
+from megatron_dasd.containment import walls
 from megatron_dasd.containment.walls import Walls
 from megatron_dasd.errors import UserError
 from megatron_dasd.evaluation import graders
@@ -83,7 +83,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Walls], None]]:
     def use_them(given: Walls) -> None:
         close_workers()
         graders._pool.cache_clear()
-        monkeypatch.setattr(pool, "find_walls", lambda: given)
+        monkeypatch.setattr(graders, "find_walls", lambda: given)
 
     yield use_them
     close_workers()

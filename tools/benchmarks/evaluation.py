@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from benchmarks.figures import Row, at_most
 from megatron_dasd.containment.pool import Pool
+from megatron_dasd.containment.probe import find_walls
 from megatron_dasd.evaluation.grading import contained
 
 NUM_GRADES = 2_000
@@ -15,7 +16,7 @@ def rows() -> Iterator[Row]:
     """Figures of the evaluation room."""
     requests = [("math", body) for body in written_answers(random.Random(0))]
     grade = contained.prepare("math")
-    with Pool(contained.TASK) as pool:
+    with Pool(contained.TASK, find_walls()) as pool:
         pool.run(requests[:16])  # every worker is warm
         started = time.perf_counter()
         contained_scores = pool.run(requests)
