@@ -28,9 +28,9 @@ from megatron_dasd.containment.protocol import (
 from megatron_dasd.containment.walls import Walls, search_path
 
 _MOST_WORKERS = 8
-_KEEPER = (
+_WARDEN = (
     "import sys; sys.path[:] = sys.argv.pop().split(':'); "
-    "from megatron_dasd.containment.keeper import main; main()"
+    "from megatron_dasd.containment.warden import main; main()"
 )
 
 Request = tuple[str, bytes]
@@ -51,7 +51,7 @@ class _Worker:
         self.socket, theirs = socket.socketpair()
         orders = Orders(task, limits, walls.system_calls, walls.folder, walls.drop_user)
         command = walls.command(
-            _KEEPER, msgspec.json.encode(orders).decode(), ":".join(search_path())
+            _WARDEN, msgspec.json.encode(orders).decode(), ":".join(search_path())
         )
         with theirs:
             self._process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""What the host and a worker's keeper exchange: settings at the start, then frames of bytes."""
+"""What the host and a worker's warden exchange: settings at the start, then frames of bytes."""
 
 import struct
 
@@ -33,7 +33,7 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Orders(msgspec.Struct, frozen=True):
-    """What a keeper is started with."""
+    """What a warden is started with."""
 
     task: str
     """``module:function``; see :func:`megatron_dasd.containment.pool.Pool`."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import megatron_dasd
 from megatron_dasd.containment.seccomp import SeccompMissingError, compiled
 
-FOLDER = "/.scratch"
+SCRATCH_FOLDER = "/.scratch"
 """The empty folder of a worker behind bubblewrap."""
 CANNOT_CONTAIN = "nothing here contains code that a model wrote, and what evaluates it refuses"
 INSTALL = (
@@ -59,7 +59,12 @@ def bubblewrap() -> Walls | None:
     except SeccompMissingError:  # a second wall, which the first can stand without
         system_calls = b""
     return Walls(
-        "bubblewrap", True, (program, *_bubblewrap_options(root)), system_calls, FOLDER, root
+        "bubblewrap",
+        True,
+        (program, *_bubblewrap_options(root)),
+        system_calls,
+        SCRATCH_FOLDER,
+        root,
     )
 
 
@@ -75,8 +80,8 @@ def _bubblewrap_options(root: bool) -> Iterator[str]:
         yield from ("--ro-bind-try", path, path)
     for path in _DEVICES:  # no /dev/shm, and no /proc either
         yield from ("--dev-bind", path, path)
-    yield from ("--size", str(16 << 20), "--perms", "1777", "--tmpfs", FOLDER)
-    yield from ("--remount-ro", "/", "--chdir", FOLDER)
+    yield from ("--size", str(16 << 20), "--perms", "1777", "--tmpfs", SCRATCH_FOLDER)
+    yield from ("--remount-ro", "/", "--chdir", SCRATCH_FOLDER)
 
 
 def _python_paths() -> list[str]:

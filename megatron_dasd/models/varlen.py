@@ -23,7 +23,7 @@ _DTYPES = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
-class Plan:
+class AttentionPlan:
     """What a context-parallel rank attends to, in the order in which it holds its positions."""
 
     queries: list[int]
@@ -36,14 +36,16 @@ class Plan:
     """Queries of each sequence that are no padding; they come first."""
 
 
-def plan(lengths: Sequence[int], borders: Sequence[int], rank: int = 0, size: int = 1) -> Plan:
+def plan(
+    lengths: Sequence[int], borders: Sequence[int], rank: int = 0, size: int = 1
+) -> AttentionPlan:
     """Sequences of one of ``size`` context-parallel ranks.
 
     Args:
         lengths: tokens of each document.
         borders: where the slots begin, and where the last one ends.
     """
-    made = Plan([], [], [], [])
+    made = AttentionPlan([], [], [], [])
     for length, (start, end) in zip(lengths, pairwise(borders), strict=True):
         for first, last in chunks(end - start, rank, size):
             if last == first:
@@ -60,7 +62,9 @@ def takes(query: Tensor) -> bool:
     return query.is_cuda and query.dtype in _DTYPES
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, made: Plan, scale: float | None) -> Tensor:
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, made: AttentionPlan, scale: float | None
+) -> Tensor:
     """Causal attention of every sequence.
 
     Args:

@@ -48,7 +48,7 @@ class Balance:
         self._data, self._pack_of = data, pack_of
 
     @classmethod
-    def of(cls, args: "Namespace", normalise_by: Normalisation) -> "Balance | None":
+    def from_args(cls, args: "Namespace", normalise_by: Normalisation) -> "Balance | None":
         """The factor of a model's router; None: it has no experts.
 
         Raises:

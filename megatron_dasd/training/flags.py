@@ -67,7 +67,7 @@ def check_divides(architecture: Architecture, launch: Launch, flags: Flags) -> N
     architecture.check_layout(launch.tensor_parallel, launch.expert_parallel, stages, expert_tensor)
 
 
-def of_schedule(error: AssertionError) -> Exception:
+def schedule_error(error: AssertionError) -> Exception:
     """One line for Megatron's refusal of another schedule than the checkpoint's, or the error."""
     if not str(error).startswith(_OTHER_SCHEDULE):
         return error

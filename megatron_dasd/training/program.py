@@ -24,7 +24,7 @@ from megatron_dasd.models.program import parse_argv, to_argv
 from megatron_dasd.models.sizes import checkpoint_bytes
 from megatron_dasd.progress import Bar, progress
 from megatron_dasd.training import dashboards
-from megatron_dasd.training.flags import of_schedule
+from megatron_dasd.training.flags import schedule_error
 from megatron_dasd.training.job import TrainingJob
 from megatron_dasd.training.slots import require_slots
 
@@ -66,7 +66,7 @@ def main(job: TrainingJob) -> None:
 
     adamw.mend()
     numerics = Numerics()
-    balance = Balance.of(args, job.loss.normalise_by)
+    balance = Balance.from_args(args, job.loss.normalise_by)
     set_startup_timestamps(program_start=start, main_entry=time.time())
     on_policy = on_policy_of_job(job.on_policy, job.loader, args.global_batch_size)
     recorder = _step_recorder(args, numerics, on_policy)
@@ -135,7 +135,7 @@ def main_by_hand(job: TrainingJob) -> None:
     try:
         main(job)
     except AssertionError as error:
-        raise of_schedule(error) from None
+        raise schedule_error(error) from None
     except SystemExit as ended:
         from megatron.training import get_args
 

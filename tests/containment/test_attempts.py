@@ -49,14 +49,14 @@ CONTAINED: dict[str, tuple[str, str]] = {
     "exec": ("error", "import os; os.execv('/bin/sh', ['sh', '-c', 'true'])"),
     "a program": ("error", "import os; assert os.system('true') == 0"),
     "kill everything": ("error", "import os; os.kill(-1, 9)"),
-    "kill the keeper": ("error", "import os; os.kill(os.getppid(), 9)"),
-    "stop the keeper": ("error", "import os, signal; os.kill(os.getppid(), signal.SIGSTOP)"),
+    "kill the warden": ("error", "import os; os.kill(os.getppid(), 9)"),
+    "stop the warden": ("error", "import os, signal; os.kill(os.getppid(), signal.SIGSTOP)"),
     "kill the host": ("error", "import os; os.kill({host}, 9)"),
-    "trace the keeper": (
+    "trace the warden": (
         "error",
         CTYPES + "assert libc.ptrace(16, os.getppid(), 0, 0) == 0",
     ),
-    "the keeper's descriptors": ("error", "open(f'/proc/{__import__(\"os\").getppid()}/fd/0')"),
+    "the warden's descriptors": ("error", "open(f'/proc/{__import__(\"os\").getppid()}/fd/0')"),
     "raise a limit": ("error", "import resource as r; r.setrlimit(r.RLIMIT_AS, (-1, -1))"),
     "become root": ("error", "import os; os.setuid(0)"),
     "a socket": ("error", "import socket; socket.socket()"),
@@ -141,7 +141,7 @@ def test_files_do_not_outlive_their_request(pool: Pool) -> None:
     for leave in (
         b"open('a', 'w').write('x')",
         b"import os\nos.makedirs('c/d'); open('c/d/e', 'w').close()",
-        b"import os\nos.mkdir('closed', 0)",  # which the keeper cannot look into
+        b"import os\nos.mkdir('closed', 0)",  # which the warden cannot look into
     ):
         left = pool.run([("", leave + b"\nimport os\nresult = len(os.listdir('.'))"), ("", look)])
         assert left == [b"1", b"[]"]

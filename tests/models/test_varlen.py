@@ -63,7 +63,7 @@ def test_every_rank_attends_inside_documents(size: int, monkeypatch: pytest.Monk
 
 def test_plan() -> None:
     # slots of 8, 4 and 12 for two ranks: chunks of 2, 1 and 3; rank 1 has the middle two
-    assert varlen.plan(LENGTHS, BORDERS, 1, 2) == varlen.Plan(
+    assert varlen.plan(LENGTHS, BORDERS, 1, 2) == varlen.AttentionPlan(
         queries=[2, 2, 1, 1, 3, 3],
         keys=[4, 6, 2, 3, 6, 9],
         first_keys=[0, 0, 8, 8, 12, 12],

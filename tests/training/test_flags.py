@@ -7,7 +7,7 @@ import pytest
 from megatron_dasd.config.base import Launch
 from megatron_dasd.errors import UserError
 from megatron_dasd.models.architecture import FAMILIES, Architecture, Experts
-from megatron_dasd.training.flags import check_divides, check_typed, of_schedule
+from megatron_dasd.training.flags import check_divides, check_typed, schedule_error
 
 DENSE = Architecture(
     family=FAMILIES["Qwen3ForCausalLM"],
@@ -81,8 +81,8 @@ def test_megatrons_refusal_of_another_schedule_is_one_line() -> None:
     scheduler.use_checkpoint_opt_param_scheduler = False
     with pytest.raises(AssertionError) as caught:
         scheduler._check_and_set(8, 4, "total number of iterations")
-    said = str(of_schedule(caught.value))
+    said = str(schedule_error(caught.value))
     assert said.startswith("the checkpoint to go on from has another schedule (this command 8 and")
     assert "\n" not in said
     other = AssertionError("something else")
-    assert of_schedule(other) is other
+    assert schedule_error(other) is other

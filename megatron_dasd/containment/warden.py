@@ -140,7 +140,7 @@ def _read(receive: int, ends: float, most: int) -> tuple[bytes, Failure | None]:
 
 def _how_it_ended(status: int) -> str:
     if os.WIFSIGNALED(status):
-        # the keeper's own SIGKILL also hits a child that has only closed its pipe
+        # the warden's own SIGKILL also hits a child that has only closed its pipe
         return f"ended by signal {os.WTERMSIG(status)} without an answer"
     return f"ended with status {os.WEXITSTATUS(status)} without an answer"
 
