@@ -203,7 +203,7 @@ def test_a_part_that_changed_before_the_end_is_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "fault"),
     [
-        ("files", [], "files: Input should be a valid dictionary"),
+        ("files", [], "files: Input should be an object"),
         ("files", {"../x": {"bytes": 1, "sha256": "0"}}, "'../x' is no path inside the folder"),
         ("files", {"/x": {"bytes": 1, "sha256": "0"}}, "'/x' is no path inside the folder"),
         ("files", {"x": {"bytes": 1}}, "files.x.sha256: Field required"),
@@ -220,7 +220,7 @@ def test_a_manifest_that_contradicts_itself_is_one_line(
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
     with pytest.raises(UserError) as caught:
         read_manifest(tmp_path / "s")
-    assert str(caught.value).startswith(f"{path}: damaged manifest (")
+    assert str(caught.value).startswith(f"{path}: damaged (")
     assert fault in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -18,7 +18,14 @@ from megatron_dasd.config.pipeline import load_pipeline
 from megatron_dasd.config.yaml_files import read_yaml
 from megatron_dasd.data.meta import META, DataMeta, read_meta
 from megatron_dasd.errors import UserError
-from megatron_dasd.manifests import MANIFEST, FileFacts, Manifest, read_manifest
+from megatron_dasd.manifests import (
+    MANIFEST,
+    FileFacts,
+    Manifest,
+    digest_of,
+    fingerprint_of,
+    read_manifest,
+)
 from megatron_dasd.models.architecture import read_architecture
 from megatron_dasd.records import Prompt
 from megatron_dasd.records_io import read_records
@@ -64,9 +71,9 @@ def meta() -> DataMeta:
 def manifest() -> Manifest:
     facts: dict[str, FileFacts] = {"part-00000.parquet": {"bytes": 3, "sha256": "0" * 64}}
     return Manifest(
-        stage="s", kind="k", settings={}, inputs={}, fingerprint="f", version="1",
-        counts={"kept": 1},
-        figures={}, seconds=1.0, files=facts, digest="d",
+        stage="s", kind="k", settings={}, inputs={}, fingerprint=fingerprint_of("k", {}, {}),
+        version="1", counts={"kept": 1}, figures={}, seconds=1.0, files=facts,
+        digest=digest_of(facts),
     )  # fmt: skip
 
 

@@ -152,7 +152,7 @@ def test_generation_ends_where_the_context_ends(folder: Path, tmp_path: Path) ->
 
 
 def test_a_folder_without_weights_is_the_users_mistake(model_dir: Path) -> None:
-    with pytest.raises(UserError, match="no causal language model"):
+    with pytest.raises(UserError, match="no such file; safetensors weights"):
         open_engine(model_dir)
 
 
@@ -177,5 +177,5 @@ def test_pickled_weights_are_not_opened(folder: Path, tmp_path: Path) -> None:
     (pickled / "model.safetensors").unlink()
     weights = AutoModelForCausalLM.from_pretrained(folder).state_dict()
     torch.save(weights, pickled / "pytorch_model.bin")
-    with pytest.raises(UserError, match="no causal language model"):
+    with pytest.raises(UserError, match="only pickled weights here"):
         open_engine(pickled)
