@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from megatron_dasd.device import cpu_adapter
-from megatron_dasd.precision import requirements
+from megatron_dasd.precision import extra_state, requirements
 from megatron_dasd.precision.numerics import Numerics
 from megatron_dasd.precision.quantisation import Block, Quantised
 from megatron_dasd.precision.recipes import precision_of, where_fp8_runs
@@ -179,11 +179,11 @@ class _Fp8Linear(torch.nn.Module):
 
     def get_extra_state(self) -> Tensor | None:
         """Histories of delayed scaling, at the place of Transformer Engine's in checkpoints."""
-        return self.scaling.state()
+        return extra_state.pack(self.scaling.state())
 
     def set_extra_state(self, state: Tensor | None) -> None:
         """Restore a checkpoint's histories."""
-        self.scaling.load_state(state)
+        self.scaling.load_state(extra_state.unpack(state))
 
 
 class Fp8ColumnParallelLinear(_Fp8Linear, ColumnParallelLinear):  # type: ignore[misc]

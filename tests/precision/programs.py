@@ -47,9 +47,9 @@ def experts(payload: dict[str, Any]) -> None:
         "exact": exact,
         "losses": emulated,
         "scales": {
-            name: part.get_extra_state()[-1].tolist()
+            name: part.scaling.state()[-1].tolist()
             for name, part in model.named_modules()
-            if type(part).__name__.startswith("Fp8") and part.get_extra_state() is not None
+            if type(part).__name__.startswith("Fp8") and part.scaling.state() is not None
         },
         "gradients": {name: p.grad is not None for name, p in model.named_parameters()},
     }
