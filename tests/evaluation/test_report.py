@@ -153,7 +153,7 @@ def inputs(
     run.stage("train", "train", files={f"{LOGS}/{METRICS}": metrics})
     lengths = length_figures([10, 20, 40], [12, 30, 60], [False, True, True])
     run.stage("rollouts", "roll_out_student", figures=lengths)
-    run.stage("evaluate", "evaluate", answers, figures={"models": ACCURACY})
+    run.stage("evaluate", "evaluate", answers, figures={"models": ACCURACY, "base": "before"})
     conversion = {"max_difference": 2e-6, "tolerance": 1e-3}
     run.stage("verify", "verify_conversion", figures=conversion)
     run.stage("export", "export_hf", files={"model/config.json": "{}"})
@@ -220,6 +220,15 @@ def test_the_page_is_whole_and_shows_text_as_text(
     assert "34 tokens on average, the teacher's 23; 67 % were cut off" in page
     assert "&lt;think&gt;\na</span>" in page  # the student's prefix of the mixed-policy response
     assert "http" not in page.replace("http://www.w3.org/", "")  # the names of SVG's vocabulary
+
+
+def test_the_first_tile_is_the_accuracy_also_where_the_teacher_was_not_asked(
+    inputs: dict[str, Path], run_stage: Callable[..., Any], tmp_path: Path
+) -> None:
+    scores = dict(zip(("before", "after"), SETTINGS.heldout_scores.values(), strict=True))
+    run_stage(report.run, SETTINGS.model_copy(update={"heldout_scores": scores}), inputs)
+    page = (tmp_path / "stage" / "report.html").read_text()
+    assert "<b>0 → 100 %</b><span>of held-out tasks right, before → after</span>" in page
 
 
 def test_parts_that_a_run_does_not_have_are_left_out(
