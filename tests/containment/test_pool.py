@@ -44,7 +44,7 @@ def test_a_worker_that_is_killed_is_replaced(name: str) -> None:
 
 @pytest.mark.parametrize("name", WALLS)
 def test_a_worker_that_is_stopped_is_replaced(name: str) -> None:
-    with Pool(TASK, walls_here(name), Limits(seconds=1.0), size=1) as pool:
+    with Pool(TASK, walls_here(name), Limits(seconds=3.0), size=1) as pool:
         before = set(workers_of(psutil.Process()))
         assert pool.run([("", b"result = 1")]) == [b"1"]
         for process in set(workers_of(psutil.Process())) - before:
