@@ -156,17 +156,21 @@ _OWN_FIELDS = [
 """Fields of a request that follow from other settings, or that the answers are parsed by."""
 
 
-def url_fault(url: str) -> str | None:
-    """What is wrong with a server's base URL, without repeating it; None: nothing."""
-    if len(url) > _LONGEST_URL or not url.isprintable() or " " in url or "\\" in url:
-        return "is no http:// or https:// address"
+def is_http_address(url: str) -> bool:
+    """Whether a URL is an ``http://`` or ``https://`` address of a host."""
     try:
         parts = urlsplit(url)
-        sound = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # of the port, or of brackets
-        sound = False
-    if not sound:
+        return False
+
+
+def url_fault(url: str) -> str | None:
+    """What is wrong with a server's base URL, without repeating it; None: nothing."""
+    odd = not url.isprintable() or " " in url or "\\" in url
+    if len(url) > _LONGEST_URL or odd or not is_http_address(url):
         return "is no http:// or https:// address"
+    parts = urlsplit(url)
     if "@" in parts.netloc or parts.query or parts.fragment:
         return "holds a name, password or query; give the key by api_key_env"
     return None

@@ -15,7 +15,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 import msgspec
 
-from megatron_dasd.config.base import url_fault
+from megatron_dasd.config.base import is_http_address, url_fault
 from megatron_dasd.engines.faults import Fault
 from megatron_dasd.engines.scrub import Scrubber
 from megatron_dasd.errors import UserError
@@ -195,17 +195,11 @@ def proxy_of(url: str) -> str | None:
     parts = urlsplit(url)
     host = parts.hostname or ""
     proxy = None if proxy_bypass(host) else getproxies().get(parts.scheme)
-    if proxy:
-        try:
-            named = urlsplit(proxy)
-            sound = named.scheme in ("http", "https") and named.hostname and named.port != 0
-        except ValueError:  # of the port, or of brackets
-            sound = False
-        if not sound:
-            raise UserError(
-                f"the environment variable {parts.scheme}_proxy holds no http:// or https:// "
-                "address of a proxy"
-            )
+    if proxy and not is_http_address(proxy):
+        raise UserError(
+            f"the environment variable {parts.scheme}_proxy holds no http:// or https:// "
+            "address of a proxy"
+        )
     return proxy
 
 
