@@ -98,9 +98,12 @@ def test_the_weight_is_the_same_with_rows_of_padding(workshop: Any) -> None:
     "layout",
     [
         "ep2",
-        pytest.param("tp2", marks=pytest.mark.slow),
         pytest.param("cp2", marks=pytest.mark.slow),
-        *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("dp2", "pp2", "tp2 pp2")),
+        *(
+            pytest.param(name, marks=pytest.mark.exhaustive)
+            for name in LAYOUTS
+            if name[:2] not in ("ep", "cp")
+        ),
     ],
 )
 def test_balanced_layouts_equal_one_rank(
@@ -110,8 +113,8 @@ def test_balanced_layouts_equal_one_rank(
     assert found == pytest.approx(balanced, rel=EXPERT_TOLERANCE)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("layout", ["cp2", pytest.param("tp2 pp2", marks=pytest.mark.exhaustive)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("layout", ["cp2", "tp2 pp2"])
 def test_logits_are_kept_small_under_every_layout(layout: str, workshop: Any, rows: Path) -> None:
     expected = norms(workshop, f"z alone for {layout}", rows, **SMALL_LOGITS)
     found = norms(workshop, f"z {layout}", rows, launch=LAYOUTS[layout], **SMALL_LOGITS)

@@ -115,7 +115,9 @@ def test_a_damaged_checkpoint_is_named_and_an_older_one_goes_on(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("distributed_optimizer", [False, True])
+@pytest.mark.parametrize(
+    "distributed_optimizer", [pytest.param(False, marks=pytest.mark.exhaustive), True]
+)
 def test_killed_at_random_moments_the_curve_is_the_same(
     distributed_optimizer: bool, workshop: Any
 ) -> None:

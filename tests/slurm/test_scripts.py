@@ -7,7 +7,8 @@ import pytest
 
 from tests.slurm.conftest import ROOT, Site
 
-SCRIPTS = sorted((ROOT / "slurm").glob("*.sbatch"))
+SCRIPTS = sorted(path for path in (ROOT / "slurm").glob("*.sbatch") if not path.is_symlink())
+LINKS = sorted(path for path in (ROOT / "slurm").glob("*.sbatch") if path.is_symlink())
 pytestmark = pytest.mark.slow
 
 
@@ -34,6 +35,12 @@ def test_without_arguments_it_tells_its_usage(script: Path, site: Site) -> None:
     header = script.read_text().splitlines()[1].removeprefix("# ")
     assert done.stderr.startswith(header)
     assert "sbatch " in done.stderr
+
+
+@pytest.mark.parametrize("link", LINKS, ids=lambda path: path.stem)
+def test_slurm_would_take_a_link_to_it(link: Path, site: Site) -> None:
+    done = site.call("sbatch", "--test-only", "--time=01:00:00", link, "pipeline.yaml", "stage")
+    assert done.returncode == 0, done.stderr
 
 
 STAGE_SCRIPTS = [path for path in SCRIPTS if path.stem != "end_servers"]
