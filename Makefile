@@ -2,12 +2,13 @@
 PYTHON := .venv/bin/python
 STAMP := .venv/.installed
 
-.PHONY: help setup demo test test-long test-all lint bench clean
+.PHONY: help setup demo test test-long test-all lint bench docs clean
 help:
 	@echo 'make demo       run the whole pipeline, small and real, without a GPU (runs/demo/report.html)'
 	@echo 'make test       checks and tests; make test-long: those that are slow by nature'
 	@echo 'make test-all   every test, those that take hours too'
 	@echo 'make bench      figures of speed against limits and peers (bench/results.json)'
+	@echo 'make docs       the documentation as a site, without a network (site/index.html)'
 	@echo 'make lint       style, types and the direction of imports'
 	@echo 'make setup      only the virtual environment, .venv'
 	@echo 'make clean      remove what these targets made'
@@ -16,7 +17,7 @@ setup: $(STAMP)
 
 $(STAMP): setup.py constraints.txt examples/cpu_tiny/requirements.txt
 	@python="$$(.ci/find-python)" && echo "using $$python" && "$$python" -m venv .venv
-	$(PYTHON) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[dali,eval,mpi,wandb,dev]'
+	$(PYTHON) -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[dali,docs,eval,mpi,wandb,dev]'
 	$(PYTHON) -m pip install --disable-pip-version-check --quiet --no-deps --requirement examples/cpu_tiny/requirements.txt
 	@touch $@
 
@@ -48,5 +49,8 @@ test-all: lint
 bench: $(STAMP)
 	$(PYTHON) tools/bench.py
 
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
+
 clean:
-	rm -rf .venv .vllm-venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info build runs/demo runs/micro
+	rm -rf .venv .vllm-venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info build site runs/demo runs/micro

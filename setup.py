@@ -59,6 +59,7 @@ setup(
         "mpi": ["mpi4py>=4.1", "mpich>=4.3"],
         "wandb": ["tensorboard>=2.21", "wandb>=0.31"],
         "serve": ["vllm>=0.32"],
+        "docs": ["mkdocs-material>=9.8"],
         # graders and the filter of system calls that they run behind, task generators, and the
         # format of the model that the demo's teacher is in
         "eval": ["gguf>=0.19", "math-verify>=0.9", "pyseccomp>=0.1.2", "reasoning-gym>=0.1.25"],
