@@ -89,8 +89,11 @@ class Train(Settings):
     the memory for a third more time of that part.  The result is the same."""
     loss_gradients: Annotated[LossGradients, Execution()] = "backward"
     """Pass in which a chunked loss computes its gradients: ``backward`` computes the logits once
-    more; ``forward`` saves that quarter of the work and needs memory for a float32 copy of the
+    more; ``forward`` saves that quarter of the work, and needs memory for a float32 copy of the
     output layer's weight.  The result is the same."""
+    loss_slice_mib: Annotated[Positive | None, Execution()] = None
+    """MiB of float32 logits that a chunked loss holds at a time.  None: a 64th of the GPU's memory,
+    rounded down to a power of two; 384 without a GPU.  The result is the same."""
     teacher_topk: Input | None = None
     """The teacher's likeliest tokens (``score_topk`` of ``data``), for token-level distillation."""
     distillation: Distillation = Distillation()

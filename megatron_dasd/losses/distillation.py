@@ -40,6 +40,7 @@ def token_distances(
     output_weight: Tensor | None,
     labels: Tensor,
     scale_logits: Callable[[Tensor], Tensor],
+    slice_mib: int | None = None,
     **_: object,
 ) -> Tensor:
     """Compute the distances of every token; arguments as in ``output_layer.token_losses``.
@@ -64,7 +65,7 @@ def token_distances(
     # linear_logprobs requires distinct ids: a label among the teacher's tokens is masked out
     token_ids = torch.cat([top, label.masked_fill(known.unsqueeze(1), -1)], dim=1)
     logprobs, rest = output_logprobs(
-        scale_logits(hidden_states), output_layer, output_weight, token_ids, vocab_size
+        scale_logits(hidden_states), output_layer, output_weight, token_ids, vocab_size, slice_mib
     )
     of_top, of_label = logprobs[:, :-1], logprobs[:, -1]
     of_known_label = of_top.where(is_label, 0.0).sum(1)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from megatron_dasd.losses.slices import slice_length
+from megatron_dasd.losses.slices import CPU_BYTES, slice_length
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class VocabShard:
     """Rows with a token id; the rows after them pad the matrix and are ignored."""
     group: torch.distributed.ProcessGroup | None = None
     """Ranks over which the vocabulary is divided; None: this rank has all of it."""
+    slice_bytes: int = CPU_BYTES
+    """Most bytes of float32 logits to hold at a time; the same on all ranks."""
 
 
 def linear_logprobs(
@@ -120,7 +122,7 @@ class _LinearLogprobs(torch.autograd.Function):
         at_chosen = grads + logprobs.exp() * common.unsqueeze(1)
         grad_hidden = torch.zeros_like(hidden, dtype=lse.dtype) if ctx.needs_input_grad[0] else None
         sink = _WeightGradient(weight, ctx.shard, ctx.into_main_grad, ctx.needs_input_grad[1])
-        slices = _Slices(hidden, ctx.shard.num_ids)
+        slices = _Slices(hidden, ctx.shard)
         for start, end in slices:
             inside, column = locate(token_ids, ctx.shard.first_id + start, end - start)
             logits = slices.logits(weight[start:end]).sub_(lse.unsqueeze(1))
@@ -141,9 +143,9 @@ class _Slices:
     Iterating gives the first row of each slice and the row after its last.
     """
 
-    def __init__(self, hidden: Tensor, num_ids: int) -> None:
-        self._hidden, self._num_ids = hidden, num_ids
-        self._width = slice_length(num_ids, len(hidden))
+    def __init__(self, hidden: Tensor, shard: VocabShard) -> None:
+        self._hidden, self._num_ids = hidden, shard.num_ids
+        self._width = slice_length(shard.num_ids, len(hidden), shard.slice_bytes)
         self._product = hidden.new_empty(len(hidden) * self._width)
         # float32 at least, as Megatron's loss takes them; the same memory if they are that anyway
         self._wide = self._product.to(torch.promote_types(hidden.dtype, torch.float32))
@@ -215,7 +217,7 @@ def _over_own_ids(
     highest = torch.full((len(hidden),), float("-inf"), dtype=dtype, device=hidden.device)
     rest = torch.zeros_like(highest)
     chosen = torch.zeros(token_ids.shape, dtype=dtype, device=hidden.device)
-    slices = _Slices(hidden, shard.num_ids)
+    slices = _Slices(hidden, shard)
     for start, end in slices:
         inside, column = locate(token_ids, shard.first_id + start, end - start)
         logits = slices.logits(weight[start:end])
@@ -258,8 +260,10 @@ def _hide(logits: Tensor, inside: Tensor, column: Tensor) -> Tensor:
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """``total += left @ right``, the sum in the dtype of ``total``."""
+    """``total += left @ right``, product and sum in the dtype of ``total``."""
     if total.dtype == left.dtype:
         total.addmm_(left, right)
+    elif left.device.type == "cpu":  # has no product of one type from factors of another
+        total.addmm_(left.to(total.dtype), right.to(total.dtype))
     else:
-        total.add_(left @ right)
+        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)

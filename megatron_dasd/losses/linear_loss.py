@@ -91,7 +91,9 @@ class _LinearLoss(torch.autograd.Function):
             torch.zeros(weight.shape, dtype=wide, device=weight.device) if wants_gradients else None
         )
         rows = weight[: shard.num_ids]
-        for tokens, logits in _slices_of_tokens(hidden, rows):
+        # by the whole weight's length: ranks with fewer ids must reduce as many slices
+        size = slice_length(len(hidden), len(weight), shard.slice_bytes)
+        for tokens, logits in _slices_of_tokens(hidden, rows, size):
             inside, column = locate(labels[tokens, None], shard.first_id, shard.num_ids)
             losses[tokens], sums = _softmax_terms(logits, inside, column, shard)
             if grad_hidden is None or grad_weight is None:
@@ -131,9 +133,8 @@ class _LinearLoss(torch.autograd.Function):
         return grad_hidden, given, None, None, None, None, None
 
 
-def _slices_of_tokens(hidden: Tensor, rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
+def _slices_of_tokens(hidden: Tensor, rows: Tensor, size: int) -> Iterator[tuple[slice, Tensor]]:
     """Yield tokens and their logits ``[tokens, rows]``, in memory that is reused."""
-    size = slice_length(len(hidden), len(rows))
     product = hidden.new_empty(size, len(rows))
     wide = product.to(torch.promote_types(hidden.dtype, torch.float32))
     for start in range(0, len(hidden), size):

@@ -17,6 +17,7 @@ from torch import Tensor
 from megatron_dasd.errors import UserError
 from megatron_dasd.losses.linear_logprobs import VocabShard, linear_logprobs
 from megatron_dasd.losses.linear_loss import linear_loss
+from megatron_dasd.losses.slices import default_bytes
 
 
 class OutputLayerConfig(Protocol):
@@ -44,6 +45,7 @@ def token_losses(
     output_weight: Tensor | None,
     labels: Tensor,
     scale_logits: Callable[[Tensor], Tensor],
+    slice_mib: int | None = None,
     **_: object,
 ) -> Tensor:
     """-ln p(label) of every token, ``[batch, seq]``, as Megatron's model returns it.
@@ -56,11 +58,12 @@ def token_losses(
         output_weight: the embedding's weight if it is shared; None: the layer's own.
         labels: ``[batch, seq]``.
         scale_logits: Megatron's scaling of the logits; a factor, so it may come before them.
+        slice_mib: MiB of logits to hold at a time; None: by the device, see ``losses.slices``.
     """
     batch, seq = labels.shape
     token_ids = labels.t().reshape(-1, 1)
     logprobs, _rest = output_logprobs(
-        scale_logits(hidden_states), output_layer, output_weight, token_ids, vocab_size
+        scale_logits(hidden_states), output_layer, output_weight, token_ids, vocab_size, slice_mib
     )
     return -logprobs.view(seq, batch).t().contiguous()
 
@@ -74,6 +77,7 @@ def summed_loss(
     output_weight: Tensor | None,
     labels: Tensor,
     scale_logits: Callable[[Tensor], Tensor],
+    slice_mib: int | None = None,
     **_: object,
 ) -> tuple[Tensor, Tensor]:
     """Weighted sum of the token losses by ``losses.linear_loss``.
@@ -86,7 +90,7 @@ def summed_loss(
     Returns:
         The sum, and the losses ``[batch, seq]``, which have no gradient.
     """
-    layer = _layer(scale_logits(hidden_states), output_layer, output_weight, vocab_size)
+    layer = _layer(scale_logits(hidden_states), output_layer, output_weight, vocab_size, slice_mib)
     total, losses = linear_loss(
         layer.hidden,
         layer.weight,
@@ -104,17 +108,19 @@ def output_logprobs(
     output_weight: Tensor | None,
     token_ids: Tensor,
     vocab_size: int,
+    slice_mib: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """``linear_logprobs`` of chosen tokens with the weights and under the layout of a layer.
 
     Args:
         hidden_states: as in :func:`token_losses`.
         token_ids: ``[seq * batch, K]``, see ``linear_logprobs``.
+        slice_mib: as in :func:`token_losses`.
 
     Raises:
         UserError: Megatron's output layer has a setting that is not supported here.
     """
-    layer = _layer(hidden_states, output_layer, output_weight, vocab_size)
+    layer = _layer(hidden_states, output_layer, output_weight, vocab_size, slice_mib)
     return linear_logprobs(layer.hidden, layer.weight, token_ids, layer.shard, layer.into_main_grad)
 
 
@@ -129,7 +135,11 @@ class _Layer(NamedTuple):
 
 
 def _layer(
-    hidden_states: Tensor, output_layer: OutputLayer, output_weight: Tensor | None, vocab_size: int
+    hidden_states: Tensor,
+    output_layer: OutputLayer,
+    output_weight: Tensor | None,
+    vocab_size: int,
+    slice_mib: int | None,
 ) -> _Layer:
     weight = output_layer.weight if output_weight is None else output_weight
     group = output_layer.tp_group
@@ -144,7 +154,15 @@ def _layer(
     else:
         hidden_states = copy_to_tensor_model_parallel_region(hidden_states, group=group)
     first_id = group.rank() * len(weight)
-    shard = VocabShard(first_id, max(0, min(len(weight), vocab_size - first_id)), group)
+    num_ids = max(0, min(len(weight), vocab_size - first_id))
+    slice_bytes = slice_mib * 2**20 if slice_mib else _bytes_of_device(weight)
+    shard = VocabShard(first_id, num_ids, group, slice_bytes)
     # By the config, not by the layer's own flag, which is off where only apex's kernel is missing.
     fused = output_layer.config.gradient_accumulation_fusion and hasattr(weight, "main_grad")
     return _Layer(hidden_states.flatten(0, 1), weight, shard, fused)
+
+
+def _bytes_of_device(weight: Tensor) -> int:
+    if weight.device.type == "cpu":
+        return default_bytes(None)
+    return default_bytes(torch.cuda.get_device_properties(weight.device).total_memory)

@@ -13,6 +13,7 @@ from megatron_dasd.config.selection import ScoreStudent
 from megatron_dasd.config.training import Train
 from megatron_dasd.data.meta import META, TOKENS, data_folder
 from megatron_dasd.errors import UserError
+from megatron_dasd.losses.slices import default_bytes
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.models.architecture import Architecture, read_architecture
 from megatron_dasd.models.flops import PEAK_FLOPS, products_of
@@ -124,11 +125,16 @@ def recipe_of(pipeline: Pipeline, stage: str) -> Recipe:
         seq_length=seq_length_of(pipeline, settings.data),
         bf16=settings.precision != "fp32",
         chunked_loss=settings.chunked_loss,
+        slice_bytes=_slice_bytes(settings.loss_slice_mib, pipeline.plan.gpu_memory_gb),
         recompute="full" if flags.get("recompute-granularity") == "full" else "none",
         moment_bytes=moment_bytes,
         gradient_bytes=gradient_bytes,
         num_micro_batches=max(1, settings.global_batch_size * of_a_row // launch.num_ranks),
     )
+
+
+def _slice_bytes(mib: int | None, gpu_memory_gb: float) -> int:
+    return mib * 2**20 if mib else default_bytes(gpu_memory_gb * 1e9)
 
 
 def _optimizer_bytes(flags: Mapping[str, object]) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from megatron_dasd.config.base import Launch
-from megatron_dasd.losses.slices import slice_bytes
+from megatron_dasd.losses.slices import CPU_BYTES, slice_bytes
 from megatron_dasd.models.architecture import Architecture
 from megatron_dasd.models.sizes import ADAM_MOMENT_BYTES, element_bytes, optimizer_bytes
 
@@ -50,6 +50,8 @@ class Recipe:
     seq_length: int
     bf16: bool = True
     chunked_loss: bool = True
+    slice_bytes: int = CPU_BYTES
+    """Logits that a chunked loss holds at a time, in float32."""
     recompute: Recompute = "none"
     layers: Layers = "transformer_engine"
     moment_bytes: int = ADAM_MOMENT_BYTES
@@ -207,6 +209,6 @@ def _loss(recipe: Recipe) -> float:
     t = recipe.seq_length / recipe.launch.context_parallel
     num_logits = t * recipe.architecture.padded_vocab_size / recipe.launch.tensor_parallel
     if recipe.chunked_loss:
-        return slice_bytes(num_logits)
+        return slice_bytes(num_logits, recipe.slice_bytes)
     # in the model's type, in float32, and the softmax kept for the backward pass
     return num_logits * (recipe.element_bytes + 4 + 4)

@@ -91,6 +91,12 @@ def _add_loss_arguments(parser: argparse.ArgumentParser) -> None:
         help="forward: a quarter less work in the output layer, room for a copy of its weight",
     )
     loss.add_argument(
+        "--dasd-loss-slice-mib",
+        type=int,
+        metavar="MIB",
+        help="of logits held at a time (default: a 64th of the GPU's memory; 384 without a GPU)",
+    )
+    loss.add_argument(
         "--dasd-teacher-topk", metavar="DIR", help="distil from these tokens, of a score_topk stage"
     )
     loss.add_argument("--dasd-divergence", choices=get_args(Divergence))

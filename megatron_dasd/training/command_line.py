@@ -72,6 +72,7 @@ def job_from_argv(argv: list[str]) -> TrainingJob:
             normalise_by=own.dasd_normalise_by,
             chunked_loss=not own.dasd_whole_logits,
             loss_gradients=own.dasd_loss_gradients,
+            slice_mib=own.dasd_loss_slice_mib,
             distillation=_checked(
                 Distillation,
                 "",
@@ -100,6 +101,8 @@ def _refuse_contradictions(own: argparse.Namespace) -> None:
         raise UserError(f"--dasd-hf-model: {own.dasd_hf_model}: no such folder")
     if own.dasd_keep_checkpoints is not None and own.dasd_keep_checkpoints < 1:
         raise UserError(f"--dasd-keep-checkpoints {own.dasd_keep_checkpoints}: must be 1 or more")
+    if own.dasd_loss_slice_mib is not None and own.dasd_loss_slice_mib < 1:
+        raise UserError(f"--dasd-loss-slice-mib {own.dasd_loss_slice_mib}: must be 1 or more")
     if own.dasd_loss_gradients == "forward" and (own.dasd_teacher_topk or own.dasd_whole_logits):
         raise UserError(
             "--dasd-loss-gradients forward goes neither with --dasd-teacher-topk nor with "

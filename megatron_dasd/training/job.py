@@ -19,6 +19,8 @@ class LossSettings(Payload):
     """Whether output layer and loss are taken together, see ``losses.linear_logprobs``."""
     loss_gradients: LossGradients = "backward"
     """Where the gradients are made, see ``losses.linear_loss``."""
+    slice_mib: int | None = None
+    """MiB of logits to hold at a time; None: by the device, see ``losses.slices``."""
     distillation: Distillation = Distillation()
     """Used for rows that have the teacher's likeliest tokens (held-out rows have not)."""
 

@@ -113,6 +113,7 @@ def training_job(
             normalise_by=settings.normalise_by,
             chunked_loss=settings.chunked_loss,
             loss_gradients=settings.loss_gradients,
+            slice_mib=settings.loss_slice_mib,
             distillation=settings.distillation,
         ),
         metrics=stage / LOGS / METRICS,

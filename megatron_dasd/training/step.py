@@ -59,11 +59,11 @@ def forward_step(
         classes=_classes(batch, groups),
         row=batch[ROW_NUMBER],
     )
-    vocab_size = get_args().vocab_size
+    sizes = {"vocab_size": get_args().vocab_size, "slice_mib": settings.slice_mib}
     if IDS in batch:
         processor = partial(
             token_distances,
-            vocab_size=vocab_size,
+            **sizes,
             name=settings.distillation.divergence,
             beta=settings.distillation.beta,
             teacher=TeacherTop(batch[IDS], batch[LOGPROBS]),
@@ -71,10 +71,10 @@ def forward_step(
         loss = partial(distillation_loss, *shares, settings.distillation.weight)
         return forward(model, batch, output_processor=processor), partial(by_class, loss)
     if settings.loss_gradients == "forward":
-        summing = partial(summed_loss, vocab_size=vocab_size, factors=shares[0])
+        summing = partial(summed_loss, **sizes, factors=shares[0])
         known = partial(_of_known_sum, shares[1])
         return forward(model, batch, output_processor=summing), partial(by_class, known)
-    whole = partial(token_losses, vocab_size=vocab_size) if settings.chunked_loss else None
+    whole = partial(token_losses, **sizes) if settings.chunked_loss else None
     loss = partial(weighted_loss, *shares)
     return forward(model, batch, output_processor=whole), partial(by_class, loss)
 

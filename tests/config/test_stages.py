@@ -40,7 +40,14 @@ def test_exactly_these_settings_are_no_part_of_a_result() -> None:
     assert {kind: names for kind, names in marked.items() if names} == {
         "preprocess_data": {"num_workers"},
         "score_student": {"launch"},
-        "train": {"launch", "loader", "chunked_loss", "loss_gradients", "keep_checkpoints"},
+        "train": {
+            "launch",
+            "loader",
+            "chunked_loss",
+            "loss_gradients",
+            "loss_slice_mib",
+            "keep_checkpoints",
+        },
     }
     assert execution_settings(Server) == {
         "urls",

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from megatron_dasd.device import cpu_adapter
+from megatron_dasd.losses import slices
 from tests.losses.dense import problem, teacher, weighted
 
 SHAPE = (16, 8, 101)
@@ -19,6 +20,7 @@ FACTORS = torch.arange(SHAPE[0]).remainder(5) / 2
 def main(payload: dict[str, Any]) -> None:
     """Losses of one output layer and their gradients, what all ranks have put together."""
     cpu_adapter.install()
+    slices.CPU_BYTES = payload.get("slice_bytes", slices.CPU_BYTES)
     from megatron.core import mpu
 
     torch.distributed.init_process_group("gloo")

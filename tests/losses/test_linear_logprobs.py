@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from megatron_dasd.losses import slices
-from megatron_dasd.losses.linear_logprobs import VocabShard, linear_logprobs
+from megatron_dasd.losses.linear_logprobs import VocabShard, add_product, linear_logprobs
 from tests.losses.dense import logprobs_and_rest, problem, weighted
 
 SMALL = {"T": 37, "H": 16, "V": 101}
@@ -43,10 +42,7 @@ def test_gradient_of_the_rest_worked_out_by_hand() -> None:
 
 @pytest.mark.parametrize("num_chosen", [1, 5])
 @pytest.mark.parametrize("width", [1, 7, 101, 500])
-def test_equals_whole_logits_in_float64(
-    num_chosen: int, width: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(slices, "SLICE_ELEMENTS", width * SMALL["T"])
+def test_equals_whole_logits_in_float64(num_chosen: int, width: int) -> None:
     hidden, weight, ids = problem(*SMALL.values(), num_chosen)
     hidden.requires_grad_()
     weight.requires_grad_()
@@ -54,7 +50,12 @@ def test_equals_whole_logits_in_float64(
     weighted(*expected).backward()
     own_hidden = hidden.detach().float().requires_grad_()
     own_weight = weight.detach().float().requires_grad_()
-    actual = linear_logprobs(own_hidden, own_weight, ids, VocabShard(0, SMALL["V"]))
+    actual = linear_logprobs(
+        own_hidden,
+        own_weight,
+        ids,
+        VocabShard(0, SMALL["V"], None, slice_bytes=4 * width * SMALL["T"]),
+    )
     weighted(*actual).backward()
     for own, wanted in zip(actual, expected, strict=True):
         close(own, wanted)
@@ -193,3 +194,12 @@ class TestMainGrad:
         weight.main_grad = torch.ones(9, 3)  # type: ignore[attr-defined]
         self.run(weight, torch.bfloat16)
         close(weight.main_grad, self.expected(), 2e-2)  # type: ignore[attr-defined]
+
+
+def test_products_of_bfloat16_are_summed_in_float32() -> None:
+    """1 + 2^-9 has too many bits for bfloat16: rounded first, the product would be 1."""
+    left = torch.tensor([[1.0, 2.0**-9]], dtype=torch.bfloat16)
+    right = torch.ones(2, 1, dtype=torch.bfloat16)
+    total = torch.tensor([[2.0]])
+    add_product(total, left, right)
+    assert total.item() == 3 + 2.0**-9

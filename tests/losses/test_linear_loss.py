@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from megatron_dasd.losses import linear_loss as linear_loss_module
-from megatron_dasd.losses import slices
 from megatron_dasd.losses.linear_logprobs import VocabShard
 from megatron_dasd.losses.linear_loss import linear_loss
 from tests.losses.dense import logprobs_and_rest, problem
@@ -52,11 +51,11 @@ def test_worked_out_by_hand() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 5, T, 500])
-def test_equals_whole_logits_in_float64(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slices, "SLICE_ELEMENTS", size * V)
+def test_equals_whole_logits_in_float64(size: int) -> None:
+    shard = VocabShard(0, V, None, slice_bytes=4 * size * V)
     hidden, weight, ids = problem(T, H, V, 1)
     own = [x.float().requires_grad_() for x in (hidden, weight)]
-    total, losses = linear_loss(*own, ids.flatten(), FACTORS.float(), VocabShard(0, V))
+    total, losses = linear_loss(*own, ids.flatten(), FACTORS.float(), shard)
     (0.25 * total).backward()
     for actual, wanted in zip(
         (total, losses, own[0].grad, own[1].grad), expected(0.25), strict=True

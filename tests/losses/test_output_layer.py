@@ -13,8 +13,8 @@ LAYOUTS = {
     "one rank": {"num_ranks": 1, "sequence_parallel": False, "tied": False},
     "tp2": {"num_ranks": 2, "sequence_parallel": False, "tied": False},
     "tp2 sp tied": {"num_ranks": 2, "sequence_parallel": True, "tied": True},
-    # of 32 rows a rank, the last rank's are padding but for 5
-    "tp4 sp": {"num_ranks": 4, "sequence_parallel": True, "tied": False},
+    # of 32 rows a rank, the last rank's are padding but for 5; slices of 4 tokens or 8 columns
+    "tp4 sp": {"num_ranks": 4, "sequence_parallel": True, "tied": False, "slice_bytes": 512},
     # of 16 rows a rank, all of the last one's are padding
     "tp8": {"num_ranks": 8, "sequence_parallel": False, "tied": True},
 }

@@ -1,6 +1,6 @@
 """Bytes of a weight, added up by hand."""
 
-from megatron_dasd.losses.slices import SLICE_ELEMENTS, slice_bytes, slice_length
+from megatron_dasd.losses.slices import default_bytes, slice_bytes, slice_length
 from megatron_dasd.models.sizes import checkpoint_bytes, optimizer_bytes
 
 
@@ -11,8 +11,18 @@ def test_a_checkpoint_holds_weights_their_copy_and_two_moments() -> None:
 
 
 def test_slices_hold_no_more_logits_than_their_size() -> None:
-    assert slice_length(151_936, 4096) == SLICE_ELEMENTS // 4096
-    assert slice_length(100, 4096) == 100  # all of it fits
-    assert slice_length(100, 2 * SLICE_ELEMENTS) == slice_length(0, 0) == 1
-    assert slice_bytes(10) == 40
-    assert slice_bytes(1e12) == 128 * 2**20
+    most = 128 * 2**20
+    assert slice_length(151_936, 4096, most) == 2**25 // 4096
+    assert slice_length(100, 4096, most) == 100  # all of it fits
+    assert slice_length(100, 2**26, most) == slice_length(0, 0, most) == 1
+    # 220 would fit: whole tiles of 128
+    assert slice_length(8192, 151_936, most) == 128
+    assert slice_length(8192, 2**25 // 100, most) == 100  # less than a tile
+    assert slice_bytes(10, most) == 40
+    assert slice_bytes(1e12, most) == most
+
+
+def test_slices_are_sized_by_the_devices_memory() -> None:
+    assert default_bytes(None) == 384 * 2**20
+    assert default_bytes(79.1 * 2**30) == default_bytes(80e9) == 2**30  # H100
+    assert default_bytes(24e9) == 256 * 2**20

@@ -32,6 +32,7 @@ def test_the_data_gives_the_length_of_a_row_and_the_rest_is_megatrons(typed: lis
         "normalise_by": "token",
         "chunked_loss": True,
         "loss_gradients": "backward",
+        "slice_mib": None,
         "distillation": {"divergence": "forward_kl", "beta": 0.5, "weight": 0.5},
     }
     heldout = job_from_argv([*typed, "--dasd-heldout", typed[-1], "--eval-iters", "3"])

@@ -37,6 +37,7 @@ def test_the_defaults_are_the_stages(data: Path) -> None:
         "normalise_by": "token",
         "chunked_loss": True,
         "loss_gradients": "backward",
+        "slice_mib": None,
         "distillation": Distillation().model_dump(),
     }
 
@@ -53,11 +54,13 @@ def test_everything_asked_for(data: Path) -> None:
     assert not job(data, "--dasd-whole-logits").loss.chunked_loss
     forward = job(data, "--dasd-loss-gradients", "forward")
     assert forward.loss.loss_gradients == "forward"
+    assert job(data, "--dasd-loss-slice-mib", "64").loss.slice_mib == 64
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--dasd-loss-slice-mib", "0"], "--dasd-loss-slice-mib 0: must be 1 or more"),
         (["--dasd-beta", "1"], "--dasd-beta: Input should be less than 1"),
         (["--dasd-distillation-weight", "-1"], "--dasd-distillation-weight: Input should be"),
         (["--dasd-teacher-topk", "t", "--dasd-whole-logits"], "does not go with"),
