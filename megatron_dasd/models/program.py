@@ -121,6 +121,8 @@ def parse_argv(argv: list[str]) -> Namespace:
     if cpu_adapter.needed():
         cpu_adapter.install()
     dataset_helpers.skip_build()
+    # NVIDIA's container turns TF32 on by an environment variable: float32 is to be float32.
+    torch.set_float32_matmul_precision("highest")
     from megatron.training.arguments import parse_and_validate_args
 
     typed = CommandLine(argv)
