@@ -29,7 +29,7 @@ setup(
         "Typing :: Typed",
     ],
     packages=find_packages(include=["megatron_dasd*"]),
-    package_data={"": ["*.j2", "*.txt", "py.typed"]},
+    package_data={"": ["*.j2", "*.txt", "golden.json", "py.typed"]},
     python_requires=">=3.12",
     install_requires=[
         "aiohttp>=3.14",

@@ -53,6 +53,7 @@ LAYERS = [
     STAGES,
     {"pipeline"},
     {"cluster", "planning"},
+    {"selftest"},
 ]
 """From the lowest up; a room imports from its own layer and those below, a stage from no other."""
 MODULES = {

@@ -31,6 +31,13 @@ def require(args: Namespace) -> None:
         raise UserError(f"precision {precision or f'fp8 {args.fp8_recipe}'}: {problem}")
 
 
+def refusal(precision: Precision) -> str | None:
+    """Why this machine cannot train in a precision, whatever the model; None: it can."""
+    if precision not in RECIPES or cpu_adapter.needed():
+        return None
+    return machine_problem(precision, _engine_version(), *_gpu())
+
+
 def shape_problem(args: Namespace) -> str | None:
     """Why this model, row length and layout cannot be multiplied in FP8; None: they can."""
     for what, size, multiple in _dimensions(args):

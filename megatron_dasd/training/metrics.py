@@ -37,6 +37,8 @@ class Step:
     num_ranks: int
     peak_flops: float | None = None
     """Dense bfloat16 operations/s of a rank's GPU; None: not known, or no GPU."""
+    peak_bytes: int | None = None
+    """Most memory that torch has allocated on this rank's GPU so far; None: no GPU."""
     rounding: Rounding | None = None
     """What emulated FP8 did to the numbers; None: nothing was quantised."""
     on_policy_ages: Sequence[int] | None = None
@@ -132,6 +134,12 @@ def tflops_per_rank(step: Step) -> float:
 def mfu(step: Step) -> float | None:
     """Model FLOP/s utilisation."""
     return step.flops_per_second / step.peak_flops if step.peak_flops else None
+
+
+@metric("GiB", "most memory that torch has allocated so far, on the GPU of the rank that logs")
+def peak_memory_gib(step: Step) -> float | None:
+    """Peak of allocated memory."""
+    return None if step.peak_bytes is None else round(step.peak_bytes / 2**30, 3)
 
 
 @metric("shares", "emulated FP8: numbers saturated and flushed to 0, noise over signal")

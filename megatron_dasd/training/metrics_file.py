@@ -19,6 +19,8 @@ class StepLine(BaseModel):
     iteration: int
     loss: float
     tokens_per_second: float = 0.0
+    mfu: float | None = None
+    peak_memory_gib: float | None = None
     on_policy_rows: int = 0
     on_policy_age: float = 0.0
 

@@ -44,6 +44,7 @@ class StepRecorder:
             architecture=self._architecture,
             num_ranks=self._num_ranks,
             peak_flops=self._peak,
+            peak_bytes=None if cpu_adapter.needed() else torch.cuda.max_memory_allocated(),
             rounding=self._numerics.take().get("fp8") if self._numerics else None,
             on_policy_ages=self._on_policy.ages(samples) if self._on_policy else None,
         )

@@ -78,12 +78,14 @@ def test_metrics_that_only_some_steps_have() -> None:
         architecture=EXPERTS,
         num_ranks=1,
         peak_flops=1e6,
+        peak_bytes=3 * 2**29,
         rounding=rounding,
         on_policy_ages=[3, 5],
     )
     figures = computed(step)
     assert figures.keys() == METRICS.keys()
     assert figures["mfu"] == training_flops(EXPERTS, np.array([4])) / 2 / 1e6
+    assert figures["peak_memory_gib"] == 1.5
     assert figures["padding_dispatched"] == (8 - 4) * 2
     assert figures["fp8"] == rounding
     assert (figures["on_policy_rows"], figures["on_policy_age"]) == (2, 4.0)
