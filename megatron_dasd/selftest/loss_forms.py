@@ -92,7 +92,7 @@ def _measure(loss: Callable[[], Tensor], weight: Tensor) -> tuple[float, Tensor]
         weight.grad = None
         _wait()
         started = time.perf_counter()
-        loss().backward()  # type: ignore[no-untyped-call]
+        loss().backward()
         _wait()
         seconds.append(time.perf_counter() - started)
     assert weight.grad is not None

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -78,7 +79,7 @@ def self_test(folder: Path, machine: list[Finding]) -> list[Verdict]:
         found += _train(pipeline, training, golden.losses[training.precision])
     found += _attempt("killed and resumed", lambda: _killed(pipeline, golden.losses["bf16"]))
     for dtype, known in golden.logprobs.items():
-        found += _attempt(f"score {dtype}", lambda d=dtype, k=known: _score(pipeline, d, k))
+        found += _attempt(f"score {dtype}", partial(_score, pipeline, dtype, known))
     found += _attempt("export", lambda: _export(pipeline))
     found += _attempt("loss", _loss_forms)
     _write_report(pipeline, planned, machine, found)
