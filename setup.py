@@ -28,8 +28,19 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],
-    packages=find_packages(include=["megatron_dasd*"]),
-    package_data={"": ["*.j2", "*.txt", "golden.json", "py.typed"]},
+    # job scripts and examples lie beside the package in a checkout, and inside it once installed
+    packages=[
+        *find_packages(include=["megatron_dasd*"]),
+        "megatron_dasd.examples",
+        "megatron_dasd.slurm",
+    ],
+    package_dir={"megatron_dasd.examples": "examples", "megatron_dasd.slurm": "slurm"},
+    package_data={
+        "": ["*.j2", "*.txt", "golden.json", "py.typed"],
+        "megatron_dasd.examples": ["*/*.*", "*/*/*.*"],
+        "megatron_dasd.slurm": ["*.sbatch", "*.sh", "*.example", "container/*"],
+    },
+    entry_points={"console_scripts": ["dasd = megatron_dasd.commands.app:main"]},
     python_requires=">=3.12",
     install_requires=[
         "aiohttp>=3.14",
@@ -51,6 +62,7 @@ setup(
         "tokenizers>=0.23",
         "torch>=2.14",
         "transformers>=5.23",
+        "typer>=0.29",
     ],
     extras_require={
         # PyPI has it for torch as sources: some 30 minutes with nvcc (docs/gpu.md)

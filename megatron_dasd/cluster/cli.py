@@ -1,59 +1,91 @@
-"""The command line of ``tools/submit.py``."""
+"""The commands that submit a pipeline to Slurm and show the state of its jobs."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from megatron_dasd.errors import UserError
-from megatron_dasd.pipeline.cli import guarded, load, pipeline_parser
+import typer
+
+from megatron_dasd.command_line import (
+    First,
+    Last,
+    Overrides,
+    PipelinePath,
+    RunDir,
+    guarded,
+    start_function,
+)
 from megatron_dasd.printing import say
+from megatron_dasd.shipped import shipped_folder
 
 if TYPE_CHECKING:
     from megatron_dasd.config.pipeline import Pipeline
 
-SCRIPTS = Path(__file__).parents[2] / "slurm"
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Submit a pipeline, print what would be submitted, or print its status.
+    """Submit a pipeline, or what else the flags ask for; returns the exit status."""
+    return start_function(submit, arguments)
 
-    Returns the exit status.
-    """
-    parser = pipeline_parser("Submit a pipeline's stages that are not up to date to Slurm.")
-    parser.add_argument("--from", dest="first", metavar="STAGE", help="start with this stage")
-    parser.add_argument("--until", dest="last", metavar="STAGE", help="end with this stage")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print the jobs and scripts, submit nothing"
-    )
-    parser.add_argument("--status", action="store_true", help="print the status of the jobs")
-    options = parser.parse_args(arguments)
 
-    def run() -> None:
-        from megatron_dasd.cluster import status
+def submit(
+    pipeline: PipelinePath,
+    run_dir: RunDir = None,
+    overrides: Overrides = None,
+    first: First = None,
+    last: Last = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print the jobs and their commands, submit nothing")
+    ] = False,
+    show_scripts: Annotated[
+        bool, typer.Option("--scripts", help="with --dry-run: print the job scripts too")
+    ] = False,
+    show_status: Annotated[
+        bool, typer.Option("--status", help="print the status of the jobs, submit nothing")
+    ] = False,
+) -> None:
+    """Submit a pipeline's stages that are not up to date to Slurm."""
+    if show_status:
+        status(pipeline, run_dir, overrides)
+
+    def work() -> None:
+        from megatron_dasd.config.pipeline import load_pipeline
         from megatron_dasd.pipeline.runner import choose_stages
 
-        pipeline = load(options)
-        if options.status:
-            status.show(status.look(pipeline))
-            return
-        stages = choose_stages(pipeline, options.first, options.last)
+        loaded = load_pipeline(pipeline, run_dir, overrides)
+        stages = choose_stages(loaded, first, last)
         # options that each job needs too; the pipeline file holds the rest
-        more = [f"--set={override}" for override in options.overrides]
-        more += [f"--run-dir={options.run_dir}"] if options.run_dir else []
-        _submit(pipeline, stages, more, options.dry_run)
+        more = [f"--set={override}" for override in overrides or ()]
+        more += [f"--run-dir={run_dir}"] if run_dir else []
+        _submit(loaded, stages, more, dry_run, show_scripts)
 
-    return guarded(run)
+    raise typer.Exit(guarded(work))
 
 
-def _submit(pipeline: "Pipeline", stages: list[str], more: list[str], dry_run: bool) -> None:
+def status(pipeline: PipelinePath, run_dir: RunDir = None, overrides: Overrides = None) -> None:
+    """Print the status of a pipeline's Slurm jobs."""
+
+    def work() -> None:
+        from megatron_dasd.cluster.status import look, show
+        from megatron_dasd.config.pipeline import load_pipeline
+
+        show(look(load_pipeline(pipeline, run_dir, overrides)))
+
+    raise typer.Exit(guarded(work))
+
+
+def _submit(
+    pipeline: "Pipeline", stages: list[str], more: list[str], dry_run: bool, show_scripts: bool
+) -> None:
     from megatron_dasd.cluster import submit
     from megatron_dasd.cluster.jobs import JOBS
     from megatron_dasd.cluster.nodes import bad_nodes_file, known_bad_nodes
 
-    if not SCRIPTS.is_dir():
-        raise UserError(f"{SCRIPTS}: no job scripts here; run tools/submit.py of a checkout")
+    scripts = shipped_folder("slurm")
     submission = submit.prepare(pipeline, stages, more, ask=not dry_run)
-    submit.show(submission, SCRIPTS, pipeline.run_dir / JOBS, with_scripts=dry_run)
+    submit.show(submission)
+    if dry_run:
+        submit.show_commands(submission, scripts, pipeline.run_dir / JOBS)
+    if dry_run and show_scripts:
+        submit.show_scripts(submission, scripts)
     number = len(submission.under_way)
     under_way = f", {number} jobs under way" if number else ""
     done = f"{submission.num_done} stages up to date"
@@ -62,4 +94,4 @@ def _submit(pipeline: "Pipeline", stages: list[str], more: list[str], dry_run: b
         return
     for node, reason in known_bad_nodes(pipeline).items():
         say(f"excluding {node}: {reason} ({bad_nodes_file(pipeline)})")
-    submit.submit(pipeline, submission, SCRIPTS)
+    submit.submit(pipeline, submission, scripts)

@@ -94,11 +94,11 @@ def job_numbers(pipeline: Pipeline) -> dict[str, str]:
         return {}
 
 
-def show(submission: Submission, scripts: Path, logs: Path, with_scripts: bool = False) -> None:
-    """Print the graph of jobs; with ``with_scripts``, each sbatch command and job script too."""
-    table = Table(box=SIMPLE, title="Jobs", title_justify="left")
+def show(submission: Submission) -> None:
+    """Print the graph of jobs."""
+    table = Table(box=SIMPLE, title="Jobs", title_justify="left", pad_edge=False)
     for column in ("job", "script", "nodes x ranks", "GPUs a node", "time", "after"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for job in submission.jobs:
         waits = [*job.after_ok, *(f"start of {name}" for name in job.after_start)]
         waits += [f"end of {name}" for name in job.after_any]
@@ -111,14 +111,19 @@ def show(submission: Submission, scripts: Path, logs: Path, with_scripts: bool =
             ", ".join(waits) or "-",
         )
     Console().print(table)
-    if not with_scripts:
-        return
+
+
+def show_commands(submission: Submission, scripts: Path, logs: Path) -> None:
+    """Print the command that submits each job, with names in place of numbers not known yet."""
     placeholders = {job.name: f"<{job.name}>" for job in submission.jobs}
     for job in submission.jobs:
         settings = [f"{name}={shlex.quote(value)}" for name, value in job.environment.items()]
-        print(
-            *settings, shlex.join(job.command(submission.under_way | placeholders, scripts, logs))
-        )
+        command = job.command(submission.under_way | placeholders, scripts, logs)
+        say(shlex.join(command) if not settings else f"{' '.join(settings)} {shlex.join(command)}")
+
+
+def show_scripts(submission: Submission, scripts: Path) -> None:
+    """Print each job script once."""
     for script in sorted({job.script for job in submission.jobs}):
         path = scripts / f"{script}.sbatch"
         say(f"\n--- {path}\n{path.read_text()}")

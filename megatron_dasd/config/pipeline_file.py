@@ -1,6 +1,6 @@
 """A pipeline file, read and checked: what it extends, its recipe and ``--set`` in one mapping."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,7 +95,7 @@ def checked(path: Path, content: Mapping[str, object]) -> PipelineFile:
     try:
         return PipelineFile.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{path}: {_one_line(error)}") from None
+        raise UserError(f"{path}: {first_fault(error)}") from None
 
 
 def _extended(path: Path, above: tuple[Path, ...] = ()) -> tuple[Content, frozenset[str]]:
@@ -127,7 +127,7 @@ def _expand(path: Path, recipe: object, fields: Content) -> Content:
     try:
         return dict(RECIPES[recipe](fields))
     except ValidationError as error:
-        raise UserError(f"{path}: recipe {recipe}: {_one_line(error)}") from None
+        raise UserError(f"{path}: recipe {recipe}: {first_fault(error)}") from None
 
 
 @dataclass(frozen=True)
@@ -176,18 +176,29 @@ _PLAINLY = {
 }
 
 
-def _one_line(error: ValidationError) -> str:
-    """The first mistake: which setting, what is wrong, what was given."""
+def dotted(path: tuple[str | int, ...]) -> str:
+    """A setting by the names that lead to it, e.g. ``stages.sample.engine``."""
+    return ".".join(map(str, path))
+
+
+def first_fault(
+    error: ValidationError, named: Callable[[tuple[str | int, ...]], str] = dotted
+) -> str:
+    """The first mistake in one line: which setting, what is wrong, what was given.
+
+    Args:
+        named: how the message names the setting at a path of names.
+    """
     first = error.errors(include_url=False)[0]
     # the discriminated union puts the kind after the stage's name: it is no setting
-    loc = [
-        str(p) for i, p in enumerate(first["loc"]) if not (i == 2 and first["loc"][0] == "stages")
-    ]
+    loc = tuple(
+        p for i, p in enumerate(first["loc"]) if not (i == 2 and first["loc"][0] == "stages")
+    )
     what = _PLAINLY.get(first["type"], first["msg"].removeprefix("Value error, "))
     if first["type"] == "union_tag_invalid":
         what = f"unknown kind {first['ctx']['tag']} (known: {first['ctx']['expected_tags']})"
     shown = first["type"] not in _PLAINLY and not isinstance(first["input"], dict | BaseModel)
     given = f" (got {first['input']!r})" if shown else ""
     more = f"; and {error.error_count() - 1} more" if error.error_count() > 1 else ""
-    where = f"{'.'.join(loc)}: " if loc else ""
+    where = f"{named(loc)}: " if loc else ""
     return f"{where}{what}{given}{more}"

@@ -120,9 +120,27 @@ def _expanded_size(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
     return size
 
 
-def yaml_text(content: Mapping[str, object]) -> str:
-    """A mapping as plain YAML: keys in the given order, no anchors."""
+def yaml_text(content: Mapping[str, object], in_one_line: bool = False) -> str:
+    """A mapping as plain YAML: keys in the given order, no anchors.
+
+    Args:
+        in_one_line: the value of each key in one line, as a person would write a short one.
+    """
+    if in_one_line:
+        return "".join(f"{key}: {_inline(value)}\n" for key, value in content.items())
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _inline(value: object) -> str:
+    text: str = yaml.dump(
+        value,
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        width=10**6,
+        default_flow_style=True,
+    )
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def laid_over(base: Mapping[str, object], above: Mapping[str, object]) -> Content:

@@ -1,10 +1,12 @@
-"""The command line of ``tools/inspect_data.py``."""
+"""The command that shows packed data, or checks it."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-from megatron_dasd.last_net import guard
+import typer
+
+from megatron_dasd.command_line import guarded, start_function
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -12,23 +14,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns the exit status: 1 if the check finds a fault, 2 for a mistake of the user's.
     """
-    parser = argparse.ArgumentParser(description="Show packed data, or check it.")
-    parser.add_argument("folder", type=Path, help="a preprocessing stage's folder")
-    parser.add_argument("--row", type=int, default=0, metavar="N", help="row to show (default 0)")
-    parser.add_argument(
-        "--model", type=Path, help="Hugging Face folder of the tokenizer, or its stage's folder"
-    )
-    parser.add_argument(
-        "--check", action="store_true", help="check the whole data set; prints one line a fault"
-    )
-    options = parser.parse_args(arguments)
+    return start_function(inspect, arguments)
 
-    def run() -> int:
+
+def inspect(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="a preprocessing stage's folder")
+    ],
+    row: Annotated[int, typer.Option(metavar="N", help="row to show")] = 0,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Hugging Face folder of the tokenizer, or its stage's folder"
+        ),
+    ] = None,
+    check_all: Annotated[
+        bool, typer.Option("--check", help="check the whole data set; prints one line a fault")
+    ] = False,
+) -> None:
+    """Show a row of packed data decoded, or check a whole data set."""
+
+    def work() -> int:
         from megatron_dasd.data.inspect import check, show_row  # imports torch and transformers
 
-        if options.check:
-            return int(check(options.folder))
-        show_row(options.folder, options.row, options.model)
+        if check_all:
+            return int(check(folder))
+        show_row(folder, row, model)
         return 0
 
-    return guard(run)
+    raise typer.Exit(guarded(work))

@@ -1,137 +1,204 @@
-"""Conversion by hand, without a pipeline file: the flags of three tools, and what they run.
+"""Conversion by hand, without a pipeline file: three commands, and what they run.
 
 What converts is imported when it runs, so that ``--help`` loads neither torch nor pydantic.
 """
 
-import argparse
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
+import typer
+
+from megatron_dasd.command_line import (
+    MaybePipelinePath,
+    Overrides,
+    RunDir,
+    StageName,
+    guarded,
+)
 from megatron_dasd.errors import UserError
 from megatron_dasd.manifests import model_folder
+from megatron_dasd.pipeline.of_kind import FileOptions, run_stages_of
 
 if TYPE_CHECKING:
-    from argparse import _ArgumentGroup
-
     from megatron_dasd.checkpoint.process import Conversion
-    from megatron_dasd.config.training import ExportHf, VerifyConversion
+    from megatron_dasd.config.training import ExportHf, ModelCard, VerifyConversion
 
 _GIGABYTE = 10**9
 
 
-@dataclass(frozen=True)
-class ByHand:
-    """What a tool does when it is given flags in place of a pipeline file."""
-
-    usage: str
-    add_arguments: "Callable[[_ArgumentGroup], None]"
-    run: Callable[[argparse.Namespace], None]
-
-    def given(self, options: argparse.Namespace) -> str | None:
-        """The first of its flags that names a folder, if one was given."""
-        places = ("hf", "ckpt", "out")
-        return next((name for name in places if getattr(options, name, None)), None)
+HfFolder = Annotated[
+    Path | None, typer.Option("--hf", metavar="DIR", help="Hugging Face folder of the model")
+]
+Checkpoint = Annotated[
+    Path | None, typer.Option("--ckpt", metavar="CKPT", help="checkpoint, of any layout")
+]
+Many = list[str] | None
 
 
-def _import_arguments(group: "_ArgumentGroup") -> None:
-    group.add_argument("--hf", type=Path, metavar="DIR", help="Hugging Face folder to import")
-    group.add_argument("--out", type=Path, metavar="CKPT", help="new folder of the checkpoint")
+def import_hf(
+    pipeline: MaybePipelinePath = None,
+    run_dir: RunDir = None,
+    overrides: Overrides = None,
+    stage: StageName = None,
+    hf: HfFolder = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="CKPT", help="new folder of the checkpoint")
+    ] = None,
+) -> None:
+    """Import a Hugging Face folder as a Megatron checkpoint.
 
+    Give --hf and --out, or a pipeline file, whose import_hf stages are run.
+    """
 
-def _import(options: argparse.Namespace) -> None:
-    from megatron_dasd.checkpoint.import_stage import import_hf
+    def by_hand() -> None:
+        from megatron_dasd.checkpoint.import_stage import import_hf as convert
 
-    hf, out = _given(options, "hf"), _given(options, "out")
-    with _new_folder(out) as (scratch, logs):
-        done = import_hf(model_folder(hf), scratch, logs)
-    print(f"{out}: {_summary(done)}")
+        source, target = _given("hf", hf), _given("out", out)
+        with _new_folder(target) as (scratch, logs):
+            done = convert(model_folder(source), scratch, logs)
+        print(f"{target}: {_summary(done)}")
 
-
-def _export_arguments(group: "_ArgumentGroup") -> None:
-    group.add_argument("--ckpt", type=Path, metavar="CKPT", help="checkpoint, of any layout")
-    group.add_argument("--out", type=Path, metavar="DIR", help="new folder of the model")
-    group.add_argument(
-        "--hf",
-        type=Path,
-        metavar="DIR",
-        help="config and tokenizer (default: beside the checkpoint)",
-    )
-    group.add_argument(
-        "--max-shard-gb",
-        type=float,
-        metavar="N",
-        help="size of a safetensors file, in units of 1e9 bytes (default: as for export_hf stages)",
-    )
-    group.add_argument("--name", help="the model card's title (default: the new folder's name)")
-    group.add_argument("--license", help="for the model card, e.g. apache-2.0")
-    group.add_argument("--base-model", metavar="ID", help="for the model card, e.g. Qwen/Qwen3-4B")
-    group.add_argument(
-        "--dataset", action="append", default=[], metavar="ID", help="for the card (repeatable)"
-    )
-    group.add_argument(
-        "--language", action="append", default=[], metavar="CODE", help="for the card (repeatable)"
+    _end(
+        "import_hf",
+        FileOptions(pipeline, run_dir, overrides, stage),
+        {"hf": hf, "out": out},
+        by_hand,
     )
 
 
-def _export(options: argparse.Namespace) -> None:
+def export_hf(
+    pipeline: MaybePipelinePath = None,
+    run_dir: RunDir = None,
+    overrides: Overrides = None,
+    stage: StageName = None,
+    ckpt: Checkpoint = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="new folder of the model")] = None,
+    hf: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="config and tokenizer [default: beside the checkpoint]"),
+    ] = None,
+    max_shard_gb: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            help="size of a safetensors file, in units of 1e9 bytes [default: that of the setting]",
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="the model card's title [default: the new folder's name]")
+    ] = None,
+    license_id: Annotated[
+        str | None, typer.Option("--license", help="for the model card, e.g. apache-2.0")
+    ] = None,
+    base_model: Annotated[
+        str | None, typer.Option(metavar="ID", help="for the model card, e.g. Qwen/Qwen3-4B")
+    ] = None,
+    dataset: Annotated[Many, typer.Option(metavar="ID", help="for the card (repeatable)")] = None,
+    language: Annotated[
+        Many, typer.Option(metavar="CODE", help="for the card (repeatable)")
+    ] = None,
+) -> None:
+    """Export a Megatron checkpoint as a Hugging Face folder with a model card.
+
+    Give --ckpt and --out, or a pipeline file, whose export_hf stages are run.
+    """
+
+    def by_hand() -> None:
+        from megatron_dasd.config.training import ModelCard
+
+        card = {"name": name, "license": license_id, "base_model": base_model}
+        lists = {"datasets": dataset or [], "language": language or []}
+        target = _given("out", out)
+        titled = card | {"name": name or target.resolve().name}
+        model_card = ModelCard.model_validate(titled | lists)
+        _export(_given("ckpt", ckpt), target, hf, max_shard_gb, model_card)
+
+    _end(
+        "export_hf",
+        FileOptions(pipeline, run_dir, overrides, stage),
+        {"hf": hf, "ckpt": ckpt, "out": out},
+        by_hand,
+    )
+
+
+def _export(
+    ckpt: Path, out: Path, hf: Path | None, max_shard_gb: float | None, card: "ModelCard"
+) -> None:
     from megatron_dasd.checkpoint.artifact import open_checkpoint
     from megatron_dasd.checkpoint.card import write_card
-    from megatron_dasd.checkpoint.export_stage import export_hf
-    from megatron_dasd.config.training import ExportHf, ModelCard
+    from megatron_dasd.checkpoint.export_stage import export_hf as convert
+    from megatron_dasd.config.training import ExportHf
 
-    ckpt, out = _given(options, "ckpt"), _given(options, "out")
-    max_shard_gb = _or_default(options, ExportHf, "max_shard_gb")
-    if max_shard_gb <= 0:
-        raise UserError(f"--max-shard-gb {max_shard_gb:g}: must be above 0")
+    shard_gb = _or_default(max_shard_gb, ExportHf, "max_shard_gb")
+    if shard_gb <= 0:
+        raise UserError(f"--max-shard-gb {shard_gb:g}: must be above 0")
     checkpoint = open_checkpoint(ckpt)
-    source = model_folder(options.hf) if options.hf else checkpoint.hf
+    source = model_folder(hf) if hf else checkpoint.hf
     if source is None:
         raise UserError(f"{ckpt}: no config and tokenizer beside the checkpoint; give --hf DIR")
-    card = ModelCard(
-        name=options.name or out.resolve().name,
-        license=options.license,
-        base_model=options.base_model,
-        datasets=options.dataset,
-        language=options.language,
-    )
     with _new_folder(out) as (scratch, logs):
-        done = export_hf(checkpoint, source, scratch, logs, max_shard_gb)
+        done = convert(checkpoint, source, scratch, logs, shard_gb)
         write_card(scratch, card, source, ckpt)
     print(f"{out}: {_summary(done)}")
 
 
-def _verify_arguments(group: "_ArgumentGroup") -> None:
-    group.add_argument("--hf", type=Path, metavar="DIR", help="Hugging Face folder")
-    group.add_argument("--ckpt", type=Path, metavar="CKPT", help="checkpoint of the same model")
-    group.add_argument(
-        "--text", type=Path, metavar="FILE", help="text to compare logits on (default: a short one)"
-    )
-    default = "(default: as for verify_conversion stages)"
-    group.add_argument(
-        "--num-tokens", type=int, metavar="N", help=f"positions to compare {default}"
-    )
-    group.add_argument(
-        "--tolerance", type=float, metavar="N", help=f"largest difference of a logit {default}"
+def verify_conversion(
+    pipeline: MaybePipelinePath = None,
+    run_dir: RunDir = None,
+    overrides: Overrides = None,
+    stage: StageName = None,
+    hf: HfFolder = None,
+    ckpt: Checkpoint = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="text to compare logits on [default: a short one]"),
+    ] = None,
+    num_tokens: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="positions to compare [default: that of the setting]"),
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N", help="largest difference of a logit [default: that of the setting]"
+        ),
+    ] = None,
+) -> None:
+    """Compare every tensor and the logits of a checkpoint with a Hugging Face folder.
+
+    Give --hf and --ckpt, or a pipeline file, whose verify_conversion stages are run.
+    """
+
+    def by_hand() -> None:
+        _verify(_given("hf", hf), _given("ckpt", ckpt), text, num_tokens, tolerance)
+
+    _end(
+        "verify_conversion",
+        FileOptions(pipeline, run_dir, overrides, stage),
+        {"hf": hf, "ckpt": ckpt},
+        by_hand,
     )
 
 
-def _verify(options: argparse.Namespace) -> None:
+def _verify(
+    hf: Path, ckpt: Path, text: Path | None, num_tokens: int | None, tolerance: float | None
+) -> None:
     from megatron_dasd.checkpoint.artifact import open_checkpoint
     from megatron_dasd.checkpoint.verify_stage import SAMPLE, check, text_tokens, verify
     from megatron_dasd.config.training import VerifyConversion
 
-    hf, ckpt = model_folder(_given(options, "hf")), _given(options, "ckpt")
-    num_tokens = int(_or_default(options, VerifyConversion, "num_tokens"))
-    token_ids = text_tokens(hf, [_read_text(options.text or SAMPLE)], num_tokens)
+    model = model_folder(hf)
+    positions = int(_or_default(num_tokens, VerifyConversion, "num_tokens"))
+    token_ids = text_tokens(model, [_read_text(text or SAMPLE)], positions)
     if not token_ids:
-        raise UserError(f"{options.text}: no text to compare the models on")
+        raise UserError(f"{text}: no text to compare the models on")
     with _log_folder() as logs:
-        verification = verify(hf, open_checkpoint(ckpt), token_ids, logs)
+        verification = verify(model, open_checkpoint(ckpt), token_ids, logs)
     tensors, logits = verification.tensors, verification.logits
     equal = tensors.num_tensors - len(tensors.different)
     print(f"tensors equal bit for bit:       {equal:,} of {tensors.num_tensors:,}")
@@ -139,29 +206,42 @@ def _verify(options: argparse.Namespace) -> None:
     print(f"largest difference of a logit:   {logits.max_difference:.2e}")
     print(f"smallest cosine:                 {logits.min_cosine:.7f}")
     print(f"agreement of the top token:      {logits.top_token_agreement:.2%}")
-    check(hf, verification, _or_default(options, VerifyConversion, "tolerance"))
+    check(model, verification, _or_default(tolerance, VerifyConversion, "tolerance"))
 
 
-BY_HAND = {
-    "import_hf": ByHand("--hf DIR --out CKPT", _import_arguments, _import),
-    "export_hf": ByHand("--ckpt CKPT --out DIR [--hf DIR]", _export_arguments, _export),
-    "verify_conversion": ByHand("--hf DIR --ckpt CKPT [--text FILE]", _verify_arguments, _verify),
+CONVERSIONS: Mapping[str, Callable[..., None]] = {
+    "import_hf": import_hf,
+    "export_hf": export_hf,
+    "verify_conversion": verify_conversion,
 }
 """By the kind of stage that does the same in a pipeline."""
 
 
-def _given(options: argparse.Namespace, name: str) -> Path:
-    path: Path | None = getattr(options, name)
+def _end(
+    kind: str,
+    options: FileOptions,
+    places: Mapping[str, Path | None],
+    by_hand: Callable[[], None],
+) -> NoReturn:
+    """Run by hand, or the stages of the pipeline file where one is given."""
+    given = next((name for name, path in places.items() if path), None)
+    if options.pipeline and given:
+        raise typer.BadParameter(f"a pipeline file or --{given}, not both")
+    raise typer.Exit(
+        guarded(by_hand if options.pipeline is None else partial(run_stages_of, kind, options))
+    )
+
+
+def _given(name: str, path: Path | None) -> Path:
     if path is None:
         raise UserError(f"--{name} is missing (or give a pipeline file)")
     return path
 
 
 def _or_default(
-    options: argparse.Namespace, settings: "type[ExportHf | VerifyConversion]", name: str
+    value: float | None, settings: "type[ExportHf | VerifyConversion]", name: str
 ) -> float:
     """An option's value; where it is left out, the default of the setting of that name."""
-    value: float | None = getattr(options, name)
     return float(settings.model_fields[name].default) if value is None else value
 
 

@@ -1,0 +1,1 @@
+"""The one command ``dasd``, which has every other command below it."""
