@@ -56,7 +56,7 @@ LAYERS = [
     {"pipeline"},
     {"cluster", "planning"},
     {"selftest"},
-    {"commands"},
+    {"api", "commands"},
 ]
 """From the lowest up; a room imports from its own layer and those below, a stage from no other."""
 MODULES = {

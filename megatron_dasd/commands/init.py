@@ -110,7 +110,7 @@ def write_file(folder: Path, given: dict[str, str], where: Place, gpus: int) -> 
     if not Path(given["prompts"]).exists():
         raise UserError(f"{given['prompts']}: no such file (--prompts)")
     _refuse_existing(folder)
-    paths = {
+    paths: dict[str, str] = {
         name: _seen_from(folder, Path(given[name]))
         for name in ("teacher", "student", "prompts")
         if name in given

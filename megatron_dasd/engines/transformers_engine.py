@@ -22,7 +22,14 @@ from transformers.utils import logging as transformers_logging
 
 from megatron_dasd.checkpoint.hf_folder import check_weights
 from megatron_dasd.config.base import Engine as EngineSettings
-from megatron_dasd.engines.base import Failure, Generation, GenerationRequest, Meter
+from megatron_dasd.engines.base import (
+    Failure,
+    Generation,
+    GenerationRequest,
+    Meter,
+    Scored,
+    ScoringRequest,
+)
 from megatron_dasd.engines.decoding import cut_num_bytes, decode_pieces, first_stop
 from megatron_dasd.engines.draws import draw_tokens, token_logprobs
 from megatron_dasd.errors import UserError
@@ -108,6 +115,20 @@ class TransformersEngine:
                 batch = order[first : first + self._batch_size]
                 self._generate_batch([sequences[i] for i in batch])
         return [self._finished(sequence) for sequence in sequences]
+
+    @torch.inference_mode()
+    def score(self, request: ScoringRequest) -> Scored:
+        """Compute the log-probs of a given response, untempered.
+
+        Raises:
+            UserError: the prompt is empty: its last token predicts the response's first.
+        """
+        if not request.prompt_ids:
+            raise UserError(f"{self.name}: a response can only be scored after a prompt")
+        ids = self._tensor([[*request.prompt_ids, *request.response_ids]])
+        logits_TV = self._model(input_ids=ids).logits[0, len(request.prompt_ids) - 1 : -1].float()
+        logprobs_T = token_logprobs(logits_TV, self._tensor(request.response_ids))
+        return Scored(logprobs=logprobs_T.tolist())
 
     def _find_end_ids(self) -> set[int]:
         """Tokens that end a text: the tokenizer's end of turn and those that the model names."""
