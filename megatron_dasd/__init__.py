@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from megatron_dasd.config.selection import Repetition as Repetition
     from megatron_dasd.data.packed_dataset import PackedDataset as PackedDataset
     from megatron_dasd.errors import UserError as UserError
-    from megatron_dasd.losses.divergences import divergence as token_divergence
+    from megatron_dasd.losses.divergences import divergence
     from megatron_dasd.losses.linear_logprobs import VocabShard as VocabShard
     from megatron_dasd.losses.linear_logprobs import linear_logprobs as linear_logprobs
     from megatron_dasd.losses.linear_loss import linear_loss as linear_loss
     from megatron_dasd.records import Sentence as Sentence
     from megatron_dasd.text.sentences import split_sentences as split_sentences
+
+    token_divergence = divergence
 
 _PLACES = {
     "Model": "api.models",

@@ -285,8 +285,11 @@ class Launch(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     num_ranks: Positive = 1
+    """Processes; on GPUs, one for each."""
     tensor_parallel: Positive = 1
+    """Ranks that divide every layer's matrices among themselves."""
     pipeline_parallel: Positive = 1
+    """Ranks that divide the layers among themselves."""
     virtual_pipeline: Positive = 1
     """Model chunks of a pipeline stage, each of consecutive layers; 1: not interleaved."""
     context_parallel: Positive = 1

@@ -24,10 +24,13 @@ class Resources(BaseModel):
     """Tasks of a stage that works over MPI (``preprocess_data``); None: one, whose workers are
     processes of its own."""
     cpus_per_task: Positive | None = None
+    """CPUs of each task."""
     gpus_per_node: Annotated[int, Field(ge=0)] | None = None
     """None: one for each rank, or one where a model is loaded without ranks, else none."""
     time: TimeLimit | None = None
+    """Time limit of the job."""
     partition: str | None = None
+    """Slurm's partition."""
     sbatch: list[str] = []
     """Further options of sbatch, e.g. ``["--constraint=h100"]``."""
 
@@ -59,7 +62,9 @@ class Cluster(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     partition: str | None = None
+    """Slurm's partition for every job; None: Slurm's default."""
     account: str | None = None
+    """Slurm's account for every job; None: Slurm's default."""
     gpus_per_node: Annotated[int, Field(ge=0)] = 8
     """0: no GPUs are asked for, and a node takes ``ranks_per_node``."""
     ranks_per_node: Positive = 8
@@ -67,6 +72,7 @@ class Cluster(BaseModel):
     cpus_per_task: Positive | None = None
     """CPUs of each rank, and of the one process of any other stage; None: Slurm's default."""
     time: TimeLimit = "04:00:00"
+    """Time limit of every job."""
     sbatch: list[str] = []
     """Further options of sbatch, for every job."""
     stages: dict[str, Resources] = {}

@@ -37,9 +37,11 @@ class PreprocessText(Packed):
     packages: dict[str, str] = {}
     """Text files that Python packages carry: package -> path inside it."""
     files: list[Input] = []
+    """Text files, UTF-8."""
     document_tokens: Positive = 256
     """Tokens of each document that the texts are cut into."""
     max_tokens: Positive | None = None
+    """Tokens in all; the rest of the texts is left out.  None: all there are."""
 
 
 class PreprocessData(Packed):
@@ -50,15 +52,19 @@ class PreprocessData(Packed):
         module="megatron_dasd.data.preprocess_data", over_mpi=True, in_rounds=True
     )
     model: Input
+    """Hugging Face folder of the tokenizer, the student's."""
     responses: Input
+    """Filtered or selected responses."""
     temperature: float | None = None
     """Only responses sampled at this temperature; None: all."""
     split: Literal["train", "heldout", "all"] = "train"
+    """Which prompts' responses are packed."""
     mix: Input | None = None
     """Responses mixed in (off-policy data beside mixed-policy data)."""
     mix_ratio: Annotated[float, Field(ge=0)] = 20.0 / 7.7
     """Responses of ``mix`` per response of ``responses`` (the report's ablation: 20K to 7.7K)."""
     system_prompt: str | None = None
+    """System turn before every prompt; None: none."""
     mask_student_prefix: bool = False
     """Leave the student's prefix out of the loss (the report found this worse)."""
     reweight_tau: Annotated[float, Field(gt=0)] | None = None
@@ -67,3 +73,5 @@ class PreprocessData(Packed):
     num_workers: Annotated[Positive | None, Execution()] = None
     """Processes that tokenise; None: one a core.  Ignored under MPI, where its ranks tokenise."""
     on_malformed: OnMalformed = "stop"
+    """``stop``: the first malformed record ends the stage; ``set_aside``: such records are kept
+    beside the result with the reason, and counted."""

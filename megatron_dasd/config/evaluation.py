@@ -13,17 +13,26 @@ class Evaluate(Settings):
     kind: Literal["evaluate"]
     stage: ClassVar[Stage] = Stage(module="megatron_dasd.evaluation.runner", warning_seconds=120)
     prompts: Input
+    """Prompts; the held-out ones with a reference answer are asked."""
     models: dict[str, Input] = Field(min_length=1)
     """Hugging Face folders by the name that the report shows; the others' differences are taken to
     the first one.  Each writes the normalised form."""
     num_samples: Positive = 1
+    """Answers to each prompt."""
     temperature: Annotated[float, Field(ge=0)] = 1.0
     """0: greedy."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Only the smallest set of likeliest tokens with this probability is drawn from; 1: all
+    tokens."""
     max_new_tokens: Positive
+    """Longest answer, in tokens of the model that writes it."""
     system_prompt: str | None = None
+    """System turn before every prompt; None: none."""
     engine: Engine = Engine()
+    """How the texts are generated."""
     on_malformed: OnMalformed = "stop"
+    """``stop``: the first malformed record ends the stage; ``set_aside``: such records are kept
+    beside the result with the reason, and counted."""
 
     @model_validator(mode="after")
     def _one_model_a_server(self) -> "Evaluate":
@@ -43,6 +52,7 @@ class Report(Settings):
     kind: Literal["report"]
     stage: ClassVar[Stage] = Stage(module="megatron_dasd.evaluation.report", describes_run=True)
     title: str
+    """Title of the page."""
     heldout_scores: dict[str, Input] = Field(min_length=1)
     """score_student stages of held-out responses, by the student that they score: before, stage1,
     stage2, stage3."""
@@ -50,14 +60,23 @@ class Report(Settings):
     """score_student stages of the teacher's held-out continuations of the student's own prefixes,
     by names in ``heldout_scores``: they give the exposure bias."""
     sample: Input
+    """The ``sample_teacher`` or ``import_responses`` stage."""
     filters: list[Input] = []
+    """The ``filter_responses`` stages, in the order in which they are shown."""
     select: Input
+    """The ``select_das`` stage."""
     train: list[Input] = []
+    """The ``train`` stages, in the order in which they are shown."""
     rollouts: Input | None = None
+    """The ``roll_out_student`` stage of training prompts; None: there is none."""
     continuations: Input | None = None
+    """The ``continue_teacher`` stage of training prompts; None: there is none."""
     evaluate: Input | None = None
+    """The ``evaluate`` stage; None: accuracy is not shown."""
     verify: Input | None = None
+    """The ``verify_conversion`` stage; None: its figures are not shown."""
     export: Input
+    """The ``export_hf`` stage of the finished student."""
 
     @model_validator(mode="after")
     def _exposure_of_students_that_are_scored(self) -> "Report":

@@ -21,18 +21,23 @@ class PipelineFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(min_length=1)
+    """Name of the run, shown in reports and in names of Slurm jobs."""
     run_dir: str = Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")
     """Where the stage folders go, relative to the working directory; may name environment
     variables, e.g. ``$SCRATCH/run``."""
     base_dir: str | None = None
     """Folder that the paths among the settings are relative to; None: the file's own."""
     seed: int = 1234
+    """Seed of every stage that gives none of its own."""
     verify_inputs: bool = True
     """Whether a stage compares the content of its inputs with the digests that the stages before
     it wrote down.  False saves reading every file once, on storage that you trust."""
     stages: dict[Name, StageSettings] = Field(min_length=1)
+    """The stages by name, in any order; each has a ``kind`` and the settings of that kind."""
     cluster: Cluster = Cluster()
+    """How the stages run as Slurm jobs; ignored on one machine."""
     plan: Plan = Plan()
+    """What a plan assumes that no file says."""
 
 
 @dataclass(frozen=True)

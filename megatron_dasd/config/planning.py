@@ -15,6 +15,7 @@ class Corpus(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     num_documents: Positive
+    """Documents of the stage's result."""
     mean_tokens: AboveZero
     """In tokens of the student, prompt and response."""
     sigma: Annotated[float, Field(ge=0)] = 0.8
@@ -32,7 +33,9 @@ class Plan(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     gpu: Literal["H100", "H200", "A100", "B200"] = "H100"
+    """The GPU, whose dense bfloat16 peak is assumed."""
     gpu_memory_gb: AboveZero = 80.0
+    """Memory of a GPU, in units of 1e9 bytes."""
     memory_reserve: Annotated[float, Field(ge=0, lt=1)] = 0.12
     """Of a GPU's memory, what CUDA, NCCL, workspaces and holes between tensors take."""
     mfu: Annotated[float, Field(gt=0, le=1)] = 0.35

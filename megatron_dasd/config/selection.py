@@ -65,6 +65,7 @@ class FilterResponses(Settings):
     kind: Literal["filter_responses"]
     stage: ClassVar[Stage] = Stage(module="megatron_dasd.filters.runner", in_rounds=True)
     responses: list[Input] = Field(min_length=1)
+    """Stages or files of responses; all of them are filtered together."""
     student: Input
     """Hugging Face folder; its tokenizer measures the length."""
     thinking: ThinkingFormat = ThinkingFormat()
@@ -74,11 +75,15 @@ class FilterResponses(Settings):
     system_prompt: str | None = None
     """As in training: it counts towards the length."""
     repetition: Repetition = Repetition()
+    """Bounds of repetition."""
     benchmarks: list[Input] = []
     """JSON lines, Parquet or plain text (a text a line): what is to be measured later on, and must
     not be trained on."""
     decontamination: Decontamination = Decontamination()
+    """How texts of ``benchmarks`` are found."""
     on_malformed: OnMalformed = "stop"
+    """``stop``: the first malformed record ends the stage; ``set_aside``: such records are kept
+    beside the result with the reason, and counted."""
 
 
 class ScoreStudent(Settings):
@@ -89,6 +94,7 @@ class ScoreStudent(Settings):
         module="megatron_dasd.student.scoring", warning_seconds=120, in_rounds=True
     )
     responses: Input
+    """Filtered responses."""
     model: Input
     """Hugging Face folder: architecture and tokenizer."""
     checkpoint: Input | None = None
@@ -96,15 +102,21 @@ class ScoreStudent(Settings):
     server: Server | None = None
     """In place of ``checkpoint``: servers that run the exported student."""
     split: Literal["train", "heldout", "all"] = "all"
+    """Which prompts' responses are scored."""
     system_prompt: str | None = None
+    """System turn before every prompt; None: none."""
     few_shot: Input | None = None
     """JSON lines of Message records put before the prompt: they show a student that has not learnt
     the form of the responses what it is, so that the scores tell of the content."""
     batch_tokens: Positive = 4096
     """Padded tokens of one forward pass."""
     dtype: Literal["bfloat16", "float32"] = "float32"
+    """Precision of the forward pass."""
     launch: Annotated[Launch, Execution()] = Launch()
+    """Ranks of the forward pass and their layout."""
     on_malformed: OnMalformed = "stop"
+    """``stop``: the first malformed record ends the stage; ``set_aside``: such records are kept
+    beside the result with the reason, and counted."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "ScoreStudent":
@@ -134,6 +146,7 @@ class Budget(BaseModel):
     tokens: Positive | None = None
     """Student tokens of the responses, end of turn included, prompts left out."""
     responses: Positive | None = None
+    """Number of responses."""
 
     @model_validator(mode="after")
     def _one(self) -> "Budget":
@@ -165,6 +178,8 @@ class SelectDas(Settings):
     """Instead of ``keep``: all candidates are ranked together, and the best are kept until the
     budget is used up."""
     on_malformed: OnMalformed = "stop"
+    """``stop``: the first malformed record ends the stage; ``set_aside``: such records are kept
+    beside the result with the reason, and counted."""
 
     @model_validator(mode="after")
     def _keep_or_budget(self) -> "SelectDas":

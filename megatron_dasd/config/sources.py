@@ -16,9 +16,11 @@ class ImportGguf(Settings):
     kind: Literal["import_gguf"]
     stage: ClassVar[Stage] = Stage(module="megatron_dasd.sources.gguf")
     package: str
+    """Name of the installed Python package."""
     file: str
     """The GGUF file's name inside the package."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Type of the weights that are written."""
 
 
 class RandomModel(Settings):
@@ -27,15 +29,22 @@ class RandomModel(Settings):
     kind: Literal["random_model"]
     stage: ClassVar[Stage] = Stage(module="megatron_dasd.sources.random_model")
     num_layers: Positive
+    """Transformer layers."""
     hidden_size: Positive
+    """Channels of a position's hidden state."""
     num_attention_heads: Positive
+    """Attention heads; they divide ``hidden_size``."""
     num_key_value_heads: Positive
+    """Heads of keys and values; they divide ``num_attention_heads``."""
     intermediate_size: Positive
+    """Channels inside the feed-forward part of a layer."""
     alphabet: Annotated[str, Field(min_length=1)] | None = None
     """ASCII characters that the model writes with its random weights, and hardly any others.  None:
     it favours none, as a model should that is to be trained."""
     max_position_embeddings: Positive = 1024
+    """Longest context, in tokens."""
     initializer_std: float = 0.02
+    """Standard deviation of the normal distribution that weights are drawn from."""
 
 
 class PruneLayers(Settings):
@@ -44,7 +53,9 @@ class PruneLayers(Settings):
     kind: Literal["prune_layers"]
     stage: ClassVar[Stage] = Stage(module="megatron_dasd.sources.prune")
     model: Input
+    """Hugging Face folder of the model that layers are removed from."""
     num_layers_removed: Positive
+    """Layers to remove."""
     num_key_value_heads: Positive | None = None
     """More heads than the model has, for a layout that does not divide the model's number; the
     added heads are zero and stay zero.  None: the model's."""
@@ -56,8 +67,11 @@ class ReasoningGymTask(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     generator: str
+    """Name of the generator, e.g. ``chain_sum``."""
     size: Positive
+    """Prompts to draw; repeated ones are left out."""
     config: dict[str, Any] = {}
+    """The generator's own settings; ``dasd`` sets its seed and size."""
 
 
 class ColumnAddition(BaseModel):
@@ -66,7 +80,9 @@ class ColumnAddition(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     generator: Literal["column_addition"]
+    """``column_addition``, which tells these tasks from those of ``reasoning-gym``."""
     size: Positive
+    """Prompts to draw; repeated ones are left out."""
     carries: Carries = "any"
     """``none``: no column's sum exceeds 9."""
 
@@ -92,7 +108,10 @@ class MakePrompts(Settings):
     tasks: list[Task] = []
     """Generators of the ``reasoning-gym`` package, and ``column_addition``."""
     heldout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of the prompts that no stage trains on."""
     on_malformed: OnMalformed = "stop"
+    """``stop``: the first malformed record ends the stage; ``set_aside``: such records are kept
+    beside the result with the reason, and counted."""
 
     @model_validator(mode="after")
     def _some(self) -> "MakePrompts":
@@ -121,14 +140,18 @@ class ImportResponses(Settings):
     model: str = "teacher"
     """The teacher's name."""
     messages_field: str = "messages"
+    """Column of the turns (``messages`` only)."""
     prompt_field: str = "prompt"
     """A text, or a list of turns up to the user's."""
     response_field: str = "response"
+    """Column of the response (``prompt-response`` only)."""
     id_field: str | None = None
     """Column of the prompt's id; None: the id is a hash of the prompt's text."""
     domain_field: str = "domain"
     """Column of the domain; where it is absent or empty, the domain is ``unknown``."""
     on_malformed: OnMalformed = "stop"
+    """``stop``: the first malformed record ends the stage; ``set_aside``: such records are kept
+    beside the result with the reason, and counted."""
 
     @model_validator(mode="after")
     def _logprobs(self) -> "ImportResponses":

@@ -26,18 +26,27 @@ class SampleTeacher(Settings):
     """Hugging Face folder: the model, or with ``engine.server`` its tokenizer and chat template.
     None: a server with ``api: chat`` has its own."""
     prompts: Input
+    """Prompts to answer, training and held-out ones."""
     temperatures: list[Annotated[float, Field(gt=0)]] = Field([0.6, 1.0], min_length=1)
+    """Each prompt is answered at each of them."""
     num_candidates: Positive = 4
     """Responses for each prompt and temperature."""
     max_new_tokens: Positive
+    """Longest response, in the teacher's tokens."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Only the smallest set of likeliest tokens with this probability is drawn from; 1: all
+    tokens."""
     system_prompt: str | None = None
+    """System turn before every prompt; None: none."""
     few_shot: Input | None = None
     """JSON lines of Message records put before the prompt; only the teacher reads them."""
     stop: list[str] = []
     """Texts that end a response; they are not part of it."""
     engine: Engine = Engine()
+    """How the texts are generated."""
     on_malformed: OnMalformed = "stop"
+    """``stop``: the first malformed record ends the stage; ``set_aside``: such records are kept
+    beside the result with the reason, and counted."""
 
     @property
     def needs_gpus(self) -> bool:
@@ -67,6 +76,7 @@ class ScoreTopk(Settings):
     """Score only the documents that the student wrote to the end (``keep_rollouts``); the others
     are trained on with the cross-entropy alone."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Precision of the teacher."""
 
     @property
     def needs_gpus(self) -> bool:
@@ -84,6 +94,7 @@ class ScoreTeacher(Settings):
     model: Input
     """Hugging Face folder: the teacher's tokenizer and chat template."""
     server: Server
+    """Servers that run the teacher and give log-probs of a given text."""
     responses: Input | None = None
     """Response records: their tokens and log-probs are replaced by the teacher's."""
     rollouts: Input | None = None
@@ -94,8 +105,12 @@ class ScoreTeacher(Settings):
     thinking: ThinkingFormat = ThinkingFormat()
     """The teacher's own delimiters, which the scored texts have."""
     system_prompt: str | None = None
+    """System turn before every prompt; None: none."""
     few_shot: Input | None = None
+    """JSON lines of Message records put before the prompt; only the teacher reads them."""
     on_malformed: OnMalformed = "stop"
+    """``stop``: the first malformed record ends the stage; ``set_aside``: such records are kept
+    beside the result with the reason, and counted."""
 
     @model_validator(mode="after")
     def _one_input(self) -> "ScoreTeacher":
@@ -112,14 +127,20 @@ class RollOutStudent(Settings):
         module="megatron_dasd.revision.rollouts", warning_seconds=120, in_rounds=True
     )
     model: Input
+    """Hugging Face folder of the student."""
     responses: Input
     """The selected responses: their prompts are rolled out, their lengths set the caps."""
     split: Literal["train", "heldout"] = "train"
     """Which prompts; held-out ones measure the exposure bias."""
     cap_ratio: Annotated[float, Field(gt=0)] = 1.5
+    """A rollout is cut off at this multiple of the length of the teacher's response."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Temperature at which the student answers."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Only the smallest set of likeliest tokens with this probability is drawn from; 1: all
+    tokens."""
     system_prompt: str | None = None
+    """System turn before every prompt; None: none."""
     max_prompts: Positive | None = None
     """Prompts, drawn at random; None: all there are."""
     skip_prompts: Annotated[int, Field(ge=0)] = 0
@@ -128,7 +149,10 @@ class RollOutStudent(Settings):
     num_rollouts: Positive = 1
     """Rollouts of each prompt; raise it where few rollouts reach their cap."""
     engine: Engine = Engine()
+    """How the texts are generated."""
     on_malformed: OnMalformed = "stop"
+    """``stop``: the first malformed record ends the stage; ``set_aside``: such records are kept
+    beside the result with the reason, and counted."""
 
     @property
     def needs_gpus(self) -> bool:
@@ -142,9 +166,12 @@ class KeepRollouts(Settings):
     kind: Literal["keep_rollouts"]
     stage: ClassVar[Stage] = Stage(module="megatron_dasd.revision.whole", in_rounds=True)
     rollouts: Input
+    """Rollout records."""
     model: Input
     """Hugging Face folder of the student's tokenizer."""
     on_malformed: OnMalformed = "stop"
+    """``stop``: the first malformed record ends the stage; ``set_aside``: such records are kept
+    beside the result with the reason, and counted."""
 
 
 class ContinueTeacher(Settings):
@@ -157,18 +184,29 @@ class ContinueTeacher(Settings):
     model: Input | None = None
     """As for sampling."""
     rollouts: Input
+    """Rollout records; those that were cut off are continued."""
     cut_from: Fraction = 0.5
     """Earliest cut, as a share of the rollout's tokens."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Temperature at which the teacher continues."""
     max_new_tokens: Positive
+    """Longest continuation, in the teacher's tokens."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Only the smallest set of likeliest tokens with this probability is drawn from; 1: all
+    tokens."""
     thinking: ThinkingFormat = ThinkingFormat()
     """The teacher's delimiters."""
     system_prompt: str | None = None
+    """System turn before every prompt; None: none."""
     few_shot: Input | None = None
+    """JSON lines of Message records put before the prompt; only the teacher reads them."""
     stop: list[str] = []
+    """Texts that end a continuation; they are not part of it."""
     engine: Engine = Engine()
+    """How the texts are generated."""
     on_malformed: OnMalformed = "stop"
+    """``stop``: the first malformed record ends the stage; ``set_aside``: such records are kept
+    beside the result with the reason, and counted."""
 
     @model_validator(mode="after")
     def _channels_need_the_raw_text(self) -> "ContinueTeacher":

@@ -27,6 +27,7 @@ class Distillation(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     divergence: Divergence = "forward_kl"
+    """Distance between the teacher's and the student's distribution (docs/losses.md)."""
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """The teacher's share of the mixture in ``jensen_shannon`` and ``skew_kl``."""
     weight: Fraction = 0.5
@@ -57,24 +58,36 @@ class Train(Settings):
     checkpoint: Input
     """Weights to start from: an imported checkpoint or an earlier training stage."""
     data: Input
+    """Packed data, of a preprocessing stage."""
     ramp_data: Input | None = None
     """A second set of data, whose share among the samples follows ``ramp``: a continuous form of
     the method's two stages.  An epoch is then as many samples as both sets have."""
     ramp: Ramp = Ramp()
+    """How the share of ``ramp_data`` changes."""
     heldout: Input | None = None
     """Data that held-out evaluations compute the loss of."""
     epochs: Annotated[float, Field(gt=0)] = 6
+    """Passes over the data; rows of padding fill the last step."""
     global_batch_size: Positive = 64
     """Packed rows a step; a micro-batch is one row."""
     lr: Annotated[float, Field(gt=0)] = 5e-5
+    """Highest learning rate."""
     min_lr: Annotated[float, Field(ge=0)] = 1e-5
+    """Learning rate at the end of the decay."""
     lr_decay_style: Literal["cosine", "constant", "linear"] = "cosine"
+    """How the learning rate falls from ``lr`` to ``min_lr`` after the warm-up."""
     warmup_fraction: Fraction = 0.1
+    """Share of the iterations in which the learning rate rises from 0 to ``lr``."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """AdamW's decoupled decay of matrices."""
     adam_beta1: Fraction = 0.9
+    """Decay of Adam's mean of gradients."""
     adam_beta2: Fraction = 0.95
+    """Decay of Adam's mean of squared gradients."""
     adam_eps: Annotated[float, Field(gt=0)] = 1e-8
+    """Added to the divisor of Adam's step."""
     clip_grad: Annotated[float, Field(ge=0)] = 1.0
+    """Largest norm of all gradients together; 0: they are not clipped."""
     moe_aux_loss_coeff: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the loss that balances the load of routed experts; 0: none."""
     precision: Precision = "bf16"
@@ -107,6 +120,7 @@ class Train(Settings):
     eval_interval: Positive | None = None
     """Iterations between held-out evaluations; None: at the end only."""
     launch: Annotated[Launch, Execution()] = Launch()
+    """Ranks of the training and their layout."""
     megatron: dict[str, Any] = {}
     """Further Megatron flags by name, e.g. ``{recompute-activations: true}``."""
 
@@ -162,6 +176,7 @@ class ImportHf(Settings):
     kind: Literal["import_hf"]
     stage: ClassVar[Stage] = Stage(module="megatron_dasd.checkpoint.import_stage")
     model: Input
+    """Hugging Face folder to import."""
 
 
 class ModelCard(BaseModel):
@@ -192,9 +207,11 @@ class ExportHf(Settings):
     model: Input
     """Hugging Face folder that the student was made from: config, tokenizer, chat template."""
     checkpoint: Input
+    """Imported checkpoint, or a training stage."""
     max_shard_gb: Annotated[float, Field(gt=0)] = 5.0
     """Size of a safetensors file, in units of 1e9 bytes."""
     card: ModelCard = ModelCard()
+    """What the model card states."""
 
 
 class VerifyConversion(Settings):
@@ -205,8 +222,10 @@ class VerifyConversion(Settings):
     model: Input
     """The exported Hugging Face folder."""
     checkpoint: Input
+    """Checkpoint that the model was exported from."""
     responses: Input
     """Records whose outputs are the text to compare on."""
     num_tokens: Positive = 512
+    """Positions whose logits are compared."""
     tolerance: Annotated[float, Field(gt=0)] = 5e-4
     """Largest difference of a logit that passes."""

@@ -163,6 +163,7 @@ class Dasd(Part):
     teacher: Teacher | None = None
     """None: no text is sampled, neither of ``prompts`` nor for stage 3."""
     student: Student
+    """Where the student comes from."""
     prompts: Prompts | None = None
     """Settings of ``make_prompts``: tasks, files of prompts, the share held out."""
     responses: str | None = None
