@@ -84,8 +84,21 @@ def guard(run: Callable[[], int | None], *, logs_traceback: bool = False) -> int
         say(f"stopped; {_GOES_ON}", sys.stderr)
         return INTERRUPTED_STATUS
     except Exception as error:
+        if _was_interrupted(error):
+            say(f"stopped; {_GOES_ON}", sys.stderr)
+            return INTERRUPTED_STATUS
         return _end(error, logs_traceback)
     return status
+
+
+def _was_interrupted(error: BaseException) -> bool:
+    """Whether a library turned Ctrl-C into an error of its own, as some do while being imported."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, KeyboardInterrupt):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 def _end(error: Exception, logs_traceback: bool) -> int:

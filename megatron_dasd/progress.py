@@ -18,7 +18,6 @@ from rich.progress import (
     Task,
     TaskProgressColumn,
     TextColumn,
-    TimeRemainingColumn,
 )
 from rich.text import Text
 
@@ -26,6 +25,9 @@ from megatron_dasd.printing import one_line, say
 
 LINE_SECONDS = 10.0
 """At least this long between two plain lines."""
+_ESTIMATE_SECONDS = 5.0
+_ESTIMATE_SHARE = 0.01
+"""Work of a shorter time, or a smaller share of it all, says too little about the time left."""
 
 
 class Bar(Protocol):
@@ -87,6 +89,23 @@ class _RateColumn(ProgressColumn):
         return Text(f"{_rate(speed)} {self._unit}/s" if speed else "", style="progress.data.speed")
 
 
+class _TimeColumn(ProgressColumn):
+    """Time left, once there is something to reckon it from; at the end, the time it took."""
+
+    def render(self, task: Task) -> Text:
+        elapsed = task.finished_time if task.finished else task.elapsed
+        if elapsed is None:
+            return Text("")
+        style = "progress.remaining"
+        if task.finished:
+            return Text(f"took {timedelta(seconds=round(elapsed))}", style=style)
+        left = task.time_remaining
+        early = elapsed < _ESTIMATE_SECONDS or task.percentage < 100 * _ESTIMATE_SHARE
+        if left is None or early:
+            return Text(f"{timedelta(seconds=round(elapsed))} so far", style=style)
+        return Text(f"{timedelta(seconds=round(left))} left", style=style)
+
+
 def _rich_progress(console: Console, unit: str) -> Progress:
     return Progress(
         TextColumn("{task.description}", markup=False),
@@ -94,7 +113,7 @@ def _rich_progress(console: Console, unit: str) -> Progress:
         TaskProgressColumn(),
         MofNCompleteColumn(),
         _RateColumn(unit),
-        TimeRemainingColumn(elapsed_when_finished=True),
+        _TimeColumn(),
         TextColumn("{task.fields[note]}", markup=False),
         console=console,
     )
@@ -124,7 +143,9 @@ class _LineBar:
     def _line(self) -> str:
         share = self._done / self._total if self._total else 1.0
         figures = f"{self._done:,}/{self._total:,} {self._unit} ({share:.0%})"
-        if rate := self._units_per_second():
+        made = self._done - self._done_before
+        rate = self._units_per_second()
+        if rate and made >= _ESTIMATE_SHARE * (self._total - self._done_before):
             left = timedelta(seconds=round((self._total - self._done) / rate))
             figures += f", {left} left"
         return f"{self._what}: {figures}{self._speed_and_note()}"

@@ -99,3 +99,16 @@ def test_a_pipe_that_is_closed_early_is_one_line() -> None:
 def test_control_characters_are_shown() -> None:
     assert shown("a\x1b[2J\x07\r\u202e\ud800\tb\n") == "a\\x1b[2J\\x07\\x0d\\u202e\\ud800\tb\n"
     assert one_line("a\nb\x85c") == "a b c"
+
+
+def test_ctrl_c_that_a_library_turns_into_its_own_error(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run() -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as interrupted:
+            raise ImportError("initialisation failed") from interrupted
+
+    assert guard(run) == 130
+    assert capsys.readouterr().err == "stopped; the same command goes on from here\n"

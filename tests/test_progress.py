@@ -43,6 +43,20 @@ def test_lines_in_a_log(clock: Clock, capsys: pytest.CaptureFixture[str]) -> Non
     ]
 
 
+def test_the_first_units_of_many_give_no_time_left(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress("sampling", total=1000, unit="responses") as bar:
+        clock.now += 12
+        bar.advance(1)
+        clock.now += 12
+        bar.advance(9)
+    assert capsys.readouterr().out.splitlines()[1:3] == [
+        "sampling: 1/1,000 responses (0%), 0.0833 responses/s",
+        "sampling: 10/1,000 responses (1%), 0:39:36 left, 0.417 responses/s",
+    ]
+
+
 def test_what_was_done_before_is_no_speed(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with progress("training", total=100, unit="steps", done=80) as bar:
         clock.now += 10

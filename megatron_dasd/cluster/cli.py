@@ -1,5 +1,6 @@
 """The commands that submit a pipeline to Slurm and show the state of its jobs."""
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -82,6 +83,9 @@ def _submit(
     scripts = shipped_folder("slurm")
     submission = submit.prepare(pipeline, stages, more, ask=not dry_run)
     submit.show(submission)
+    if not (scripts / "env.sh").is_file() and "DASD_ENV" not in os.environ:
+        advice = "copy env.example beside it and edit it, or set DASD_ENV"
+        say(f"{scripts / 'env.sh'}: missing, and every job needs it; {advice}")
     if dry_run:
         submit.show_commands(submission, scripts, pipeline.run_dir / JOBS)
     if dry_run and show_scripts:

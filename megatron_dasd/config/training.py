@@ -68,6 +68,9 @@ class Train(Settings):
     """Data that held-out evaluations compute the loss of."""
     epochs: Annotated[float, Field(gt=0)] = 6
     """Passes over the data; rows of padding fill the last step."""
+    max_steps: Positive | None = None
+    """Most steps, where ``epochs`` would be more; the learning rate decays over the steps that are
+    made.  None: as many as the epochs have."""
     global_batch_size: Positive = 64
     """Packed rows a step; a micro-batch is one row."""
     lr: Annotated[float, Field(gt=0)] = 5e-5

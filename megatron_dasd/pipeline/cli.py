@@ -4,6 +4,7 @@ What reads pipeline files and runs stages is imported once the arguments are par
 ``--help`` and a mistyped option answer at once.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,10 +21,13 @@ from megatron_dasd.command_line import (
     start,
     start_function,
 )
+from megatron_dasd.errors import UserError
 from megatron_dasd.pipeline.of_kind import FileOptions
 from megatron_dasd.pipeline.stage_commands import stage_app
+from megatron_dasd.printing import say
 
 if TYPE_CHECKING:
+    from megatron_dasd.config.pipeline import Pipeline
     from megatron_dasd.pipeline.runner import Outcome
 
 
@@ -53,6 +57,9 @@ def run(
             help="print the pipeline with its recipe expanded, a pipeline file itself; run nothing",
         ),
     ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="make changed stages anew without asking")
+    ] = False,
 ) -> None:
     """Run a pipeline: every stage that is not up to date, in order."""
 
@@ -64,7 +71,9 @@ def run(
         from megatron_dasd.pipeline.runner import choose_stages, run_stages
 
         loaded = options.load()
-        outcomes = run_stages(loaded, choose_stages(loaded, first, last, only or ()))
+        stages = choose_stages(loaded, first, last, only or ())
+        _announce_changes(loaded, stages, yes)
+        outcomes = run_stages(loaded, stages)
         if len(outcomes) > 1:
             _print_summary(outcomes)
 
@@ -75,6 +84,22 @@ def _show_graph(pipeline: Path, run_dir: Path | None, overrides: Sequence[str]) 
     from megatron_dasd.config.pipeline import graph_text
 
     print(graph_text(pipeline, run_dir, overrides), end="")
+
+
+def _announce_changes(pipeline: "Pipeline", stages: Sequence[str], yes: bool) -> None:
+    """Say which finished stages are made anew; on a terminal, ask first.
+
+    Raises:
+        UserError: the user would rather keep them.
+    """
+    from megatron_dasd.pipeline.changes import changes
+
+    found = changes(pipeline, stages).lines
+    for line in found:
+        say(line)
+    asks = found and not yes and sys.stdin.isatty() and sys.stdout.isatty()
+    if asks and not typer.confirm("Go on?", default=False):
+        raise UserError("nothing was run; another --run-dir keeps both results")
 
 
 def _print_summary(outcomes: Sequence["Outcome"]) -> None:

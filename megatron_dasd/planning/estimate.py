@@ -187,7 +187,11 @@ def training_cost(pipeline: Pipeline, stage: str, recipe: Recipe | None = None) 
     lengths = token_totals(pipeline, settings.data)
     if settings.ramp_data:
         lengths = lengths.plus(token_totals(pipeline, settings.ramp_data))
-    lengths = lengths.times(settings.epochs)
+    passes = settings.epochs
+    if settings.max_steps is not None:
+        most_tokens = settings.max_steps * settings.global_batch_size * recipe.seq_length
+        passes = min(passes, most_tokens / max(lengths.num_tokens, 1))
+    lengths = lengths.times(passes)
     flops = products_of(recipe.architecture).training_flops(lengths.num_tokens, lengths.squared)
     # recomputation repeats the forward pass, which does not count as model operations
     made = flops * (1 + _FORWARD_SHARE * (recipe.recompute == "full"))

@@ -1,5 +1,6 @@
 """The command that trains on Megatron's own flags, under ``torchrun`` or ``srun``."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -18,6 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _train(arguments: list[str]) -> None:
+    # Megatron requires it under tensor parallelism: kernels start in the order of their launches.
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     argument_parser().parse_known_args(arguments)  # --help and mistyped flags are answered at once
     from megatron_dasd.training.command_line import job_from_argv
     from megatron_dasd.training.program import main_by_hand

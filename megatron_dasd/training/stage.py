@@ -12,12 +12,14 @@ from megatron_dasd.checkpoint.artifact import CHECKPOINT_FOLDER, open_checkpoint
 from megatron_dasd.config.data import PreprocessData
 from megatron_dasd.config.training import Train
 from megatron_dasd.data.meta import DataMeta, read_meta
+from megatron_dasd.device import gpus
 from megatron_dasd.device.launch import launch
 from megatron_dasd.errors import Stopped, UserError
 from megatron_dasd.manifests import LOGS, METRICS, model_folder
 from megatron_dasd.models.architecture import Flags, read_architecture
 from megatron_dasd.models.program import layout_flags
 from megatron_dasd.precision.recipes import RECIPES, precision_flags, weights_dtype, where_fp8_runs
+from megatron_dasd.printing import say
 from megatron_dasd.progress import progress
 from megatron_dasd.training.dashboards import dashboard_flags
 from megatron_dasd.training.exchange import Exchange, WorkerPayload
@@ -47,10 +49,12 @@ def run(
     """
     data = read_meta(inputs[settings.data])
     more = read_meta(inputs[settings.ramp_data]).num_packs if settings.ramp_data else 0
-    num_samples = math.ceil(settings.epochs * (data.num_packs + more))
+    num_samples = samples_of(settings, data.num_packs + more)
     iterations = math.ceil(num_samples / settings.global_batch_size)
     saves = folder.path / CHECKPOINT_FOLDER
     job = training_job(settings, inputs, folder.path, num_samples)
+    if settings.precision == "bf16" and not gpus.in_sight():
+        say("    precision bf16: slow on a CPU, where precision: fp32 trains faster")
     fp8 = where_fp8_runs() if settings.precision in RECIPES else None
     if fp8:
         print(f"    {settings.precision}: {fp8}", flush=True)
@@ -79,6 +83,14 @@ def run(
         "loss_tokens_per_epoch": data.num_loss_tokens,
         **({"on_policy": read_ledger(exchange.ledger).figures()} if settings.on_policy else {}),
     }
+
+
+def samples_of(settings: Train, num_rows: int) -> int:
+    """Rows of the whole training, without padding, of data that has so many rows."""
+    num_samples = math.ceil(settings.epochs * num_rows)
+    if settings.max_steps is None:
+        return num_samples
+    return min(num_samples, settings.max_steps * settings.global_batch_size)
 
 
 def training_job(

@@ -58,6 +58,38 @@ def test_a_mistake_is_one_line(
     assert err.count("\n") == 1
 
 
+def test_a_changed_setting_is_announced_with_what_is_made_anew(
+    pipeline: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([pipeline]) == 0
+    assert cli.main([pipeline]) == 0
+    assert "made anew" not in capsys.readouterr().out
+    # not on a terminal: announced, not asked
+    assert cli.main([pipeline, "--set", "first.heldout_fraction=0"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [
+        "first: heldout_fraction changed",
+        "made anew, or where inputs stay the same kept: first, second",
+    ]
+
+
+def test_a_user_may_keep_what_has_finished(
+    pipeline: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli.main([pipeline]) == 0
+    before = Path("runs/first/manifest.json").read_bytes()
+    capsys.readouterr()
+    for stream in ("stdin", "stdout"):
+        monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True)
+    monkeypatch.setattr("typer.confirm", lambda *_, **__: False)
+    assert cli.main([pipeline, "--set", "first.seed=5"]) == 2
+    err = capsys.readouterr().err
+    assert err == "error: nothing was run; another --run-dir keeps both results\n"
+    assert Path("runs/first/manifest.json").read_bytes() == before
+    assert cli.main([pipeline, "--set", "first.seed=5", "--yes"]) == 0
+    assert Path("runs/first/manifest.json").read_bytes() != before
+
+
 def test_the_stages_of_one_kind(pipeline: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run_kind("make_prompts", [pipeline, "--stage", "first"]) == 0
     assert Path("runs/first/manifest.json").exists()
