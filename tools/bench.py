@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ROOMS = (
     "checkpoint",
+    "commands",
     "data",
     "device",
     "divergence",

@@ -42,7 +42,7 @@ def show_row(folder: Path, row: int, model: Path | None = None) -> None:
     data = PackedDataset(folder)
     tokenizer = load_tokenizer(_tokenizer_folder(folder, model))
     console = Console(highlight=False)
-    for line in row_lines(data, folder, row, tokenizer):
+    for line in row_lines(data, folder, row, tokenizer, in_words=not console.is_terminal):
         console.print(line)
 
 
@@ -63,9 +63,16 @@ def check(folder: Path) -> bool:
 
 
 def row_lines(
-    data: PackedDataset, folder: Path, row: int, tokenizer: PreTrainedTokenizerBase
+    data: PackedDataset,
+    folder: Path,
+    row: int,
+    tokenizer: PreTrainedTokenizerBase,
+    in_words: bool = False,
 ) -> Iterator[Text | Rule]:
     """What is shown of a row.
+
+    Args:
+        in_words: name the mask and the classes in the text, for where colours are not shown.
 
     Raises:
         UserError: no such row.
@@ -91,23 +98,37 @@ def row_lines(
         end = data.meta.seq_length if place == len(documents) else start + slot
         title = one_line(f"document {number}, {names[number]}: {start} to {start + length - 1}")
         yield Rule(Text(title), align="left")
-        yield _document_text(document, tokenizer)
+        yield _document_text(document, tokenizer, in_words)
         if end > start + length:
             yield Rule(Text(f"padding to {end - 1}", "dim"), style="dim", align="left")
         start = end
 
 
-def _document_text(document: Row, tokenizer: PreTrainedTokenizerBase) -> Text:
-    """A document, runs of tokens of one style decoded together."""
+def _document_text(document: Row, tokenizer: PreTrainedTokenizerBase, in_words: bool) -> Text:
+    """A document, runs of tokens of one kind decoded together."""
     classes = document.get(SENTENCE_CLASSES, np.zeros(len(document[TOKENS]), np.uint8))
-    styles = [
-        STYLES[number] if target else "dim"
+    kinds = [
+        number if target else None
         for target, number in zip(document[LOSS_MASK], classes.tolist(), strict=True)
     ]
+    name = _kind_in_words if in_words else _style
+    labels = map(name, kinds)
     text = Text()
-    for style, run in groupby(zip(styles, document[TOKENS], strict=True), key=lambda pair: pair[0]):
-        text.append(shown(tokenizer.decode([int(token) for _, token in run])), style)
+    for label, run in groupby(zip(labels, document[TOKENS], strict=True), key=lambda pair: pair[0]):
+        words = shown(tokenizer.decode([int(token) for _, token in run]))
+        text.append(f"[{label}]{words}" if in_words else words, "" if in_words else label)
     return text
+
+
+def _style(kind: int | None) -> str:
+    return "dim" if kind is None else STYLES[kind]
+
+
+def _kind_in_words(kind: int | None) -> str:
+    """Whether a token has a loss, and the class of its sentence."""
+    if kind is None:
+        return "no loss"
+    return f"loss, {CLASS_NAMES[kind - 1]}" if kind else "loss"
 
 
 def _names(folder: Path, documents: Sequence[int]) -> dict[int, str]:

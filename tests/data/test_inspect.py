@@ -80,7 +80,9 @@ def test_from_the_command_line(
 ) -> None:
     (stage.parent / "model").symlink_to(model_dir)  # the stage that the manifest names
     assert main([str(stage)]) == 0
-    assert "abcde<|im_end|>" in capsys.readouterr().out
+    out = capsys.readouterr().out  # no terminal: the mask is in words
+    assert "[loss, student]" in out
+    assert "[loss]<|im_end|>" in out
     assert main([str(stage), "--row", "1"]) == 2
     assert "no row 1, rows go from 0 to 0" in capsys.readouterr().err
     assert main([str(stage), "--check"]) == 0
