@@ -34,9 +34,7 @@ def doctor(
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="with --train: where its work goes")
     ] = Path("runs/selftest"),
-    as_json: Annotated[
-        bool, typer.Option("--json", help="one JSON list, for programs")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON list, for programs")] = False,
     train: Annotated[
         bool, typer.Option("--train", help="train, score and export a small model too")
     ] = False,
