@@ -114,6 +114,23 @@ def _write_table(path: Path, table: pa.Table) -> None:
     temporary.replace(path)
 
 
+def tally_of(folder: Path) -> Counter[str]:
+    """Counts summed over all parts of a stage's folder; none for what is no such folder.
+
+    Raises:
+        UserError: a part's counts are damaged.
+    """
+    total: Counter[str] = Counter()
+    for path in part_files(folder):
+        try:
+            with parquet_errors(path):
+                metadata = pq.read_schema(path).metadata or {}
+            total.update(json.loads(metadata.get(TALLY_KEY, b"{}")))
+        except ValueError as error:
+            raise UserError(f"{path}: damaged counts ({error}); delete it") from None
+    return total
+
+
 class StageFolder:
     """The output folder of a running stage; as a context manager it holds the folder's lock."""
 
@@ -211,15 +228,7 @@ class StageFolder:
 
     def tally(self) -> Counter[str]:
         """Counts summed over all parts written so far."""
-        total: Counter[str] = Counter()
-        for path in part_files(self.path):
-            try:
-                with parquet_errors(path):
-                    metadata = pq.read_schema(path).metadata or {}
-                total.update(json.loads(metadata.get(TALLY_KEY, b"{}")))
-            except ValueError as error:
-                raise UserError(f"{path}: damaged counts ({error}); delete it") from None
-        return total
+        return tally_of(self.path)
 
     def delete_parts(self) -> None:
         """Delete all parts, and the records set aside beside them."""

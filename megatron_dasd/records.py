@@ -11,6 +11,7 @@ natural logarithms of the untempered distribution (temperature 1, whole vocabula
 temperature sampled the text (METHOD: divergence-aware sampling).
 """
 
+import json
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -28,12 +29,56 @@ def _require_text(name: str, value: str) -> None:
         raise ValueError(f"{name}: is empty")
 
 
+def _require_json(name: str, text: str, kind: type) -> None:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError(f"{name}: is no JSON") from None
+    if not isinstance(value, kind):
+        raise ValueError(f"{name}: is no JSON {'object' if kind is dict else 'list'}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolCall:
+    """A call of a tool in an assistant's turn."""
+
+    name: str
+    arguments: str
+    """A JSON object as text."""
+    call_id: str = ""
+    """What the tool's turn names it by; empty where the data has no ids."""
+
+    def __post_init__(self) -> None:
+        _require_text("name", self.name)
+        _require_json("arguments", self.arguments, dict)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Message:
     """One turn of a conversation."""
 
-    role: Literal["system", "user", "assistant"]
-    content: str
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str = ""
+    """Empty only where an assistant's turn calls tools, or a tool returns nothing."""
+    thinking: str = ""
+    """The thinking part of an assistant's turn, without delimiters, where it is known apart."""
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    """An assistant's calls, in order; several are parallel."""
+    tool_call_id: str = ""
+    """Of a tool's turn: the call that it answers."""
+    name: str = ""
+    """Of a tool's turn: the tool."""
+    trains: bool = True
+    """Whether an assistant's turn may be trained on, where all turns are."""
+
+    def __post_init__(self) -> None:
+        if self.role not in ("assistant", "tool"):
+            _require_text("content", self.content)
+        if self.role != "assistant" and (self.tool_calls or self.thinking):
+            what = "tool_calls" if self.tool_calls else "thinking"
+            raise ValueError(f"{what}: belongs to an assistant's turn, not to {self.role}'s")
+        if self.role == "assistant" and not (self.content or self.tool_calls):
+            raise ValueError("content: is empty, and the turn calls no tool")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +87,10 @@ class Prompt:
 
     prompt_id: str
     messages: list[Message]
-    """The turns up to and including the user's; few-shot and system turns are settings."""
+    """The turns up to the one that is asked for: the last is a user's or a tool's.  Few-shot and
+    system turns are settings."""
+    tools: str | None = None
+    """The tools that the model may call: a JSON list of schemas as text."""
     domain: str = "unknown"
     split: Split = "train"
     """A held-out prompt never trains."""
@@ -56,10 +104,28 @@ class Prompt:
         _require_text("prompt_id", self.prompt_id)
         if not self.messages:
             raise ValueError("messages: is empty")
-        if self.messages[-1].role != "user":
+        if self.messages[-1].role not in ("user", "tool"):
             raise ValueError(f"messages: the last turn is {self.messages[-1].role}'s, not user's")
-        for message in self.messages:
-            _require_text("messages.content", message.content)
+        if self.tools is not None:
+            _require_json("tools", self.tools, list)
+        _check_call_ids(self.messages)
+
+
+def _check_call_ids(messages: list[Message]) -> None:
+    """Check that every tool's turn answers a call of the assistant's turn before it."""
+    waiting: list[str] | None = None  # ids not answered yet; None: no call comes before
+    for message in messages:
+        if message.role == "assistant":
+            waiting = [call.call_id for call in message.tool_calls] or None
+        elif message.role == "tool":
+            if waiting is None:
+                raise ValueError("messages: a tool's turn comes after no call")
+            if message.tool_call_id and any(waiting) and message.tool_call_id not in waiting:
+                raise ValueError(
+                    f"messages.tool_call_id: {message.tool_call_id} answers no call before it"
+                )
+            if message.tool_call_id in waiting:
+                waiting.remove(message.tool_call_id)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +180,7 @@ class Response:
     model: str
     text: str
     """The teacher's own text, in its own delimiters; end-of-turn tokens left out."""
-    tokens: TokenLogprobs
+    tokens: TokenLogprobs = field(default_factory=lambda: NO_TOKENS)
     """Empty lists: the text came without them."""
     finish_reason: FinishReason
     student_prefix: str = ""
@@ -127,6 +193,8 @@ class Response:
     """The program that ran the model, with its version, e.g. ``vllm 0.32.0``."""
     usage: Usage | None = None
     """None: no server counted."""
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    """The tools that the turn calls after its text, where the data holds them apart."""
 
     @property
     def key(self) -> ResponseKey:
@@ -134,7 +202,8 @@ class Response:
         return self.prompt.prompt_id, self.temperature, self.candidate
 
     def __post_init__(self) -> None:
-        _require_text("text", self.text)
+        if not self.tool_calls:
+            _require_text("text", self.text)
         covered, size = sum(self.tokens.num_bytes), len(self.text.encode())
         if self.tokens.token_ids and covered != size:
             raise ValueError(f"tokens.num_bytes: sum to {covered}, the text has {size} bytes")
@@ -147,11 +216,13 @@ class FilteredResponse(Response):
     """A response that passed every filter.  Consumer: scoring, preprocessing."""
 
     output: str
-    """The training target: ``<think>`` ... ``</think>`` + answer; starts with the prefix."""
+    """The training target: ``<think>`` ... ``</think>`` + answer, or a plain answer; starts with
+    the prefix."""
     output_spans: list[Span]
-    """The thinking part and the answer in ``output``: the content, delimiters left out."""
-    text_spans: list[Span]
-    """The same content in ``text``; empty when there is a student prefix."""
+    """The thinking part and the answer in ``output``: the content, delimiters left out.  One span
+    where there is an answer alone, none where a rollout is kept as it was written."""
+    text_spans: list[Span] = field(default_factory=list)
+    """The same content in ``text``; empty when there is a student prefix, or not known."""
 
 
 @dataclass(frozen=True, kw_only=True)

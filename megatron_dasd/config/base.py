@@ -26,6 +26,9 @@ Input = Annotated[str, Reference()]
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 OnMalformed = Literal["stop", "set_aside"]
+TemplateVariables = dict[str, bool | int | float | str]
+"""Variables of a chat template, e.g. ``{enable_thinking: true}`` or ``{reasoning_effort: high}``.
+Training and sampling of one model should have the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +123,8 @@ class ThinkingFormat(BaseModel):
     """``harmony``: the channels of gpt-oss, which have their own ``open`` and ``close``."""
     open: str = "<think>\n"
     """Text before the thinking part; empty: the response begins with the thinking part."""
+    required: bool = True
+    """Whether a text without a thinking part is no whole response; else it is a plain answer."""
     close: str = Field(default="\n</think>\n\n", min_length=1)
     """Text between the thinking part and the answer.  Whitespace at the ends of both delimiters is
     ignored in reading, and is written where the teacher continues a text."""
@@ -138,6 +143,19 @@ class ThinkingFormat(BaseModel):
         return given | own
 
 
+_TEMPLATE_FIELDS = (
+    "reasoning_effort",
+    "chat_template_kwargs",
+    "chat_template",
+    "enable_thinking",
+    "thinking",
+    "tools",
+    "tool_choice",
+    "documents",
+    "add_generation_prompt",
+    "continue_final_message",
+)
+"""Fields of a request that only a server's own chat template reads."""
 _OWN_FIELDS = [
     "model",
     "prompt",
@@ -225,6 +243,18 @@ class Server(BaseModel):
         for name in _OWN_FIELDS:
             if self.extra_body.get(name) is not None:
                 raise ValueError(f"extra_body: {name} is set by the program")
+        return self
+
+    @model_validator(mode="after")
+    def _template_is_the_servers(self) -> "Server":
+        if self.api == "completions":
+            for name in _TEMPLATE_FIELDS:
+                if self.extra_body.get(name) is not None:
+                    raise ValueError(
+                        f"extra_body: {name} is read by a server's own chat template only, and "
+                        "with api: completions the prompt is rendered here; set the stage's "
+                        "chat_template_kwargs"
+                    )
         return self
 
     @model_validator(mode="after")

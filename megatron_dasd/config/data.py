@@ -4,7 +4,14 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from megatron_dasd.config.base import Input, OnMalformed, Positive, Settings, Stage
+from megatron_dasd.config.base import (
+    Input,
+    OnMalformed,
+    Positive,
+    Settings,
+    Stage,
+    TemplateVariables,
+)
 from megatron_dasd.config.execution import Execution
 
 
@@ -65,6 +72,12 @@ class PreprocessData(Packed):
     """Responses of ``mix`` per response of ``responses`` (the report's ablation: 20K to 7.7K)."""
     system_prompt: str | None = None
     """System turn before every prompt; None: none."""
+    chat_template_kwargs: TemplateVariables = {}
+    """Variables of the model's chat template."""
+    train_turns: Literal["last", "all"] = "last"
+    """``all``: every assistant turn of a conversation is an example of its own, laid behind the
+    turns before it as the model meets them there (templates leave earlier thinking out).  Of a
+    prompt's candidates the first one's are taken."""
     mask_student_prefix: bool = False
     """Leave the student's prefix out of the loss (the report found this worse)."""
     reweight_tau: Annotated[float, Field(gt=0)] | None = None

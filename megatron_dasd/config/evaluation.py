@@ -4,7 +4,15 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from megatron_dasd.config.base import Engine, Input, OnMalformed, Positive, Settings, Stage
+from megatron_dasd.config.base import (
+    Engine,
+    Input,
+    OnMalformed,
+    Positive,
+    Settings,
+    Stage,
+    TemplateVariables,
+)
 
 
 class Evaluate(Settings):
@@ -28,6 +36,8 @@ class Evaluate(Settings):
     """Longest answer, in tokens of the model that writes it."""
     system_prompt: str | None = None
     """System turn before every prompt; None: none."""
+    chat_template_kwargs: TemplateVariables = {}
+    """Variables of the model's chat template."""
     engine: Engine = Engine()
     """How the texts are generated."""
     on_malformed: OnMalformed = "stop"

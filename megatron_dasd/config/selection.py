@@ -13,6 +13,7 @@ from megatron_dasd.config.base import (
     Server,
     Settings,
     Stage,
+    TemplateVariables,
     ThinkingFormat,
 )
 from megatron_dasd.config.execution import Execution
@@ -68,12 +69,17 @@ class FilterResponses(Settings):
     """Stages or files of responses; all of them are filtered together."""
     student: Input
     """Hugging Face folder; its tokenizer measures the length."""
-    thinking: ThinkingFormat = ThinkingFormat()
-    """The teacher's delimiters; what is kept is normalised to ``<think>`` ... ``</think>``."""
+    thinking: ThinkingFormat | None = ThinkingFormat()
+    """The teacher's delimiters; what is kept is normalised to ``<think>`` ... ``</think>``.  None:
+    responses are plain answers, for students that do not think."""
+    tool_calls: Literal["drop", "keep"] = "drop"
+    """Whether responses that call a tool, or follow on such calls, are dropped."""
     max_length: Positive
     """Longest prompt + response, in student tokens."""
     system_prompt: str | None = None
     """As in training: it counts towards the length."""
+    chat_template_kwargs: TemplateVariables = {}
+    """Variables of the model's chat template."""
     repetition: Repetition = Repetition()
     """Bounds of repetition."""
     benchmarks: list[Input] = []
@@ -105,6 +111,8 @@ class ScoreStudent(Settings):
     """Which prompts' responses are scored."""
     system_prompt: str | None = None
     """System turn before every prompt; None: none."""
+    chat_template_kwargs: TemplateVariables = {}
+    """Variables of the model's chat template."""
     few_shot: Input | None = None
     """JSON lines of Message records put before the prompt: they show a student that has not learnt
     the form of the responses what it is, so that the scores tell of the content."""

@@ -13,6 +13,7 @@ from megatron_dasd.config.base import (
     Server,
     Settings,
     Stage,
+    TemplateVariables,
     ThinkingFormat,
 )
 
@@ -38,6 +39,8 @@ class SampleTeacher(Settings):
     tokens."""
     system_prompt: str | None = None
     """System turn before every prompt; None: none."""
+    chat_template_kwargs: TemplateVariables = {}
+    """Variables of the model's chat template."""
     few_shot: Input | None = None
     """JSON lines of Message records put before the prompt; only the teacher reads them."""
     stop: list[str] = []
@@ -106,6 +109,8 @@ class ScoreTeacher(Settings):
     """The teacher's own delimiters, which the scored texts have."""
     system_prompt: str | None = None
     """System turn before every prompt; None: none."""
+    chat_template_kwargs: TemplateVariables = {}
+    """Variables of the model's chat template."""
     few_shot: Input | None = None
     """JSON lines of Message records put before the prompt; only the teacher reads them."""
     on_malformed: OnMalformed = "stop"
@@ -141,6 +146,8 @@ class RollOutStudent(Settings):
     tokens."""
     system_prompt: str | None = None
     """System turn before every prompt; None: none."""
+    chat_template_kwargs: TemplateVariables = {}
+    """Variables of the model's chat template."""
     max_prompts: Positive | None = None
     """Prompts, drawn at random; None: all there are."""
     skip_prompts: Annotated[int, Field(ge=0)] = 0
@@ -198,6 +205,8 @@ class ContinueTeacher(Settings):
     """The teacher's delimiters."""
     system_prompt: str | None = None
     """System turn before every prompt; None: none."""
+    chat_template_kwargs: TemplateVariables = {}
+    """Variables of the model's chat template."""
     few_shot: Input | None = None
     """JSON lines of Message records put before the prompt; only the teacher reads them."""
     stop: list[str] = []

@@ -99,7 +99,8 @@ class ResponseTokens:
             ValueError: the spans hold other content, or reach beyond the tokens.
         """
         values = np.full(self._ids.size, np.nan, np.float32)
-        if not spans:  # a continuation: the teacher wrote a part of the output only
+        # a continuation, of which the teacher wrote a part only, or a text that came without tokens
+        if not spans or not ids.size:
             return values
         ends = np.cumsum(num_bytes)
         sizes = [span.end - span.start for span in spans]

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megatron_dasd.arrays import Ints
-from megatron_dasd.artifacts import StageFolder, write_atomic
+from megatron_dasd.artifacts import StageFolder, tally_of, write_atomic
 from megatron_dasd.config.data import PreprocessData
 from megatron_dasd.data.groups import groups_of_documents
 from megatron_dasd.data.indexed import DataFormat, write_data
@@ -47,10 +47,11 @@ from megatron_dasd.progress import progress
 from megatron_dasd.records_io import ignore_malformed, read_records
 from megatron_dasd.seeds import derive_seed
 from megatron_dasd.text.bulk import ExactnessError, choose_library
-from megatron_dasd.text.encoding import end_of_turn_id
+from megatron_dasd.text.layout import end_of_turn_id
 
 _SHARDS = ".shards.tmp"
 """Deleted when the stage finishes, as everything that ends in ``.tmp``."""
+_STRUCTURE = "dropped: structure"
 _INEXACT = "inexact"
 """File in the folder of shards that exists once ``gigatoken`` was found to give wrong ids."""
 
@@ -76,7 +77,8 @@ def _is_whole(folder: StageFolder) -> bool:
 
 def _num_kept(folder: StageFolder) -> int:
     counts = folder.tally()
-    return counts["kept"] + counts["mix: kept"]
+    names = ("kept", "earlier turns", "mix: kept", "mix: earlier turns")
+    return sum(counts[name] for name in names)
 
 
 class _Preprocessing:
@@ -97,7 +99,7 @@ class _Preprocessing:
             settings.seq_length,
             settings.pack_align,
             read_vocab_size(model),
-            end_of_turn_id(tokenizer),
+            end_of_turn_id(tokenizer, settings.chat_template_kwargs),
             tuple(COMPANIONS),
         )
         library, reason = choose_library(tokenizer, tools(model).encoder_by)
@@ -117,8 +119,9 @@ class _Preprocessing:
             self._give_up_gigatoken(str(error))
             shards = self._make_shards()
         if not _num_kept(self._folder):
-            counts = dict(self._folder.tally())
-            raise NothingLeftError(f"{self._responses}: no response left to train on ({counts})")
+            raise NothingLeftError(
+                f"{self._responses}: no response left to train on ({self._what_took_all()})"
+            )
         scratch = self._folder.scratch(DATA)
         if self._settings.reweight_tau is not None:
             np.save(scratch / SEQUENCE_WEIGHTS, self._weights(self._settings.reweight_tau))
@@ -126,6 +129,18 @@ class _Preprocessing:
         np.save(scratch / DOCUMENT_GROUPS, numbers)
         write_data(scratch, shards, self._format, names)
         self._folder.commit(scratch)
+
+    def _what_took_all(self) -> str:
+        """Why nothing is left: the counts of this stage, or of the one that made its input."""
+        counts = dict(self._folder.tally())
+        if counts:
+            return f"{counts}; split, temperature and seq_length decide"
+        before = tally_of(self._responses)
+        dropped = {name: n for name, n in before.items() if name.startswith("dropped: ")}
+        if not dropped:
+            return "the input holds none"
+        hint = "; its setting thinking: null keeps plain answers" if _STRUCTURE in dropped else ""
+        return f"the stage before dropped {dropped}{hint}"
 
     def _weights(self, tau: float) -> npt.NDArray[np.float32]:
         """[documents] The weight of each.

@@ -15,7 +15,8 @@ from megatron_dasd.errors import UserError
 from megatron_dasd.json_values import Figures
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.progress import progress
-from megatron_dasd.text.encoding import encode, end_of_turn_id
+from megatron_dasd.text.encoding import encode
+from megatron_dasd.text.layout import end_of_turn_id
 
 
 def run(settings: PreprocessText, inputs: Mapping[str, Path], folder: StageFolder) -> Figures:

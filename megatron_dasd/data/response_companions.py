@@ -1,7 +1,5 @@
 """Companions of a response's document: teacher log-probs, sentence classes, writers."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -19,13 +17,17 @@ from megatron_dasd.data.meta import (
 )
 from megatron_dasd.data.responses import NumberLists, ResponseBatch
 from megatron_dasd.records import Span
+from megatron_dasd.text.layout import Laid
 
 
 class CompanionColumns:
     """The columns of a batch that companions are made from."""
 
     def __init__(self, batch: ResponseBatch) -> None:
-        self._spans, self._text_spans = (_spans(batch, f) for f in ("output_spans", "text_spans"))
+        self._text_spans = [
+            [Span(**span) for span in spans]
+            for spans in batch.columns.column("text_spans").to_pylist()
+        ]
         self._ids, self._num_bytes = (
             batch.number_lists("tokens", np.int64, name) for name in ("token_ids", "num_bytes")
         )
@@ -44,14 +46,14 @@ class CompanionColumns:
         return float(logprobs.mean()) if logprobs.size else None
 
     def companions(
-        self, row: int, output: str, example: Example, table: TokenBytes, num_prefix_tokens: int
+        self, row: int, laid: Laid, example: Example, table: TokenBytes, num_prefix_tokens: int
     ) -> dict[str, npt.NDArray[np.number]]:
         """Companions of a row's document by name; on the prompt's tokens they are unknown.
 
         Raises:
             ValueError: the record's fields do not fit each other.
         """
-        response = ResponseTokens(output, example.response_ids, table, self._spans[row])
+        response = ResponseTokens(laid.spelled, example.response_ids, table, laid.spans)
         known: dict[str, npt.NDArray[np.number]] = {
             TEACHER_LOGPROBS: response.teacher_logprobs(
                 self._text_spans[row], self._ids[row], self._num_bytes[row], self._logprobs[row]
@@ -78,9 +80,3 @@ def writers(num_tokens: int, num_prefix_tokens: int) -> npt.NDArray[np.uint8]:
 
 
 _RESPONSE, _PREFIX, _CONTINUATION = range(1, 1 + len(WRITER_NAMES))
-
-
-def _spans(batch: ResponseBatch, field_name: str) -> Sequence[list[Span]]:
-    return [
-        [Span(**span) for span in spans] for spans in batch.columns.column(field_name).to_pylist()
-    ]

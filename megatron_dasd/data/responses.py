@@ -27,7 +27,7 @@ from megatron_dasd.record_batches import (
     check_token_lists,
     parse_batch,
 )
-from megatron_dasd.records import FilteredResponse, Prompt, Provenance
+from megatron_dasd.records import FilteredResponse, Prompt, Provenance, Span, ToolCall
 from megatron_dasd.records_io import (
     OnMalformed,
     arrow_schema,
@@ -49,6 +49,7 @@ FIELDS = (
     "student_prefix",
     "student_prefix_ids",
     "finish_reason",
+    "tool_calls",
     "sentences",
 )
 """The fields that a training example is made from."""
@@ -103,6 +104,14 @@ class ResponseBatch:
     def texts(self, field: str) -> list[str]:
         """[records] the values of a text field."""
         return self.columns.column(field).to_pylist()  # type: ignore[no-any-return]
+
+    def spans(self, row: int) -> list[Span]:
+        """Where thinking part and answer lie in a response's output."""
+        return [Span(**span) for span in self.columns.column("output_spans")[row].as_py()]
+
+    def tool_calls(self, row: int) -> list[ToolCall]:
+        """The tools that a response calls."""
+        return [ToolCall(**call) for call in self.columns.column("tool_calls")[row].as_py()]
 
     def number_lists[D: np.generic](
         self, field: str, dtype: type[D], inner: str | None = None

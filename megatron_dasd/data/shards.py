@@ -20,9 +20,9 @@ from megatron_dasd.arrays import Ints
 from megatron_dasd.artifacts import write_part
 from megatron_dasd.config.data import PreprocessData
 from megatron_dasd.data.companions import TokenBytes
-from megatron_dasd.data.examples import Example, ExampleMaker
+from megatron_dasd.data.examples import Example, ExampleMaker, Turns
 from megatron_dasd.data.indexed import DataFormat, ShardWriter
-from megatron_dasd.data.meta import LOSS_MASK, TOKENS, Document
+from megatron_dasd.data.meta import COMPANIONS, LOSS_MASK, TOKENS, Document
 from megatron_dasd.data.pieces import InputShard
 from megatron_dasd.data.response_companions import CompanionColumns
 from megatron_dasd.data.responses import FIELDS, ResponseBatch, read_shard
@@ -151,38 +151,50 @@ class _ShardWork:
                 yield row
 
     def _add(self, batch: ResponseBatch, rows: list[int]) -> None:
-        outputs, prefixes = batch.texts("output"), batch.texts("student_prefix")
-        reasons = batch.texts("finish_reason")
-        prefix_ids = batch.number_lists("student_prefix_ids", np.int64)
         # Texts are laid out first and tokenised together: the bulk encoder is fast on many at once.
-        turns, good = [], []
+        all_turns: list[Turns] = []
+        good: list[tuple[int, int | None]] = []  # rows, with the place of an earlier turn
         for row in rows:
-            messages = batch.prompts[row].messages
             try:
-                what = outputs[row], prefixes[row], prefix_ids[row], reasons[row] == "stop"
-                turns.append(self._maker.turns(messages, *what))
+                laid: list[tuple[int | None, Turns]] = [(None, turns_of(batch, row, self._maker))]
+                if self._job.settings.train_turns == "all" and batch.candidate(row) == 0:
+                    laid = [*self._maker.earlier(batch.prompts[row]), *laid]
             except ValueError as error:
                 self._malformed(batch, row, error)
-            else:
-                good.append(row)
+                continue
+            all_turns += [turns for _, turns in laid]
+            good += [(row, place) for place, _ in laid]
         first = self._job.index * _CHECK_STRIDE + len(self.documents)
         self._maker.check(
-            turn for place, turn in enumerate(turns, start=first) if place % CHECK_EVERY == 0
+            turns for place, turns in enumerate(all_turns, start=first) if place % CHECK_EVERY == 0
         )
         columns = CompanionColumns(batch)
-        for row, example in zip(good, self._maker.examples(turns), strict=True):
+        examples = self._maker.examples(all_turns)
+        for (row, place), turns, example in zip(good, all_turns, examples, strict=True):
             if example.num_tokens > self._job.settings.seq_length:
-                self._drop(batch, row, outputs[row], example.num_tokens)
-                continue
-            try:
-                companions = columns.companions(
-                    row, outputs[row], example, self._table, int(prefix_ids[row].size)
-                )
-            except ValueError as error:
-                self._malformed(batch, row, error)
-                continue
-            logprob = columns.mean_teacher_logprob(row)
-            self._write(batch, row, example, companions, logprob, int(prefix_ids[row].size))
+                self._drop(batch, row, turns.laid.spelled, example.num_tokens)
+            elif place is not None:
+                unknown = {name: c.unknowns(example.num_tokens) for name, c in COMPANIONS.items()}
+                self._write(batch, row, example, unknown, None, 0, f" turn {place}")
+            else:
+                self._add_response(batch, row, turns, example, columns)
+
+    def _add_response(
+        self,
+        batch: ResponseBatch,
+        row: int,
+        turns: Turns,
+        example: Example,
+        columns: CompanionColumns,
+    ) -> None:
+        num_prefix = int(turns.prefix_ids.size)
+        try:
+            companions = columns.companions(row, turns.laid, example, self._table, num_prefix)
+        except ValueError as error:
+            self._malformed(batch, row, error)
+            return
+        logprob = columns.mean_teacher_logprob(row)
+        self._write(batch, row, example, companions, logprob, num_prefix)
 
     def _write(
         self,
@@ -192,8 +204,9 @@ class _ShardWork:
         companions: dict[str, npt.NDArray[np.number]],
         mean_teacher_logprob: float | None,
         num_prefix_tokens: int,
+        turn: str = "",
     ) -> None:
-        name = name_of(batch, row)
+        name = name_of(batch, row) + turn
         tokens = np.concatenate([example.prompt_ids, example.response_ids])
         self._writer.add(name, {TOKENS: tokens, LOSS_MASK: example.loss_mask, **companions})
         prompt = batch.prompts[row]
@@ -210,7 +223,8 @@ class _ShardWork:
                 num_prefix_tokens=num_prefix_tokens,
             )
         )
-        self.aside.counts["kept" if self._drawn is None else "mix: kept"] += 1
+        kept = "earlier turns" if turn else "kept"
+        self.aside.counts[kept if self._drawn is None else f"mix: {kept}"] += 1
 
     def _malformed(self, batch: ResponseBatch, row: int, error: ValueError) -> None:
         where = f"{batch.file}: record {batch.numbers[row]}"
@@ -221,6 +235,23 @@ class _ShardWork:
         self.aside.counts["dropped: length"] += 1
         text = json.dumps(record, ensure_ascii=False)
         self.aside.rows.append({"reason": "length", "record": text})
+
+
+def turns_of(batch: ResponseBatch, row: int, maker: ExampleMaker) -> Turns:
+    """Lay out one response of a batch.
+
+    Raises:
+        ValueError: as :meth:`ExampleMaker.turns`.
+    """
+    return maker.turns(
+        batch.prompts[row],
+        batch.columns.column("output")[row].as_py(),
+        batch.spans(row),
+        batch.tool_calls(row),
+        batch.columns.column("student_prefix")[row].as_py(),
+        batch.number_lists("student_prefix_ids", np.int64)[row],
+        batch.columns.column("finish_reason")[row].as_py() == "stop",
+    )
 
 
 def skipped(batch: ResponseBatch, settings: PreprocessData) -> Iterator[str]:

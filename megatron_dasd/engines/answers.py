@@ -15,8 +15,9 @@ from megatron_dasd.engines.base import Generation
 from megatron_dasd.engines.decoding import cut_num_bytes, decode_pieces, first_stop
 from megatron_dasd.engines.faults import Fault
 from megatron_dasd.engines.network import decode
-from megatron_dasd.records import TokenLogprobs, Usage
+from megatron_dasd.records import NO_TOKENS, TokenLogprobs, Usage
 from megatron_dasd.text.harmony import without_markers
+from megatron_dasd.text.thinking import NORMALISED
 
 Spell = Callable[[Sequence[int]], list[bytes]]
 """The bytes of text that each token id adds."""
@@ -25,17 +26,19 @@ UNKNOWN_ID = -1
 _REPLACEMENT = "\ufffd"
 _ABOVE_ZERO = 1e-3
 """Rounding aside, no logarithm of a probability is larger."""
-_FAR_BELOW = -1e6
-"""No logarithm of a probability that a token was drawn with is smaller; some servers write -9999
-for very small ones."""
+_SENTINEL = -9999.0
+"""What servers write in place of a log-prob that is not finite; no token is drawn with a smaller
+one."""
+_OWN_REASONS = ("abort", "content_filter")
+"""Finish reasons of responses that a server broke off: faults under their own names."""
 _Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 """A number of tokens, or a token's id."""
 _Byte = Annotated[int, Meta(ge=0, le=255)]
 
 
 class _Usage(Struct):
-    prompt_tokens: _Count = 0
-    completion_tokens: _Count = 0
+    prompt_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
 
 
 class _Token(Struct):
@@ -74,6 +77,8 @@ class _Choice(Struct):
 
 class _Answer(Struct):
     choices: list[_Choice] = []
+    error: msgspec.Raw = msgspec.Raw()
+    message: msgspec.Raw = msgspec.Raw()
     usage: _Usage | None = None
     prompt_token_ids: list[_Count] | None = None
     prompt_logprobs: list[dict[str, _PromptLogprob] | None] | None = None
@@ -94,8 +99,17 @@ def read_generation(raw: bytes, stop: Sequence[str] = (), spell: Spell | None = 
     """
     answer = _decode(raw)
     choice = answer.choices[0]
+    if choice.finish_reason in _OWN_REASONS:
+        raise Fault(
+            choice.finish_reason,
+            f"the server ended the response with {choice.finish_reason}",
+            of_content=choice.finish_reason == "content_filter",
+        )
     if choice.finish_reason not in ("stop", "length", "tool_calls"):
         raise Fault("no finish reason", f"finish_reason is {choice.finish_reason}")
+    reasoning = choice.message and (choice.message.reasoning or choice.message.reasoning_content)
+    if reasoning and choice.token_ids is None and not _spells_both(choice):
+        return _put_together(answer, choice, reasoning)
     ids, logprobs, pieces = _tokens(choice)
     if choice.token_ids is not None and spell is not None:
         pieces = spell(choice.token_ids)
@@ -108,7 +122,7 @@ def read_generation(raw: bytes, stop: Sequence[str] = (), spell: Spell | None = 
         num_bytes = cut_num_bytes(num_bytes, len(text.encode()))
     _require_same(text, choice)
     if "\0" in text:
-        raise Fault("malformed answer", "the text holds a NUL character")
+        raise Fault("malformed answer", "the text holds a NUL character", of_content=True)
     kept = len(num_bytes)
     return Generation(
         text=text,
@@ -164,6 +178,8 @@ def _usage(answer: _Answer, choice: _Choice) -> Usage | None:
     if usage is None:
         return None
     counted = usage.completion_tokens
+    if usage.prompt_tokens is None or counted is None:
+        return None
     if choice.token_ids is not None and counted != len(choice.token_ids):
         raise Fault(
             "log-probs of another length", f"{len(choice.token_ids)} tokens, {counted} counted"
@@ -174,6 +190,10 @@ def _usage(answer: _Answer, choice: _Choice) -> Usage | None:
 def _decode(raw: bytes) -> _Answer:
     answer = decode(_decoder, raw)
     if not answer.choices:
+        said = bytes(answer.error) or bytes(answer.message)
+        if said and said != b"null":
+            text = said.decode(errors="replace")
+            raise Fault("error in the answer", f"status 200 with the error {text}")
         raise Fault("no choices", "the answer's list of choices is empty")
     return answer
 
@@ -229,8 +249,11 @@ def _sound(logprobs: list[float | None]) -> list[float]:
     if None in logprobs:
         raise Fault("no log-probs", f"token {logprobs.index(None)} has none")
     values: list[float] = logprobs  # type: ignore[assignment]
-    if values and not (min(values) >= _FAR_BELOW and max(values) <= _ABOVE_ZERO):
-        raise Fault("no log-probs", f"values from {min(values):g} to {max(values):g} are given")
+    if values and not (min(values) > _SENTINEL and max(values) <= _ABOVE_ZERO):
+        what = f"values from {min(values):g} to {max(values):g} are given"
+        if min(values) == _SENTINEL:
+            what = f"the placeholder {_SENTINEL:g} is given in place of a log-prob"
+        raise Fault("no log-probs", what, of_content=True)
     return values
 
 
@@ -240,8 +263,43 @@ def _require_pieces(pieces: list[bytes] | None) -> list[bytes]:
             "tokens without bytes",
             "the answer has neither token ids nor the tokens' bytes: use a server that knows "
             "return_token_ids, or api: chat",
+            of_content=True,
         )
     return pieces
+
+
+def _spells_both(choice: _Choice) -> bool:
+    """Whether the tokens spell thinking part and answer with delimiters about them."""
+    try:
+        _, _, pieces = _tokens(choice)
+    except Fault:
+        return False
+    text = b"".join(pieces or []).decode(errors="replace")
+    said = _said(choice)
+    at = 0
+    for part in said:
+        found = text.find(part.strip(), at)
+        if found < 0 or (part is not said[0] and not text[at:found].strip()):
+            return False
+        at = found + len(part.strip())
+    return True
+
+
+def _put_together(answer: _Answer, choice: _Choice, reasoning: str) -> Generation:
+    """A response that a server gives in two fields, in the normalised form; without tokens.
+
+    Its tokens, the delimiters' among them, are not known, and so are no log-probs.
+    """
+    content = (choice.message.content if choice.message else None) or ""
+    text = f"{NORMALISED.open}{reasoning.strip()}{NORMALISED.close}{content.strip()}"
+    if "\0" in text:
+        raise Fault("malformed answer", "the text holds a NUL character", of_content=True)
+    return Generation(
+        text=text,
+        tokens=NO_TOKENS,
+        finish_reason="length" if choice.finish_reason == "length" else "stop",
+        usage=_usage(answer, choice),
+    )
 
 
 def _said(choice: _Choice) -> list[str]:
@@ -283,7 +341,16 @@ def _require_same(text: str, choice: _Choice) -> None:
             at += len(part)
         same = at >= 0 and bool(said or not ours)
     if not same:
+        why = "is the tokenizer the server's?"
+        if choice.token_ids is None and _REPLACEMENT in text:
+            why = (
+                "the server writes a part of a character as U+FFFD; it has to give token ids "
+                "(return_token_ids), and model has to name the tokenizer"
+            )
+        elif choice.message is not None and len(said) > 1:
+            why = "start the server without a reasoning parser, or with return_token_ids"
         raise Fault(
             "log-probs of another text",
-            "the tokens do not spell the answer's text; is the tokenizer the server's?",
+            f"the tokens do not spell the answer's text; {why}",
+            of_content=True,
         )

@@ -16,6 +16,8 @@ class GenerationRequest:
     adds nothing to it.  Empty where a server applies its own template to ``turns``."""
     turns: tuple[Message, ...] = ()
     """The conversation that ``prompt`` renders, for such a server."""
+    tools: str | None = None
+    """The schemas of the tools that the model may call, a JSON list as text, for such a server."""
     prefix: str = ""
     """The beginning of the assistant's turn, which the model continues, for such a server."""
     max_new_tokens: int

@@ -86,7 +86,11 @@ class Client:
         data = msgspec.json.encode(
             {name: value for name, value in fields.items() if value is not None}
         )
-        attempts = Attempts(self.settings.max_attempts, self.settings.patience_seconds)
+        attempts = Attempts(
+            self.settings.max_attempts,
+            self.settings.patience_seconds,
+            seeded=fields.get("seed") is not None or fields.get("temperature") == 0,
+        )
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(Fault),
             stop=attempts.exhausted,

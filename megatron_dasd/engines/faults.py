@@ -12,6 +12,8 @@ from email.utils import parsedate_to_datetime
 from tenacity import RetryCallState, wait_random_exponential
 
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 60.0
+_MOST_OF_CONTENT = 2
+"""Attempts that end in a fault of the content: one more, in case a server was at fault."""
 _BACKOFF = wait_random_exponential(multiplier=_FIRST_PAUSE_SECONDS, max=_LONGEST_PAUSE_SECONDS)
 
 
@@ -25,6 +27,7 @@ class Fault(Exception):
         *,
         counts: bool = True,
         retry_after: float | None = None,
+        of_content: bool = False,
     ) -> None:
         """A fault.
 
@@ -33,12 +36,14 @@ class Fault(Exception):
             detail: what happened.
             counts: whether it counts as one of the request's attempts.
             retry_after: seconds that the server asks to wait.
+            of_content: whether it lies in what was drawn: the same seed draws it again.
         """
         super().__init__(f"{kind}: {detail}" if detail else kind)
         self.kind = kind
         self.detail = detail
         self.counts = counts
         self.retry_after = retry_after
+        self.of_content = of_content
 
 
 class Refusal(Exception):
@@ -51,16 +56,23 @@ class Attempts:
 
     max_attempts: int
     patience_seconds: float
+    seeded: bool = False
+    """Whether the request carries a seed, so that a fault of the content comes back."""
     counted: int = 0
     waited_seconds: float = 0.0
     """Time waited after faults that do not count, and because servers asked for it."""
     _impatient: bool = False
+    _of_content: int = 0
 
     def exhausted(self, state: RetryCallState) -> bool:
         """Whether the attempt that has just failed was the last."""
         fault = _fault_of(state)
         if fault.counts:
             self.counted += 1
+            if fault.of_content and self.seeded:
+                self._of_content += 1
+                if self._of_content >= _MOST_OF_CONTENT:
+                    return True
             return self.counted >= self.max_attempts
         return self._impatient
 

@@ -143,6 +143,9 @@ def decode[T](decoder: msgspec.json.Decoder[T], raw: bytes) -> T:
     except msgspec.ValidationError as error:
         raise Fault("malformed answer", str(error)) from None
     except msgspec.DecodeError as error:
+        if literal := next((name for name in (b"NaN", b"Infinity") if name in raw), None):
+            what = f"the answer holds {literal.decode()}, which is no number of JSON"
+            raise Fault("no log-probs", what, of_content=True) from None
         raise Fault("malformed JSON", str(error)) from None
     except UnicodeDecodeError:
         raise Fault("malformed JSON", "not UTF-8") from None

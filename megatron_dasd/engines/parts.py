@@ -28,6 +28,8 @@ class GenerationJob[R]:
     """Makes the stage's record; called only when there is text."""
     about: Dataclass
     """Set aside when there is no text."""
+    refused: str = ""
+    """Why the chat template refuses the prompt; nothing is asked then."""
 
 
 @dataclass
@@ -105,7 +107,7 @@ def generate_parts[R](
         for index, batch in enumerate(batched(jobs, size)):
             if index in missing:
                 open_batches[index] = batch
-                yield index, [job.request for job in batch]
+                yield index, [job.request for job in batch if not job.refused]
 
     engine = open_engine(settings, model, model_name)
     done = num_jobs - sum(min(size, num_jobs - index * size) for index in missing)
@@ -126,7 +128,12 @@ def _records[R](
 ) -> list[R]:
     """The records of a batch; jobs without one are set aside."""
     records, num_tokens = [], 0
-    for job, answer in zip(jobs, answers, strict=True):
+    given = iter(answers)
+    for job in jobs:
+        if job.refused:
+            part.drop("refused by the chat template", job.about, job.refused)
+            continue
+        answer = next(given)
         if isinstance(answer, Failure):
             part.drop(f"server: {answer.kind}", job.about, answer.detail)
             continue

@@ -12,7 +12,7 @@ from megatron_dasd.engines.parts import GenerationJob, generate_parts
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.records import Prompt, Response
 from megatron_dasd.records_io import SetAside
-from megatron_dasd.text.chat import all_turns, read_few_shot, render_turns
+from megatron_dasd.text.chat import RefusedTurnsError, all_turns, read_few_shot, render_turns
 from megatron_dasd.text.encoding import load_tokenizer
 
 
@@ -86,11 +86,17 @@ def _jobs(
     for candidate, prefix in asked:
         turns = all_turns(candidate.prompt.messages, settings.system_prompt, few_shot)
         beginning = prefix.teacher_form if prefix else ""
-        text = render_turns(tokenizer, turns) + beginning if tokenizer else ""
+        tools, variables = candidate.prompt.tools, settings.chat_template_kwargs
+        text, refused = beginning, ""
+        try:
+            text = render_turns(tokenizer, turns, tools, variables) + beginning if tokenizer else ""
+        except RefusedTurnsError as error:
+            refused = str(error)
         made = replace(candidate, teacher_prompt=text)
         request = GenerationRequest(
             prompt=text,
             turns=turns,
+            tools=tools,
             prefix=beginning,
             max_new_tokens=settings.max_new_tokens,
             seed=candidate.seed,
@@ -99,7 +105,7 @@ def _jobs(
             stop=tuple(settings.stop),
         )
         record = partial(generated_response, made, prefix)
-        yield GenerationJob(request=request, record=record, about=prefix or made)
+        yield GenerationJob(request=request, record=record, about=prefix or made, refused=refused)
 
 
 def generated_response(

@@ -1,5 +1,6 @@
 """A model behind OpenAI-compatible servers: generation and log-probs of given texts."""
 
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -22,6 +23,8 @@ from megatron_dasd.engines.probe import check_untempered, choose_probes
 from megatron_dasd.engines.weights import Weights
 from megatron_dasd.errors import UserError
 from megatron_dasd.json_values import JsonObject
+from megatron_dasd.records import Message
+from megatron_dasd.text.chat import turn_fields
 from megatron_dasd.text.encoding import encode, load_tokenizer
 from megatron_dasd.text.harmony import text_bytes
 
@@ -167,7 +170,7 @@ class ServerEngine:
                 "logprobs": 0,
             }
             return "/completions", body
-        messages = [{"role": turn.role, "content": turn.content} for turn in request.turns]
+        messages = [_turn_for_server(turn) for turn in request.turns]
         if request.prefix:
             messages.append({"role": "assistant", "content": request.prefix})
             body |= {"continue_final_message": True, "add_generation_prompt": False}
@@ -176,6 +179,8 @@ class ServerEngine:
             "max_tokens": request.max_new_tokens,
             "logprobs": True,
         }
+        if request.tools:
+            body["tools"] = json.loads(request.tools)
         return "/chat/completions", body
 
     def _speller(self) -> answers.Spell | None:
@@ -204,3 +209,18 @@ class ServerEngine:
             return Scored(logprobs=answers.read_scores(raw, ids, len(prompt_ids)))
 
         return await client.ask("/completions", body, read)
+
+
+def _turn_for_server(turn: Message) -> JsonObject:
+    """A turn as the chat API takes it, in which a call's arguments are text."""
+    fields = turn_fields(turn)
+    if turn.tool_calls:
+        fields["tool_calls"] = [
+            {
+                "id": call.call_id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for call in turn.tool_calls
+        ]
+    return fields

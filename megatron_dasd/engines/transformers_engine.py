@@ -34,8 +34,9 @@ from megatron_dasd.engines.decoding import cut_num_bytes, decode_pieces, first_s
 from megatron_dasd.engines.draws import draw_tokens, token_logprobs
 from megatron_dasd.errors import UserError
 from megatron_dasd.records import FinishReason, TokenLogprobs
-from megatron_dasd.text.encoding import encode, end_of_turn_id, load_tokenizer
+from megatron_dasd.text.encoding import encode, load_tokenizer
 from megatron_dasd.text.harmony import text_bytes
+from megatron_dasd.text.layout import end_of_turn_id
 
 _ALIVE_SHARE = 0.75
 """The batch shrinks when at most this share of it still writes."""

@@ -125,8 +125,9 @@ def _request(
     prompt, sample = task
     turns = all_turns(prompt.messages, settings.system_prompt)
     return GenerationRequest(
-        prompt=render_turns(tokenizer, turns),
+        prompt=render_turns(tokenizer, turns, prompt.tools, settings.chat_template_kwargs),
         turns=turns,
+        tools=prompt.tools,
         max_new_tokens=settings.max_new_tokens,
         seed=derive_seed(settings.seed, "evaluate", prompt.prompt_id, sample),
         temperature=settings.temperature,

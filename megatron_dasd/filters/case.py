@@ -1,7 +1,7 @@
 """A response in the form in which the filter rules look at it, and what a rule consists of."""
 
 import hashlib
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -9,7 +9,7 @@ from typing import Protocol
 from megatron_dasd.config.base import ThinkingFormat
 from megatron_dasd.config.selection import FilterResponses
 from megatron_dasd.filters.benchmarks import Benchmarks
-from megatron_dasd.records import Response
+from megatron_dasd.records import Response, Span
 from megatron_dasd.text.thinking import (
     NORMALISED,
     Normalised,
@@ -17,6 +17,7 @@ from megatron_dasd.text.thinking import (
     normalise,
     span_text,
     split_thinking,
+    with_calls,
 )
 
 
@@ -26,8 +27,9 @@ class TokenCounter(Protocol):
     words_per_token: int
     """The largest number of words that one token reaches into."""
 
-    def count(self, response: Response, output: str) -> int:
-        """Tokens of prompt, response and end of turn; ``output`` is the normalised response."""
+    def count(self, response: Response, output: str, spans: Sequence[Span]) -> int:
+        """Tokens of prompt, response and end of turn; ``output`` is the normalised response, and
+        ``spans`` are its parts."""
         ...
 
 
@@ -93,14 +95,16 @@ def make_case(
     return Case(response, normalised, parts, settings, tools, seen)
 
 
-def normalise_response(response: Response, delimiters: ThinkingFormat) -> Normalised | None:
+def normalise_response(response: Response, delimiters: ThinkingFormat | None) -> Normalised | None:
     """Bring a response, or a prefix and its continuation, into the normalised form.
 
     Returns:
         None when the (joined) text lacks a thinking part or an answer.  ``text_spans`` is empty for
         a continuation, whose text is only a part of the output.
     """
-    if not response.student_prefix:
+    if response.tool_calls:
+        return with_calls(response.text, delimiters)
+    if not response.student_prefix or delimiters is None:
         return normalise(response.text, delimiters)
     output = continue_normalised(response.student_prefix, response.text, delimiters)
     spans = split_thinking(output, NORMALISED) if output else None
@@ -114,5 +118,7 @@ def contents(normalised: Normalised) -> list[str]:
 
 def identity_of(response: Response, output: str) -> bytes:
     """Hash of prompt, temperature and output; runs of whitespace count as one space."""
-    what = [response.prompt.prompt_id, f"{response.temperature!r}", " ".join(output.split())]
+    calls = [f"{call.name}{call.arguments}" for call in response.tool_calls]
+    text = " ".join(output.split())
+    what = [response.prompt.prompt_id, f"{response.temperature!r}", text, *calls]
     return hashlib.blake2b("\0".join(what).encode(), digest_size=16).digest()

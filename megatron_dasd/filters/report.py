@@ -99,6 +99,28 @@ def write_report(folder: StageFolder, figures: FilterFigures) -> None:
     write_atomic(folder.path / "report.html", page.encode())
 
 
+def what_took_all(figures: FilterFigures) -> str:
+    """One line for a stage that kept nothing: which rule took what, and which setting decides."""
+    taken = []
+    for rule in RULES:
+        if count := figures["dropped"][rule.name]:
+            names = ", ".join(rule.settings) or "none"
+            how = HOW_TO_KEEP.get(rule.name, f"settings: {names}")
+            taken.append(f"{rule.name} took {count} ({how})")
+    if figures["malformed"]:
+        taken.append(f"{figures['malformed']} malformed (set_aside-*.parquet says why)")
+    return f"no response is left: {'; '.join(taken)}"
+
+
+HOW_TO_KEEP = {
+    "structure": "no thinking part: thinking: null keeps plain answers, thinking: {required: false}"
+    " both",
+    "tool_call": "tool_calls: keep lets them through",
+    "length": "raise max_length",
+}
+"""By rule, the setting that lets responses through."""
+
+
 def settings_of(rule: FilterRule, settings: FilterResponses) -> dict[str, object]:
     """Names and values of the settings that a rule depends on; nested ones are spread out."""
     found: dict[str, object] = {}

@@ -3,15 +3,16 @@
 A part of the result holds what was kept of one input file, in order.
 """
 
+import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.selection import FilterResponses
 from megatron_dasd.filters.benchmarks import Benchmarks
 from megatron_dasd.filters.case import Case, Tools, identity_of, make_case
-from megatron_dasd.filters.report import collect, write_report
+from megatron_dasd.filters.report import collect, what_took_all, write_report
 from megatron_dasd.filters.rules import first_reason
 from megatron_dasd.filters.token_counter import StudentTokenCounter
 from megatron_dasd.manifests import model_folder
@@ -19,6 +20,7 @@ from megatron_dasd.progress import progress
 from megatron_dasd.record_batches import read_batches
 from megatron_dasd.records import FilteredResponse, Response
 from megatron_dasd.records_io import SetAside, read_records, record_files
+from megatron_dasd.text.chat import RefusedTurnsError
 from megatron_dasd.text.encoding import load_tokenizer
 
 
@@ -29,7 +31,7 @@ def run(
     paths = [inputs[name] for name in settings.benchmarks]
     tokenizer = load_tokenizer(model_folder(inputs[settings.student]))
     tools = Tools(
-        StudentTokenCounter(tokenizer, settings.system_prompt),
+        StudentTokenCounter(tokenizer, settings.system_prompt, settings.chat_template_kwargs),
         Benchmarks.read(paths, settings.decontamination) if paths else None,
     )
     files = [file for name in settings.responses for file in record_files(inputs[name])]
@@ -44,6 +46,8 @@ def run(
             bar.advance(1)
     figures = collect(settings, folder)
     write_report(folder, figures)
+    if not figures["kept"] and (figures["malformed"] or any(figures["dropped"].values())):
+        print(what_took_all(figures), flush=True)
     return {"kept_share": figures["kept_share"], "dropped": figures["dropped"]}
 
 
@@ -59,7 +63,12 @@ def _filter_file(
     aside, kept = SetAside(settings.on_malformed), []
     for response in read_records(file, Response, aside.malformed):
         case = make_case(response, settings, tools, seen)
-        verdict = judge(case)
+        try:
+            verdict = judge(case)
+        except RefusedTurnsError as error:
+            where = f"{file}: prompt {response.prompt.prompt_id}: {error}"
+            aside.malformed(where, json.dumps(asdict(response), ensure_ascii=False))
+            continue
         if isinstance(verdict, FilteredResponse):
             seen.add(case.identity)
             kept.append(verdict)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
-from megatron_dasd.records import Response
+from megatron_dasd.config.base import TemplateVariables
+from megatron_dasd.records import Response, Span
 from megatron_dasd.text.bulk import BulkEncoder, ExactnessError, choose_library
-from megatron_dasd.text.chat import render_prompt
-from megatron_dasd.text.encoding import end_of_turn_id, most_words_in_a_token, split_example
+from megatron_dasd.text.encoding import most_words_in_a_token
+from megatron_dasd.text.layout import Layout, end_of_turn_id
 
 if TYPE_CHECKING:  # transformers takes seconds to import
     from transformers import PreTrainedTokenizerBase
@@ -23,39 +25,49 @@ _CHECK_CHARACTERS = 100_000
 class StudentTokenCounter:
     """Counts tokens at the speed of the fastest tokenizer that is exact."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, system_prompt: str | None) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        system_prompt: str | None,
+        variables: TemplateVariables | None = None,
+    ) -> None:
         """Choose the tokenizer library; print a line when it is not the fast one.
 
         Raises:
             UserError: the tokenizer has no token that ends a turn.
         """
-        self._tokenizer, self._system_prompt = tokenizer, system_prompt
+        self._layout = Layout(tokenizer, system_prompt, variables=variables)
         self._make_encoder = partial(BulkEncoder, tokenizer)
         library, reason = choose_library(tokenizer, self._make_encoder)
         if reason:
             _report_fallback(reason)
         self._encoder = self._make_encoder(library)
         self._numbers = count()
-        end_of_turn_id(tokenizer)  # the end of turn is counted, so it has to exist
+        end_of_turn_id(tokenizer, variables)  # the end of turn is counted, so it has to exist
         self.words_per_token = most_words_in_a_token(tokenizer)
         """Most words that a token of the student reaches into."""
 
-    def count(self, response: Response, output: str) -> int:
+    def count(self, response: Response, output: str, spans: Sequence[Span]) -> int:
         """Tokens that training would see of a response.
 
         Args:
             output: the whole response in the normalised form.
+            spans: thinking part and answer in it.
 
         Raises:
-            ValueError: it does not begin with the student's prefix.
+            ValueError: it does not begin with the student's prefix, or the template refuses the
+                turns.
         """
-        prompt = render_prompt(self._tokenizer, response.prompt.messages, self._system_prompt)
-        asked, rest = split_example(prompt, output, response.student_prefix)
+        laid = self._layout.lay_out_parts(
+            response.prompt, output, spans, response.tool_calls, response.student_prefix
+        )
+        texts = [run for run in laid.runs if isinstance(run, str)]
         if next(self._numbers) % _CHECK_EVERY == 0:
-            self._check(asked[:_CHECK_CHARACTERS], rest[:_CHECK_CHARACTERS])
-        (prompt_ids,) = self._encoder.encode([asked], parse_special=True)
-        (rest_ids,) = self._encoder.encode([rest], parse_special=False)
-        return len(prompt_ids) + len(response.student_prefix_ids) + len(rest_ids) + 1
+            self._check(*(text[:_CHECK_CHARACTERS] for text in (laid.prompt, *texts)))
+        asked = self._encoder.encode([laid.prompt, laid.opening], parse_special=True)
+        written = self._encoder.encode(texts, parse_special=False)
+        num_special = len(laid.runs) - len(texts)
+        return sum(map(len, [*asked, *written])) + len(response.student_prefix_ids) + num_special
 
     def _check(self, *texts: str) -> None:
         """Fall back to the exact library when the fast one gives other ids."""

@@ -28,6 +28,14 @@ def run_alone(kind: str, given: Mapping[str, object], out: Path, named: Naming =
     Raises:
         UserError: a setting is wrong, an input is missing, or the stage fails.
     """
+    pipeline = pipeline_of_one(kind, given, out, named)
+    return run_stages(pipeline, list(pipeline.stages))[0]
+
+
+def pipeline_of_one(
+    kind: str, given: Mapping[str, object], out: Path, named: Naming = dotted
+) -> Pipeline:
+    """The pipeline that has one stage alone; arguments and errors are those of :func:`run_alone`."""
     settings = _checked(kind, given, named)
     for name in references(settings):
         if not Path(name).exists():
@@ -39,8 +47,7 @@ def run_alone(kind: str, given: Mapping[str, object], out: Path, named: Naming =
     if seed is None:
         seed = int(PipelineFile.model_fields["seed"].default)
     stages = {out.name: settings.model_copy(update={"seed": seed})}
-    pipeline = Pipeline(path=out, name=out.name, run_dir=out.parent, seed=seed, stages=stages)
-    return run_stages(pipeline, [out.name])[0]
+    return Pipeline(path=out, name=out.name, run_dir=out.parent, seed=seed, stages=stages)
 
 
 def _checked(kind: str, given: Mapping[str, object], named: Naming) -> Settings:

@@ -36,13 +36,18 @@ class FileOptions:
 
 
 def run_stages_of(kind: str, options: FileOptions) -> None:
-    """Run a pipeline's stages of a kind, or one of them by name.
+    """Run a pipeline's stages of a kind, or one of them by name; raises as :func:`stages_of`."""
+    from megatron_dasd.pipeline.runner import run_stages
+
+    run_stages(*stages_of(kind, options))
+
+
+def stages_of(kind: str, options: FileOptions) -> "tuple[Pipeline, list[str]]":
+    """A pipeline, and the names of its stages of a kind, or the one that the options name.
 
     Raises:
         UserError: the file cannot be read, or has no such stage.
     """
-    from megatron_dasd.pipeline.runner import run_stages
-
     pipeline = options.load()
     stages = [stage for stage, settings in pipeline.stages.items() if settings.kind == kind]
     name = options.stage
@@ -50,4 +55,4 @@ def run_stages_of(kind: str, options: FileOptions) -> None:
         raise UserError(f"{pipeline.path}: has no stage of kind {kind}")
     if name is not None and name not in stages:
         raise UserError(f"{pipeline.path}: no {kind} stage {name} (there are: {', '.join(stages)})")
-    run_stages(pipeline, stages if name is None else [name])
+    return pipeline, stages if name is None else [name]

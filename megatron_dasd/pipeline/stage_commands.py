@@ -30,7 +30,7 @@ from megatron_dasd.config.reference import (
 )
 from megatron_dasd.errors import UserError
 from megatron_dasd.pipeline.conversion import CONVERSIONS
-from megatron_dasd.pipeline.of_kind import FileOptions, run_stages_of
+from megatron_dasd.pipeline.of_kind import FileOptions, run_stages_of, stages_of
 
 if TYPE_CHECKING:
     from typer._click.core import Command, Context
@@ -40,6 +40,19 @@ _METAVARS = {"integer": "N", "number": "X", "text": "TEXT", "stage": "PATH"}
 """By the first word of a setting's type."""
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="by hand: the stage's new folder")
+]
+
+
+_PREVIEWED = "preprocess_data"
+"""The kind whose records can be previewed."""
+Preview = Annotated[
+    int | None,
+    typer.Option(
+        "--preview",
+        min=1,
+        metavar="N",
+        help="print prompt, target and mask of the first N records; write nothing",
+    ),
 ]
 
 
@@ -134,21 +147,25 @@ def _stage_function(kind: str) -> Callable[..., None]:
         if file and by_hand:
             raise typer.BadParameter(f"a pipeline file or {by_hand}, not both")
 
-        def work() -> None:
-            if file:
-                run_stages_of(kind, options)
-                return
-            from megatron_dasd.pipeline.alone import run_alone  # pydantic: no --help needs it
+        preview = values.get("preview")
 
-            if not isinstance(out, Path):
-                raise UserError("--out is missing (or give a pipeline file)")
-            run_alone(kind, nested(given), out, flag_text)
+        def work() -> None:
+            if isinstance(preview, int):
+                _preview(kind, options, nested(given), out, preview)
+            elif file:
+                run_stages_of(kind, options)
+            else:
+                from megatron_dasd.pipeline.alone import run_alone  # pydantic: no --help needs it
+
+                if not isinstance(out, Path):
+                    raise UserError("--out is missing (or give a pipeline file)")
+                run_alone(kind, nested(given), out, flag_text)
 
         raise typer.Exit(guarded(work))
 
     fixed = [
         Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        for name, annotation in (*_FILE_OPTIONS.items(), ("out", Out))
+        for name, annotation in (*_FILE_OPTIONS.items(), ("out", Out), *_own_options(kind))
     ]
     parameters = [*fixed, *(flag.parameter for flag in all_flags)]
     command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
@@ -158,6 +175,26 @@ def _stage_function(kind: str) -> Callable[..., None]:
         f"Give --out and the stage's settings, or a pipeline file, whose {kind} stages are run."
     )
     return command
+
+
+def _own_options(kind: str) -> list[tuple[str, object]]:
+    """Arguments that are no settings and that this kind alone has."""
+    return [("preview", Preview)] if kind == _PREVIEWED else []
+
+
+def _preview(
+    kind: str, options: FileOptions, given: Mapping[str, object], out: object, number: int
+) -> None:
+    """Print previews of a pipeline file's stages, or of the one that the flags describe."""
+    from megatron_dasd.pipeline.alone import pipeline_of_one
+    from megatron_dasd.pipeline.previews import print_previews
+
+    if options.pipeline:
+        print_previews(*stages_of(kind, options), number)
+        return
+    folder = out if isinstance(out, Path) else Path("preview")  # nothing is written
+    pipeline = pipeline_of_one(kind, given, folder, flag_text)
+    print_previews(pipeline, pipeline.stages, number)
 
 
 _FILE_OPTIONS: Mapping[str, object] = {

@@ -134,7 +134,7 @@ def _jobs(
     for prompt_id, times in chosen.items():
         prompt, cap = caps[prompt_id]
         turns = all_turns(prompt.messages, settings.system_prompt)
-        text = render_turns(tokenizer, turns)
+        text = render_turns(tokenizer, turns, prompt.tools, settings.chat_template_kwargs)
         # a prompt that comes around again gets candidates that it has not had
         first = times * settings.num_rollouts
         for number in range(first, first + settings.num_rollouts):
@@ -143,6 +143,7 @@ def _jobs(
             request = GenerationRequest(
                 prompt=text,
                 turns=turns,
+                tools=prompt.tools,
                 max_new_tokens=cap,
                 seed=seed,
                 temperature=settings.temperature,

@@ -84,7 +84,7 @@ class Joined:
                 try:
                     row = parse_line(line)
                     key = digest(text_field(row, "uuid"))
-                    prompt, _ = read_row(self._settings, row)
+                    prompt = read_row(self._settings, row)[0]
                     if key in places:
                         raise ValueError(f"field uuid: {row['uuid']} is there twice")
                 except ValueError as error:
@@ -105,9 +105,11 @@ class Joined:
         def make() -> Response:
             if place is None:
                 raise ValueError(f"field sample_uuid: {uuid}: no text with this uuid, or twice")
-            prompt, text = read_row(self._settings, parse_line(self._line_at(place)))
+            row = parse_line(self._line_at(place))
+            prompt, text, _, reason = read_row(self._settings, row)
+            tokens = self._tokens(batch, index, text)
             return make_response(
-                self._settings, prompt, text, place.candidate, self._tokens(batch, index, text)
+                self._settings, prompt, text, place.candidate, tokens, finish_reason=reason
             )
 
         return Row(where, make, lambda: json.dumps({"sample_uuid": uuid}))

@@ -19,7 +19,8 @@ from megatron_dasd.errors import UserError
 from megatron_dasd.json_values import Figures
 from megatron_dasd.manifests import MODEL
 from megatron_dasd.seeds import derive_seed
-from megatron_dasd.text.encoding import byte_alphabet, encode, end_of_turn_id
+from megatron_dasd.text.encoding import byte_alphabet, encode
+from megatron_dasd.text.layout import end_of_turn_id
 
 END_OF_TURN = "<|im_end|>"
 SPECIALS = ("<|endoftext|>", "<|im_start|>", END_OF_TURN)

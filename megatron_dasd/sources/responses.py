@@ -72,13 +72,13 @@ class _Plain:
         # that exist.
         try:
             parsed = parse_line(row) if isinstance(row, str) else row
-            prompt, text = read_row(self._settings, parsed)
+            prompt, text, calls, reason = read_row(self._settings, parsed)
         except ValueError as error:
             return Row(place, failing(error), lambda: shown(row))
         candidate = self._candidates[prompt.prompt_id]
         self._candidates[prompt.prompt_id] += 1
         return Row(
             place,
-            lambda: make_response(self._settings, prompt, text, candidate, None),
+            lambda: make_response(self._settings, prompt, text, candidate, None, calls, reason),
             lambda: shown(row),
         )

@@ -1,14 +1,13 @@
 """The scoring program of one rank."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 
 from megatron_dasd.artifacts import write_part
 from megatron_dasd.checkpoint.artifact import open_checkpoint
@@ -22,10 +21,10 @@ from megatron_dasd.errors import UserError
 from megatron_dasd.models.architecture import read_architecture
 from megatron_dasd.models.context_parallel import row_order, slot_multiple
 from megatron_dasd.models.program import common_flags, load_model
-from megatron_dasd.records import FilteredResponse, Message, ScoredResponse
+from megatron_dasd.records import FilteredResponse, ScoredResponse
 from megatron_dasd.records_io import SetAside, record_files
 from megatron_dasd.student.payload import ScoringPayload
-from megatron_dasd.student.scored import encode_record, read_split, scored_record
+from megatron_dasd.student.scored import StudentReader, read_split
 from megatron_dasd.text.chat import read_few_shot
 from megatron_dasd.text.encoding import load_tokenizer
 
@@ -39,7 +38,6 @@ type Scorer = Callable[[list[FilteredResponse], Path], list[ScoredResponse]]
 def main(payload: ScoringPayload) -> None:
     """Score this data-parallel rank's share of the parts and write them."""
     settings = payload.settings
-    tokenizer = load_tokenizer(payload.model)
     _align, multiple = row_multiples(settings.launch)
     capacity = _rounded_up(settings.batch_tokens, multiple)
     flags = common_flags(
@@ -61,8 +59,8 @@ def main(payload: ScoringPayload) -> None:
         and mpu.get_data_parallel_rank() % share == 0
     )
     files = record_files(payload.responses)
-    few_shot = read_few_shot(payload.few_shot)
-    scorer = partial(_score, model, tokenizer, settings, few_shot)
+    reader = StudentReader(load_tokenizer(payload.model), settings, read_few_shot(payload.few_shot))
+    scorer = partial(_score, model, reader, settings)
     for index in payload.parts[rank::size]:
         _score_part(files[index], index, settings, scorer, payload.out, writes)
 
@@ -79,16 +77,15 @@ def _score_part(
 
 def _score(
     model: list[torch.nn.Module],
-    tokenizer: PreTrainedTokenizerFast,
+    reader: StudentReader,
     settings: ScoreStudent,
-    few_shot: Sequence[Message],
     records: list[FilteredResponse],
     file: Path,
 ) -> list[ScoredResponse]:
     """Score records; empty on ranks that do not hold the last pipeline stage."""
     examples = []
     for record in records:
-        example = encode_record(record, tokenizer, settings, few_shot)
+        example = reader.encode(record)
         num_tokens = sum(map(len, example))
         if num_tokens > settings.batch_tokens:
             raise UserError(
@@ -99,7 +96,7 @@ def _score(
     logprobs = response_logprobs(model, examples, settings.batch_tokens, settings.launch)
     assert settings.checkpoint is not None  # or servers would score
     return [
-        scored_record(record, response_ids, values.tolist(), tokenizer, settings.checkpoint)
+        reader.scored(record, response_ids, values.tolist(), settings.checkpoint)
         for record, (_, response_ids), values in zip(records, examples, logprobs, strict=False)
     ]
 

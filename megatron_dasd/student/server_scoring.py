@@ -12,7 +12,7 @@ from megatron_dasd.engines.server_engine import ServerEngine
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.records import FilteredResponse, ScoredResponse
 from megatron_dasd.records_io import SetAside, record_files
-from megatron_dasd.student.scored import encode_record, read_split, scored_record
+from megatron_dasd.student.scored import StudentReader, read_split
 from megatron_dasd.text.chat import read_few_shot
 from megatron_dasd.text.encoding import load_tokenizer
 
@@ -23,12 +23,12 @@ def run_on_servers(
     """Score each input part into a part of its own."""
     assert settings.server is not None
     model = model_folder(inputs[settings.model])
-    tokenizer = load_tokenizer(model)
     few_shot = read_few_shot(inputs[settings.few_shot] if settings.few_shot else None)
+    reader = StudentReader(load_tokenizer(model), settings, few_shot)
 
     def jobs(file: Path, aside: SetAside) -> Iterator[ScoringJob[ScoredResponse]]:
         for record in read_split(file, settings, aside):
-            prompt_ids, response_ids = encode_record(record, tokenizer, settings, few_shot)
+            prompt_ids, response_ids = reader.encode(record)
             yield ScoringJob(
                 request=ScoringRequest(prompt_ids, response_ids),
                 record=partial(_scored, record, response_ids),
@@ -38,7 +38,7 @@ def run_on_servers(
     def _scored(
         record: FilteredResponse, ids: list[int], logprobs: list[float], engine: ServerEngine
     ) -> ScoredResponse:
-        return scored_record(record, ids, logprobs, tokenizer, engine.name)
+        return reader.scored(record, ids, logprobs, engine.name)
 
     files: Sequence[Path] = record_files(inputs[settings.responses])
     score_parts(

@@ -29,9 +29,10 @@ from megatron_dasd.records import (
     student_response,
 )
 from megatron_dasd.records_io import SetAside, read_records, record_files
-from megatron_dasd.text.chat import all_turns, read_few_shot, render_turns
-from megatron_dasd.text.encoding import encode, end_of_turn_id, load_tokenizer
+from megatron_dasd.text.chat import RefusedTurnsError, all_turns, read_few_shot, render_turns
+from megatron_dasd.text.encoding import encode, load_tokenizer
 from megatron_dasd.text.harmony import marker_bytes, text_bytes
+from megatron_dasd.text.layout import end_of_turn_id
 from megatron_dasd.text.thinking import NORMALISED, normalise, to_teacher_form
 
 
@@ -89,14 +90,18 @@ def scoring_job(
     if text is None or (response.student_prefix and prefix is None):
         return "structure"
     turns = all_turns(response.prompt.messages, settings.system_prompt, few_shot)
-    prompt = render_turns(tokenizer, turns) + (prefix or "")
+    tools, variables = response.prompt.tools, settings.chat_template_kwargs
+    try:
+        prompt = render_turns(tokenizer, turns, tools, variables) + (prefix or "")
+    except RefusedTurnsError:
+        return "refused by the chat template"
     # harmony's markers are written out in the text; other special tokens belong in none
     ids = encode(tokenizer, text, parse_special=bool(marker_bytes(tokenizer)))
     pieces = text_bytes(tokenizer, ids)
     if b"".join(pieces) != text.encode():
         return "control_marker"
     if response.finish_reason == "stop":
-        ids.append(end_of_turn_id(tokenizer))
+        ids.append(end_of_turn_id(tokenizer, settings.chat_template_kwargs))
         pieces.append(b"")
     unscored = replace(response, text=text, tokens=NO_TOKENS, teacher_prompt=prompt, usage=None)
     return ScoringJob(

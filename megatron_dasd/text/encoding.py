@@ -87,56 +87,6 @@ def encode(
     )
 
 
-def encode_example(
-    tokenizer: PreTrainedTokenizerBase,
-    prompt_text: str,
-    output: str,
-    prefix_text: str = "",
-    prefix_ids: Sequence[int] = (),
-) -> tuple[list[int], list[int]]:
-    """Token ids of a prompt and of the response to it, the way they are trained on and scored.
-
-    Args:
-        prompt_text: rendered by the chat template.
-        output: the whole response, without its end-of-turn token.
-        prefix_text: the beginning of ``output`` that the student wrote itself, if any.
-        prefix_ids: the ids that the student wrote it with: training must see these and not what
-            the tokenizer would make of the text.
-
-    Returns:
-        (prompt ids, response ids); the response ends with the end-of-turn token.
-
-    Raises:
-        ValueError: ``output`` does not begin with ``prefix_text``.
-    """
-    asked, rest = split_example(prompt_text, output, prefix_text)
-    rest_ids = encode(tokenizer, rest, parse_special=False)
-    return encode(tokenizer, asked), [*prefix_ids, *rest_ids, end_of_turn_id(tokenizer)]
-
-
-def split_example(prompt_text: str, output: str, prefix_text: str = "") -> tuple[str, str]:
-    """The two texts of an example that are encoded, each by itself: the prompt and the response.
-
-    The assistant's turn is what is laid behind the prompt that asks for it, exactly as at
-    inference, so its tokens need not be looked for in a rendered conversation, in which some
-    templates leave its thinking out or move it.  A template that opens the thinking part in the
-    prompt is met by leaving that to the response, which has it anyway.
-
-    Returns:
-        (prompt, response without the student's prefix)
-
-    Raises:
-        ValueError: ``output`` does not begin with ``prefix_text``.
-    """
-    if not output.startswith(prefix_text):
-        raise ValueError("output: does not begin with the student's prefix")
-    for opening in ("<think>\n", "<think>"):
-        if prompt_text.endswith(opening) and output.startswith(opening):
-            prompt_text = prompt_text.removesuffix(opening)
-            break
-    return prompt_text, output[len(prefix_text) :]
-
-
 def token_bytes(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[bytes]:
     """The bytes of text that each token adds; none for special tokens.
 
@@ -159,17 +109,6 @@ def most_words_in_a_token(tokenizer: PreTrainedTokenizerBase) -> int:
     words.
     """
     return max((len(piece.split()) for piece in _byte_table(tokenizer)), default=1)
-
-
-def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that ends an assistant turn.
-
-    Raises:
-        UserError: the tokenizer names none.
-    """
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"{tokenizer.name_or_path}: the tokenizer names no eos_token")
-    return int(tokenizer.eos_token_id)
 
 
 def byte_alphabet() -> dict[str, int]:

@@ -59,15 +59,21 @@ def span_text(text: str, span: Span) -> str:
     return text.encode()[span.start : span.end].decode()
 
 
-def normalise(text: str, delimiters: ThinkingFormat) -> Normalised | None:
+def normalise(text: str, delimiters: ThinkingFormat | None) -> Normalised | None:
     """Bring a whole text into the normalised form.
 
+    Args:
+        delimiters: None: the text is a plain answer.
+
     Returns:
-        None when it has no thinking part and answer, see :func:`split_thinking`.
+        None when it has no thinking part and answer, see :func:`split_thinking`, or is blank.
     """
+    if delimiters is None:
+        return plain_answer(text)
     text_spans = split_thinking(text, delimiters)
     if text_spans is None:
-        return None
+        begins = text.lstrip().startswith(_marker(delimiters.open) or _OPEN)
+        return None if delimiters.required or begins else plain_answer(text)
     thinking, answer = (span_text(text, span) for span in text_spans)
     first = len(NORMALISED.open)  # the delimiters are ASCII: a character is a byte
     second = first + len(thinking.encode()) + len(NORMALISED.close)
@@ -77,6 +83,36 @@ def normalise(text: str, delimiters: ThinkingFormat) -> Normalised | None:
     ]
     output = NORMALISED.open + thinking + NORMALISED.close + answer
     return Normalised(output, output_spans, text_spans)
+
+
+def plain_answer(text: str) -> Normalised | None:
+    """A text that is an answer alone; None when it is blank."""
+    span = _content_span(text, 0, len(text))
+    if span is None:
+        return None
+    output = span_text(text, span)
+    return Normalised(output, [Span(start=0, end=len(output.encode()))], [span])
+
+
+def with_calls(text: str, delimiters: ThinkingFormat | None) -> Normalised:
+    """A text after which tools are called: its thinking part or its answer may be missing."""
+    whole = normalise(text, delimiters)
+    if whole or delimiters is None or delimiters.format == "harmony":
+        return whole or Normalised("", [], [])
+    opening, closing = _marker(delimiters.open), _marker(delimiters.close)
+    stripped = text.strip()
+    if not (stripped.startswith(opening) and stripped.endswith(closing)):
+        return plain_answer(text) or Normalised("", [], [])
+    thinking = stripped[len(opening) : -len(closing)].strip()
+    start = len(text[: text.index(thinking)].encode())
+    size, first = len(thinking.encode()), len(NORMALISED.open)
+    output = NORMALISED.open + thinking + NORMALISED.close
+    end = len(output.encode())
+    here = [Span(start=first, end=first + size), Span(start=end, end=end)]
+    last = len(text.encode())
+    return Normalised(
+        output, here, [Span(start=start, end=start + size), Span(start=last, end=last)]
+    )
 
 
 def to_teacher_form(prefix: str, delimiters: ThinkingFormat) -> str | None:
@@ -123,7 +159,7 @@ def continue_normalised(prefix: str, continuation: str, delimiters: ThinkingForm
     return output if split_thinking(output, NORMALISED) else None
 
 
-def control_marker(content: str, delimiters: ThinkingFormat) -> str | None:
+def control_marker(content: str, delimiters: ThinkingFormat | None) -> str | None:
     """Find a delimiter or control token inside a thinking part or an answer.
 
     Trained on, such text would teach the student to write control tokens as content.
@@ -131,7 +167,8 @@ def control_marker(content: str, delimiters: ThinkingFormat) -> str | None:
     Returns:
         The first one found; None when the content is clean.
     """
-    markers = (_OPEN, _CLOSE, delimiters.open.strip(), delimiters.close.strip())
+    own = (delimiters.open.strip(), delimiters.close.strip()) if delimiters else ()
+    markers = (_OPEN, _CLOSE, *own)
     for marker in markers:
         if marker and marker in content:
             return marker

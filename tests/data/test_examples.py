@@ -9,10 +9,12 @@ from transformers import PreTrainedTokenizerFast
 
 from megatron_dasd.config.data import PreprocessData
 from megatron_dasd.data.examples import Example, ExampleMaker
-from megatron_dasd.records import Message
+from megatron_dasd.records import Message, Prompt, Span, ToolCall
 from megatron_dasd.text.bulk import BulkEncoder
+from megatron_dasd.text.thinking import NORMALISED, normalise
 
 OUTPUT = "<think>\nab\n</think>\n\nc"
+SPANS = [Span(start=8, end=10), Span(start=21, end=22)]
 # Like Qwen3's: earlier turns of the assistant lose their thinking, the last one keeps it.
 STRIPPING = (
     "{% for m in messages %}<|im_start|>{{ m.role + '\\n' }}"
@@ -43,10 +45,14 @@ def example(
         tokenizer.chat_template = template
     maker = ExampleMaker(tokenizer, BulkEncoder(tokenizer, "gigatoken"), settings(**changes))
     turns = maker.turns(
-        [Message(role=role, content=content) for role, content in messages],  # type: ignore[arg-type]
+        Prompt(
+            prompt_id="p",
+            messages=[Message(role=role, content=content) for role, content in messages],  # type: ignore[arg-type]
+        ),
         OUTPUT,
-        prefix,
-        np.array(prefix_ids, dtype=np.int64),
+        SPANS,
+        prefix=prefix,
+        prefix_ids=np.array(prefix_ids, dtype=np.int64),
     )
     (made,) = maker.examples([turns])
     return made
@@ -96,6 +102,9 @@ def test_a_template_that_opens_the_thinking_part(tokenizer: PreTrainedTokenizerF
     plain, opened = (example(tokenizer, template=t) for t in (STRIPPING, OPENING))
     assert opened.prompt_ids.tolist() == plain.prompt_ids.tolist()
     assert opened.response_ids.tolist() == plain.response_ids.tolist()
+    # what the prompt says of the turn is never written by the model
+    size = plain.prompt_ids.size + len("<think>\n")
+    assert opened.loss_mask.tolist() == [0] * size + [1] * (opened.num_tokens - size)
 
 
 def test_what_looks_like_the_assistant_s_turn_in_a_prompt_is_no_target(
@@ -123,7 +132,10 @@ def test_qwen3_s_own_template(qwen3: PreTrainedTokenizerFast) -> None:
         Message(role="assistant", content="<think>\nx\n</think>\n\nTwo."),
         Message(role="user", content="2 + 2? <think>no</think>"),
     ]
-    (made,) = maker.examples([maker.turns(turns, output, "", np.array([], dtype=np.int64))])
+    whole = normalise(output, NORMALISED)
+    assert whole is not None
+    asked = Prompt(prompt_id="p", messages=turns)
+    (made,) = maker.examples([maker.turns(asked, output, whole.output_spans)])
     prompt = (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n1 + 1?<|im_end|>\n"
         "<|im_start|>assistant\nTwo.<|im_end|>\n"
@@ -132,3 +144,35 @@ def test_qwen3_s_own_template(qwen3: PreTrainedTokenizerFast) -> None:
     assert qwen3.decode(made.prompt_ids) == prompt
     assert qwen3.decode(made.response_ids) == output + "<|im_end|>"
     assert made.loss_mask.tolist() == [0] * made.prompt_ids.size + [1] * made.response_ids.size
+
+
+def test_every_turn_of_a_conversation_as_the_model_meets_it(
+    qwen3: PreTrainedTokenizerFast,
+) -> None:
+    """Earlier turns keep their own thinking, and lose it in the prompts of later ones."""
+    maker = ExampleMaker(qwen3, BulkEncoder(qwen3, "gigatoken"), settings())
+    call = ToolCall(name="add", arguments='{"a": 1}', call_id="c")
+    prompt = Prompt(
+        prompt_id="p",
+        messages=[
+            Message(role="user", content="1 + 1?"),
+            Message(role="assistant", thinking="One and one.", content="Two."),
+            Message(role="user", content="Sure?"),
+            Message(role="assistant", content="Yes.", trains=False),
+            Message(role="user", content="Add it."),
+            Message(role="assistant", tool_calls=[call]),
+            Message(role="tool", content="secret result", tool_call_id="c"),
+        ],
+    )
+    found = list(maker.earlier(prompt))
+    assert [place for place, _ in found] == [1, 5]
+    first, second = maker.examples([turns for _, turns in found])
+    assert qwen3.decode(first.response_ids) == ("<think>\nOne and one.\n</think>\n\nTwo.<|im_end|>")
+    assert "One and one." not in qwen3.decode(second.prompt_ids)
+    assert qwen3.decode(second.response_ids).endswith(
+        '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call><|im_end|>'
+    )
+    (last,) = maker.examples([maker.turns(prompt, "Done.", [Span(start=0, end=5)])])
+    trained = np.concatenate([last.prompt_ids, last.response_ids])[last.loss_mask.astype(bool)]
+    assert "secret" not in qwen3.decode(trained)
+    assert "secret result" in qwen3.decode(last.prompt_ids)

@@ -23,7 +23,8 @@ from megatron_dasd.pipeline.runner import ROLLOUT_WORKER
 from megatron_dasd.records import FilteredResponse, Rollout
 from megatron_dasd.records_io import read_records
 from megatron_dasd.text.chat import render_prompt
-from megatron_dasd.text.encoding import encode, end_of_turn_id, load_tokenizer
+from megatron_dasd.text.encoding import encode, load_tokenizer
+from megatron_dasd.text.layout import end_of_turn_id
 from megatron_dasd.training.exchange import Exchange
 from megatron_dasd.training.ledger import Line, Place, read_ledger
 from tests.distributed.test_layouts import assert_same

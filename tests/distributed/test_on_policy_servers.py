@@ -21,7 +21,8 @@ from megatron_dasd.manifests import LOGS, METRICS, model_folder, require_manifes
 from megatron_dasd.records import FilteredResponse, Response, Rollout
 from megatron_dasd.records_io import read_records
 from megatron_dasd.text.chat import render_prompt
-from megatron_dasd.text.encoding import encode, end_of_turn_id, load_tokenizer
+from megatron_dasd.text.encoding import encode, load_tokenizer
+from megatron_dasd.text.layout import end_of_turn_id
 from megatron_dasd.text.thinking import to_teacher_form
 from tests.vllm_server import ENVIRONMENT, vllm_python
 

@@ -13,8 +13,7 @@ from megatron_dasd.config.selection import ScoreStudent
 from megatron_dasd.records import FilteredResponse, Message, Prompt, ScoredResponse, TokenLogprobs
 from megatron_dasd.records_io import read_records, to_table
 from megatron_dasd.student import scoring
-from megatron_dasd.text.chat import render_prompt
-from megatron_dasd.text.encoding import encode_example
+from megatron_dasd.text.layout import Layout, encode_laid
 from tests.distributed.kills import run_with_kills
 
 OUTPUTS = ["<think>\nabc\n</think>\n\nd", "<think>\n" + "xyz " * 9 + "\n</think>\n\nend", "q"]
@@ -72,8 +71,8 @@ def score(workshop: Any, filtered: Path, name: str, model: str = "llama", **chan
 @torch.no_grad()
 def expected_logprobs(workshop: Any, scored: ScoredResponse, name: str = "llama") -> list[float]:
     model = AutoModelForCausalLM.from_pretrained(workshop.models[name], dtype=torch.float32)
-    prompt = render_prompt(workshop.tokenizer, scored.prompt.messages)
-    prompt_ids, response_ids = encode_example(workshop.tokenizer, prompt, scored.output)
+    laid = Layout(workshop.tokenizer).lay_out(scored, ends=True)
+    prompt_ids, response_ids = encode_laid(workshop.tokenizer, laid)
     assert scored.student_tokens.token_ids == response_ids
     logits = model(torch.tensor([prompt_ids + response_ids])).logits[0].log_softmax(-1)
     first = len(prompt_ids) - 1

@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from megatron_dasd.divergence.provenance import ModelTokens, compare
 from megatron_dasd.records import Span
-from megatron_dasd.text.encoding import encode, encode_example, token_bytes
+from megatron_dasd.text.encoding import encode, token_bytes
+from megatron_dasd.text.layout import end_of_turn_id
 from megatron_dasd.text.thinking import NORMALISED, normalise, span_text
 
 SNIPPETS = [
@@ -127,7 +128,7 @@ def as_trained_on(tokenizer: PreTrainedTokenizerBase, parts: Sequence[str]) -> M
     """A response in the normalised form, as the student is trained on it and scored."""
     normalised = normalise(NORMALISED.open + parts[0] + NORMALISED.close + parts[1], NORMALISED)
     assert normalised is not None
-    _, ids = encode_example(tokenizer, "prompt", normalised.output)
+    ids = [*encode(tokenizer, normalised.output, parse_special=False), end_of_turn_id(tokenizer)]
     return reading(tokenizer, ids, normalised.output_spans, normalised.output)
 
 

@@ -144,7 +144,8 @@ def test_longer_than_the_context(
     output = "<think>\na b\u3000c d\n</think>\n\ne"
     counter = StudentTokenCounter(tokenizer, None)
     num_tokens = 20 + len(output.encode()) + 1
-    assert counter.count(response, output) == num_tokens
+    spans = [Span(start=8, end=17), Span(start=28, end=29)]
+    assert counter.count(response, output, spans) == num_tokens
 
     def found(max_length: int) -> tuple[str, str] | None:
         return first_reason(make_case(response, settings(max_length=max_length), Tools(counter)))

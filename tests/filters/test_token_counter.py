@@ -8,10 +8,10 @@ from transformers import PreTrainedTokenizerBase
 
 from megatron_dasd.filters import token_counter
 from megatron_dasd.filters.token_counter import StudentTokenCounter
-from megatron_dasd.records import Response
+from megatron_dasd.records import Response, Span
 from megatron_dasd.text.bulk import BulkEncoder, ExactnessError, Library
 from megatron_dasd.text.chat import render_prompt
-from megatron_dasd.text.encoding import encode_example
+from megatron_dasd.text.encoding import encode
 
 OUTPUT = (
     "<think>\nLet x = 3.14; \u00e9 \U0001f600 <|im_end|> 1234567\n</think>\n\nIt is $\\frac{1}{2}$."
@@ -25,11 +25,13 @@ def test_prompt_response_and_end_of_turn(
     tokenizer: PreTrainedTokenizerBase = request.getfixturevalue(name)
     for prefix, prefix_ids in (("", []), ("<think>\nLet", [5, 6, 7])):
         response = make_response(OUTPUT, student_prefix=prefix, student_prefix_ids=prefix_ids)
+        spans = [Span(start=8, end=48), Span(start=59, end=79)]
         prompt = render_prompt(tokenizer, response.prompt.messages, "Be brief.")
-        ids = encode_example(tokenizer, prompt, OUTPUT, prefix, prefix_ids)
-        assert StudentTokenCounter(tokenizer, "Be brief.").count(response, OUTPUT) == sum(
-            map(len, ids)
-        )
+        rest = OUTPUT.removeprefix(prefix)
+        num_tokens = len(encode(tokenizer, prompt)) + len(prefix_ids) + 1
+        num_tokens += len(encode(tokenizer, rest, parse_special=False))
+        counter = StudentTokenCounter(tokenizer, "Be brief.")
+        assert counter.count(response, OUTPUT, spans) == num_tokens
 
 
 def test_a_fast_tokenizer_that_is_not_exact_is_left(
@@ -54,7 +56,7 @@ def test_a_fast_tokenizer_that_is_not_exact_is_left(
             return super().encode(texts, parse_special=parse_special)
 
     monkeypatch.setattr(token_counter, "BulkEncoder", Inexact)
-    StudentTokenCounter(tokenizer, None).count(make_response(OUTPUT), OUTPUT)
+    StudentTokenCounter(tokenizer, None).count(make_response(OUTPUT), OUTPUT, [])
     assert set(used) == {"tokenizers"}
     told = capsys.readouterr().out
     assert told == "tokenising with tokenizers, not gigatoken: ids differ for a text\n"

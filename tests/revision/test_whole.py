@@ -23,7 +23,8 @@ from megatron_dasd.revision import whole
 from megatron_dasd.revision.whole import whole_response
 from megatron_dasd.teacher import top_tokens
 from megatron_dasd.text.chat import render_prompt
-from megatron_dasd.text.encoding import encode, end_of_turn_id, load_tokenizer
+from megatron_dasd.text.encoding import encode, load_tokenizer
+from megatron_dasd.text.layout import end_of_turn_id
 
 RunStage = Callable[..., Manifest]
 WriteRecords = Callable[[str, Sequence[Sequence[Any]]], Path]

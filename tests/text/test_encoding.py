@@ -8,8 +8,6 @@ from megatron_dasd.errors import UserError
 from megatron_dasd.text.encoding import (
     byte_alphabet,
     encode,
-    encode_example,
-    end_of_turn_id,
     load_tokenizer,
     token_bytes,
     token_num_bytes,
@@ -71,34 +69,6 @@ def test_special_tokens_in_written_text_are_text(tokenizer: PreTrainedTokenizerF
     spelled = encode(tokenizer, "<|im_end|>", parse_special=False)
     assert b"".join(token_bytes(tokenizer, spelled)) == b"<|im_end|>"
     assert END not in spelled
-
-
-def test_example_is_prompt_and_response_with_its_end(tokenizer: PreTrainedTokenizerFast) -> None:
-    prompt_ids, response_ids = encode_example(tokenizer, "<|im_start|>ab", "ca")
-    assert prompt_ids == [1, 3, 4]
-    assert response_ids == [5, 3, END]
-
-
-def test_example_keeps_the_students_own_ids() -> None:
-    tokenizer = bpe((b"a", b"b"))
-    tokenizer.add_special_tokens({"eos_token": "<|end|>"})
-    assert encode_example(tokenizer, "b", "abab")[1] == [256, 256, 257]
-    # the student spelled its prefix in another way than the tokenizer would
-    with_prefix = encode_example(tokenizer, "b", "abab", "aba", [97, 98, 97])
-    assert with_prefix == ([98], [97, 98, 97, 98, 257])
-
-
-def test_example_refuses_an_output_without_its_prefix(tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(ValueError, match="does not begin with the student's prefix"):
-        encode_example(tokenizer, "p", "abc", "b", [4])
-
-
-def test_a_tokenizer_without_an_end_is_the_users_mistake(
-    tokenizer: PreTrainedTokenizerFast,
-) -> None:
-    assert end_of_turn_id(tokenizer) == END
-    with pytest.raises(UserError, match="names no eos_token"):
-        end_of_turn_id(bpe())
 
 
 def test_load_leaves_normalisation_out(tmp_path: Path) -> None:

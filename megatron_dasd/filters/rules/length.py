@@ -18,7 +18,7 @@ def _check(case: Case) -> str | None:
     num_words = sum(len(part.encode().split()) for part in case.parts)
     if num_words > most_words:
         return f"{num_words} words, at most {most_words} fit"
-    num_tokens = tokens.count(case.response, case.normalised.output)
+    num_tokens = tokens.count(case.response, case.normalised.output, case.normalised.output_spans)
     return f"{num_tokens} tokens, at most {limit} allowed" if num_tokens > limit else None
 
 

@@ -4,7 +4,9 @@ from megatron_dasd.filters.case import Case, FilterRule
 
 
 def _check(case: Case) -> str | None:
-    return None if case.normalised else "no thinking part and answer"
+    if case.normalised:
+        return None
+    return "no thinking part and answer" if case.settings.thinking else "no answer"
 
 
 STRUCTURE = FilterRule(

@@ -1,6 +1,7 @@
 """Rule ``tool_call``."""
 
 import re
+from itertools import chain
 
 from megatron_dasd.filters.case import Case, FilterRule
 from megatron_dasd.text.harmony import has_tool_call, parse_harmony
@@ -28,7 +29,13 @@ def _check(case: Case) -> str | None:
 
     In the harmony format the recipient of a message decides; words about a call do not count.
     """
-    if case.settings.thinking.format == "harmony" and parse_harmony(case.response.text):
+    if case.settings.tool_calls == "keep":
+        return None
+    turns = (turn.tool_calls for turn in case.response.prompt.messages)
+    for call in chain(case.response.tool_calls, *turns):
+        return f"calls {call.name}"
+    thinking = case.settings.thinking
+    if thinking and thinking.format == "harmony" and parse_harmony(case.response.text):
         found = "a message to a tool" if has_tool_call(case.response.text) else None
     else:
         found = find_tool_call(case.response.text)
@@ -43,4 +50,4 @@ def find_tool_call(text: str) -> str | None:
     return found.group() if found else None
 
 
-TOOL_CALL = FilterRule("tool_call", "calls a tool or a function", _check)
+TOOL_CALL = FilterRule("tool_call", "calls a tool or a function", _check, settings=("tool_calls",))
