@@ -118,9 +118,9 @@ def bytes_in_output(
             if borders[place + 1][0] == at and token_bytes and not ends_gap:
                 break
             place += 1
-        here, there = borders[place]
+        own, other = borders[place]
         most = borders[place + 1][1] if place + 1 < len(borders) else size
-        before = max(before, min(there + at - here, most))
+        before = max(before, min(other + at - own, most))
         ends.append(before)
     ends[-1:] = [size] if ends else []
     return [end - start for start, end in zip([0, *ends], ends, strict=False)]

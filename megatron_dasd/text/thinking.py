@@ -167,8 +167,9 @@ def control_marker(content: str, delimiters: ThinkingFormat | None) -> str | Non
     Returns:
         The first one found; None when the content is clean.
     """
-    own = (delimiters.open.strip(), delimiters.close.strip()) if delimiters else ()
-    markers = (_OPEN, _CLOSE, *own)
+    markers = [_OPEN, _CLOSE]
+    if delimiters:
+        markers += [delimiters.open.strip(), delimiters.close.strip()]
     for marker in markers:
         if marker and marker in content:
             return marker
