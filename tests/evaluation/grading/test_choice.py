@@ -3,6 +3,7 @@
 import pytest
 
 from megatron_dasd.evaluation.grading.choice import CHOICE, letter_of
+from tests.evaluation.grading.judged_answers import LETTERS, pairs
 
 
 @pytest.mark.parametrize(
@@ -18,7 +19,7 @@ from megatron_dasd.evaluation.grading.choice import CHOICE, letter_of
         ("B) the mitochondrion", "B"),
         ("(B) the mitochondrion", "B"),
         ("B: the mitochondrion", "B"),
-        ("**B.** the mitochondrion", None),  # the dress closes after the point
+        ("**B.** the mitochondrion", "B"),
         ("\\boxed{B}", "B"),
         ("\\boxed{(B)}", "B"),
         ("\\boxed{\\text{B}}", "B"),
@@ -68,6 +69,11 @@ def test_scores(answer: str, reference: str, score: float) -> None:
 @pytest.mark.parametrize("text", ["(" * 10**6, "answer " * 10**5, "\\boxed{" * 10**5, " " * 10**6])
 def test_long_answers_take_no_time(text: str) -> None:
     assert letter_of(text) is None
+
+
+def test_answers_judged_by_hand() -> None:
+    found = [(answer, letter_of(answer) or "-") for answer, _ in pairs(LETTERS)]
+    assert found == pairs(LETTERS)
 
 
 def test_takes_no_argument() -> None:

@@ -1,10 +1,17 @@
 """Expressions that are the same."""
+# ruff: noqa: RUF001 -- the marks are meant
 
 import msgspec
 import pytest
 
 from megatron_dasd.evaluation.grading.base import Check
-from megatron_dasd.evaluation.grading.mathematics import MathSettings, make_check
+from megatron_dasd.evaluation.grading.mathematics import (
+    MathSettings,
+    in_latex,
+    make_check,
+    readings,
+)
+from tests.evaluation.grading.judged_answers import LETTERS, RIGHT, WRONG, pairs
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +48,18 @@ def check() -> Check:
 )
 def test_scores(check: Check, answer: str, reference: str, score: float) -> None:
     assert check(answer, reference, {}) == score
+
+
+def test_answers_judged_by_hand(check: Check) -> None:
+    assert len({*pairs(RIGHT), *pairs(WRONG), *pairs(LETTERS)}) >= 300
+    assert [pair for pair in pairs(RIGHT) if check(*pair, {}) != 1.0] == []
+    assert [pair for pair in pairs(WRONG) if check(*pair, {}) != 0.0] == []
+
+
+def test_latex_is_never_left_bare() -> None:
+    assert readings("3\\frac{1}{2} cups") == [" $3\\frac{1}{2}$ cups"]
+    assert readings("It is (3, 4).") == ["It is (3, 4).", "$It is (3, 4).$", "It is $(3, 4)$ "]
+    assert in_latex("−½√2 × 10³") == "-\\frac{1}{2}\\sqrt{2} \\times  10^{3}"
 
 
 def test_rounding_is_a_setting(check: Check) -> None:
