@@ -22,42 +22,47 @@ from megatron_dasd.config.execution import Execution
 class Repetition(BaseModel):
     """How often something may occur in a response.
 
-    A text of 64K tokens comes back to a thing more often than one of 500: what occurs no more often
-    than a ``max_share`` of all there is of its kind (lines, paragraphs, sentences, runs of words)
-    is not too often.
+    A text of 64K tokens repeats a line or a sentence more often than one of 500.  One that occurs
+    no more often than a ``max_share`` of all lines, or sentences, is therefore not too often.
+    docs/filters.md shows by which texts the bounds were chosen.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    max_repeated_lines: Positive = 4
+    max_repeated_lines: Positive = 40
     """Times that one line (of at least 3 words) may occur."""
-    max_repeated_paragraphs: Positive = 2
-    """Times that one paragraph (of at least 10 words) may occur."""
-    max_repeated_sentences: Positive = 4
+    max_repeated_sentences: Positive = 30
     """Times that one sentence (of at least 3 words) may occur."""
-    ngram_words: Positive = 8
+    max_share: Fraction = 0.05
+    """Share of all lines, or sentences, that one may make up, however often that is."""
+    max_copied_words: Positive = 120
+    """Words that copies of one paragraph may have, the first two left out."""
+    ngram_words: Positive = 4
     """Words of a run; marks in a row are a word, and so is every CJK character."""
-    max_ngram_count: Positive = 8
-    """Times that one run of ``ngram_words`` words may occur."""
-    max_share: Fraction = 0.01
-    """Share of all of its kind that one may make up, however often that is."""
+    max_stretch: Positive = 120
+    """Words of prose in a stretch of runs that all occur twice before.  A CJK character is half
+    a word."""
     loop_repeats: Annotated[int, Field(gt=1)] = 4
-    """A thinking part or answer that ends with one piece this many times over is a loop."""
+    """A piece that follows itself this many times is a loop."""
     loop_characters: Positive = 200
-    """Shorter ends are no loop."""
+    """Letters of a loop; shorter ones are none.  Digits and marks count a fifth."""
 
 
 class Decontamination(BaseModel):
-    """What of a benchmark may stand in no prompt and no response."""
+    """Which texts of a benchmark may occur in no prompt and no response."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     fields: list[str] = []
-    """Fields of the benchmarks' records to look at; none: every field that is a text."""
+    """Fields of the benchmarks' records that are searched for; none: every string field."""
     ngram_words: Positive = 13
     """Words in a row that give a benchmark away (Brown et al., arXiv 2005.14165, appendix C)."""
     min_words: Positive = 8
-    """A benchmark's text of fewer words, but at least this many, is looked for whole."""
+    """A benchmark's text of fewer words than a run, but at least this many, is searched for as a
+    whole."""
+    common_prompts: Positive = 100
+    """A run that so many different prompts of the data share is an instruction and gives nothing
+    away; a tenth of all prompts is enough, and five at least."""
 
 
 class FilterResponses(Settings):

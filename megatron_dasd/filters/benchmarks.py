@@ -1,12 +1,14 @@
 """An index of benchmarks' texts, to find runs of their words in prompts and responses.
 
 The 13-gram overlap of Brown et al. (arXiv 2005.14165, appendix C): words are compared in lower case
-and without punctuation.  The index takes some 24 bytes of memory for each word.
+and without punctuation.  A run of words that many of the user's own prompts share is an instruction
+and gives no benchmark away.  The index takes some 24 bytes of memory for each word.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -20,6 +22,8 @@ from megatron_dasd.records_io import numbered_rows, parse_line, record_files
 
 TEXT_SUFFIX = ".txt"
 _WORD = re.compile(r"\w")
+_FEWEST_COMMON = 5
+"""Different prompts that must share a run at least, however few prompts there are."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class Benchmarks:
     """[texts] index in ``words`` of the first word of each text."""
     names: list[str]
     """[texts] file and record that each text comes from."""
+    common: frozenset[int] = frozenset()
+    """Hashes of the runs that many prompts share."""
 
     @classmethod
     def read(cls, paths: Sequence[Path], settings: Decontamination) -> Self:
@@ -59,9 +65,42 @@ class Benchmarks:
                 )
         return cls(vocabulary, *_index(texts, settings.ngram_words), names)
 
+    def without_common_runs(self, prompts: Iterable[str], settings: Decontamination) -> Self:
+        """The benchmarks without the runs that many different prompts share.
+
+        Args:
+            prompts: the prompts of the user's own data; equal ones count as one.
+        """
+        different = {" ".join(_plain_words(prompt)) for prompt in prompts}
+        counts: Counter[int] = Counter()
+        for prompt in different:
+            counts.update({hash_ for _, _, _, hash_ in self._runs_in(prompt.split())})
+        many = max(_FEWEST_COMMON, min(settings.common_prompts, len(different) // 10))
+        common = frozenset(hash_ for hash_, count in counts.items() if count >= many)
+        return replace(self, common=common)
+
     def found_in(self, text: str) -> str | None:
-        """Describe a run of a benchmark's words that a text contains; None when there is none."""
+        """Describe a run of a benchmark's words that a text contains; None when there is none.
+
+        A run that overlaps one that many prompts share is passed over: it is the end of an
+        instruction and the beginning of what follows.
+        """
         plain = list(_plain_words(text))
+        runs = list(self._runs_in(plain))
+        shared = {
+            word
+            for start, size, _, hash_ in runs
+            if hash_ in self.common
+            for word in range(start, start + size)
+        }
+        for start, size, place, _ in runs:
+            if shared.isdisjoint(range(start, start + size)):
+                text_number = int(np.searchsorted(self.text_starts, place, side="right")) - 1
+                return f"{' '.join(plain[start : start + size])!r} of {self.names[text_number]}"
+        return None
+
+    def _runs_in(self, plain: Sequence[str]) -> Iterator[tuple[int, int, int, int]]:
+        """(first word, words, index in ``words``, hash) of each benchmark's run in a text."""
         words = np.array([self.vocabulary.get(word, 0) for word in plain], dtype=np.int64)
         for size, (hashes, places) in self.places.items():
             runs = run_hashes(words, size)
@@ -69,10 +108,7 @@ class Benchmarks:
             for run in np.flatnonzero(hashes[at] == runs).tolist():
                 place = int(places[at[run]])
                 if np.array_equal(self.words[place : place + size], words[run : run + size]):
-                    text_number = int(np.searchsorted(self.text_starts, place, side="right")) - 1
-                    shown = " ".join(plain[run : run + size])
-                    return f"{shown!r} of {self.names[text_number]}"
-        return None
+                    yield run, size, place, int(runs[run])
 
 
 def _plain_words(text: str) -> Iterable[str]:

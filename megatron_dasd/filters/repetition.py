@@ -1,22 +1,36 @@
-"""Repetition in a text: loops at the end; lines, paragraphs, sentences, runs of words.
+"""Repetition in a text: loops; lines, paragraphs, sentences; long stretches said again.
 
-Each function counts over thinking part and answer together, in time linear in the text.
+Each function counts over thinking part and answer together, in time linear in the text.  What is
+said twice is never too often: an answer may repeat what the thinking part has found.
+docs/filters.md shows the good and the degenerate texts by which the bounds were chosen.
 """
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import numpy as np
 
 from megatron_dasd.config.selection import Repetition
-from megatron_dasd.filters.ngrams import loop_at_end, most_frequent_run, numbered, words_of
+from megatron_dasd.filters.ngrams import (
+    Words,
+    longest_loop,
+    longest_stretch,
+    loop_at_end,
+    loop_weight,
+)
 from megatron_dasd.text.sentences import split_sentences
 
 MIN_WORDS = 3
 """Lines and sentences of fewer words are not counted: they repeat in good texts too."""
 MIN_PARAGRAPH_WORDS = 10
+_LETTERS = re.compile(r"[^\W\d_]{2}")
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
+_NEW_COSTS = 2.0
+"""A stretch goes on as long as more than two of its words are said again for each new one."""
+_MOST_FREQUENT = 100
+"""Lines or sentences that are looked at: those that are no prose may be the most frequent."""
 _SHOWN = 80
 """Characters of a repeated text in the detail of a drop."""
 
@@ -24,68 +38,97 @@ _SHOWN = 80
 def repeated_line(parts: Sequence[str], bounds: Repetition) -> str | None:
     """Describe the most frequent line, if it occurs too often."""
     lines = (line for part in parts for line in part.splitlines())
-    return _too_often("line", lines, MIN_WORDS, bounds.max_repeated_lines, bounds.max_share)
+    return _too_often("line", lines, bounds.max_repeated_lines, bounds.max_share)
 
 
 def repeated_paragraph(parts: Sequence[str], bounds: Repetition) -> str | None:
-    """Describe the most frequent paragraph (text between blank lines), if it occurs too often."""
-    found = (paragraph for part in parts for paragraph in _BLANK_LINE.split(part))
-    limit = bounds.max_repeated_paragraphs
-    return _too_often("paragraph", found, MIN_PARAGRAPH_WORDS, limit, bounds.max_share)
+    """Describe the paragraph (text between blank lines) whose copies have too many words.
+
+    Two copies of a paragraph are not counted, whatever their length.
+    """
+    found = [" ".join(text.split()) for part in parts for text in _BLANK_LINE.split(part)]
+    for text, count in Counter(found).most_common():
+        if count < 3:
+            break
+        num_words = sum(_is_word(word) for word in text.split())
+        if num_words >= MIN_PARAGRAPH_WORDS and (count - 2) * num_words > bounds.max_copied_words:
+            return (
+                f"the paragraph {_shown(text)} occurs {count} times: {(count - 2) * num_words} "
+                f"words beyond its second copy, at most {bounds.max_copied_words} allowed"
+            )
+    return None
 
 
 def repeated_sentence(parts: Sequence[str], bounds: Repetition) -> str | None:
     """Describe the most frequent sentence, if it occurs too often."""
     sentences = (sentence for part in parts for sentence in split_sentences(part))
-    limit = bounds.max_repeated_sentences
-    return _too_often("sentence", sentences, MIN_WORDS, limit, bounds.max_share)
+    return _too_often("sentence", sentences, bounds.max_repeated_sentences, bounds.max_share)
 
 
 def repeated_ngram(parts: Sequence[str], bounds: Repetition) -> str | None:
-    """Describe the most frequent run of words, if it occurs too often.
+    """Describe the longest stretch of prose that was said twice before, if it is too long.
 
-    A run does not cross from the thinking part into the answer.
+    The stretch consists of runs of ``ngram_words`` words that occur twice before it, whatever
+    their order, with few words between them; a counter in them does not make them new.  A run does
+    not cross from the thinking part into the answer.
     """
-    size = bounds.ngram_words
-    words: list[str] = []
-    for part in parts:
-        # between the parts stand words that no text contains, so that no run crosses
-        words += [*words_of(part), *(f"\n{len(words)} {place}" for place in range(size))]
-    count, start = most_frequent_run(numbered(words), size)
-    num_words = len(words) - len(parts) * size
-    limit = _limit(bounds.max_ngram_count, bounds.max_share, num_words / size)
-    if count <= limit:
+    words = _words(tuple(parts), bounds.ngram_words)
+    length, start, end = longest_stretch(words, bounds.ngram_words, _NEW_COSTS)
+    if length <= bounds.max_stretch:
         return None
-    return _describe("run of words", " ".join(words[start : start + size]), count, limit)
+    text = " ".join(words.words[start:end])
+    return (
+        f"{_shown(text)} begins a stretch of {end - start} words that were said before: {length:g} "
+        f"of prose, at most {bounds.max_stretch} allowed"
+    )
 
 
 def ends_in_loop(parts: Sequence[str], bounds: Repetition) -> str | None:
-    """Describe the piece that ends the thinking part or the answer over and over."""
+    """Describe the piece that follows itself over and over, at the end of a part or before it."""
     for part in parts:
-        piece = loop_at_end(part, bounds.loop_repeats, bounds.loop_characters)
+        piece = _loop_at_end(part, bounds)
         if piece is not None:
             return f"ends with {_shown(piece)} over and over"
+    words = _words(tuple(parts), bounds.ngram_words)
+    for word in words.different:
+        piece = _loop_at_end(word, bounds) if len(word) >= bounds.loop_characters else None
+        if piece is not None:
+            return f"contains {_shown(piece)} over and over"
+    length, start, period = longest_loop(words, bounds.ngram_words, bounds.loop_repeats)
+    if length < bounds.loop_characters:
+        return None
+    return f"contains {_shown(' '.join(words.words[start : start + period]))} over and over"
+
+
+@lru_cache(maxsize=1)
+def _words(parts: tuple[str, ...], gap: int) -> Words:
+    """The words of a response, which two rules look at one after the other."""
+    return Words.of(parts, gap)
+
+
+def _loop_at_end(text: str, bounds: Repetition) -> str | None:
+    piece = loop_at_end(text, bounds.loop_repeats, bounds.loop_characters)
+    if piece is None:
+        return None
+    # what the end repeats, as long as it goes on before the part that was looked at
+    codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)[::-1]
+    different = np.flatnonzero(codes[len(piece) :] != codes[: -len(piece)])
+    size = len(piece) + (int(different[0]) if different.size else codes.size - len(piece))
+    return piece if loop_weight(text[-size:]) >= bounds.loop_characters else None
+
+
+def _too_often(what: str, texts: Iterable[str], limit: int, max_share: float) -> str | None:
+    # a text of fewer characters than this has fewer words than are counted
+    counts = Counter(" ".join(text.split()) for text in texts if len(text) >= 2 * MIN_WORDS - 1)
+    limit = max(limit, int(max_share * counts.total()))
+    for text, count in counts.most_common(_MOST_FREQUENT):
+        if count > limit and sum(map(_is_word, text.split())) >= MIN_WORDS:
+            return f"the {what} {_shown(text)} occurs {count} times, at most {limit} allowed"
     return None
 
 
-def _too_often(
-    what: str, texts: Iterable[str], min_words: int, limit: int, max_share: float
-) -> str | None:
-    # a text of fewer characters than this has fewer words than min_words
-    words = [text.split() for text in texts if len(text) >= 2 * min_words - 1]
-    counts = Counter(" ".join(w) for w in words if len(w) >= min_words)
-    text, count = max(counts.items(), key=lambda item: item[1], default=("", 0))
-    limit = _limit(limit, max_share, len(words))
-    return _describe(what, text, count, limit) if count > limit else None
-
-
-def _limit(limit: int, max_share: float, number: float) -> int:
-    """How often one of ``number`` items may occur: the fixed limit or the share, if larger."""
-    return max(limit, int(np.floor(max_share * number)))
-
-
-def _describe(what: str, text: str, count: int, limit: int) -> str:
-    return f"the {what} {_shown(text)} occurs {count} times, at most {limit} allowed"
+def _is_word(text: str) -> bool:
+    return _LETTERS.search(text) is not None
 
 
 def _shown(text: str) -> str:

@@ -4,7 +4,7 @@ A part of the result holds what was kept of one input file, in order.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -14,12 +14,13 @@ from megatron_dasd.filters.benchmarks import Benchmarks
 from megatron_dasd.filters.case import Case, Tools, identity_of, make_case
 from megatron_dasd.filters.report import collect, what_took_all, write_report
 from megatron_dasd.filters.rules import first_reason
+from megatron_dasd.filters.rules.contamination import searched_turns
 from megatron_dasd.filters.token_counter import StudentTokenCounter
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.progress import progress
 from megatron_dasd.record_batches import read_batches
 from megatron_dasd.records import FilteredResponse, Response
-from megatron_dasd.records_io import SetAside, read_records, record_files
+from megatron_dasd.records_io import SetAside, ignore_malformed, read_records, record_files
 from megatron_dasd.text.chat import RefusedTurnsError
 from megatron_dasd.text.encoding import load_tokenizer
 
@@ -28,13 +29,12 @@ def run(
     settings: FilterResponses, inputs: Mapping[str, Path], folder: StageFolder
 ) -> dict[str, object]:
     """Filter the responses of all inputs into parts of :class:`FilteredResponse`."""
-    paths = [inputs[name] for name in settings.benchmarks]
     tokenizer = load_tokenizer(model_folder(inputs[settings.student]))
+    files = [file for name in settings.responses for file in record_files(inputs[name])]
     tools = Tools(
         StudentTokenCounter(tokenizer, settings.system_prompt, settings.chat_template_kwargs),
-        Benchmarks.read(paths, settings.decontamination) if paths else None,
+        _read_benchmarks(settings, inputs, files),
     )
-    files = [file for name in settings.responses for file in record_files(inputs[name])]
     seen: set[bytes] = set()
     with progress("filtering", total=len(files), unit="files") as bar:
         for index, file in enumerate(files):
@@ -49,6 +49,24 @@ def run(
     if not figures["kept"] and (figures["malformed"] or any(figures["dropped"].values())):
         print(what_took_all(figures), flush=True)
     return {"kept_share": figures["kept_share"], "dropped": figures["dropped"]}
+
+
+def _read_benchmarks(
+    settings: FilterResponses, inputs: Mapping[str, Path], files: Sequence[Path]
+) -> Benchmarks | None:
+    """The benchmarks, without what many prompts of the files share."""
+    if not settings.benchmarks:
+        return None
+    paths = [inputs[name] for name in settings.benchmarks]
+    benchmarks = Benchmarks.read(paths, settings.decontamination)
+    prompts = (
+        turn
+        for file in files
+        for batch in read_batches(file, Response, ignore_malformed)
+        for response in batch.records
+        for turn in searched_turns(response.prompt)
+    )
+    return benchmarks.without_common_runs(prompts, settings.decontamination)
 
 
 def _filter_file(

@@ -1,9 +1,9 @@
 """Tokens to sentences by byte offsets, whichever tokenizer cut the text.
 
-A token belongs wholly to the sentence that holds its first non-whitespace byte; a token of
-whitespace alone to the sentence before (METHOD: divergence-aware sampling).  Delimiters, and the
-whitespace around them, exist in one model's text only: their tokens, and those that add no byte
-(special tokens), belong to no sentence.
+A token belongs wholly to the sentence that contains its first non-whitespace byte.  A token of
+whitespace alone belongs to the sentence before it (METHOD: divergence-aware sampling).  Delimiters
+and the whitespace around them exist in one model's text only: their tokens belong to no sentence,
+and neither do tokens that add no byte (special tokens).
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def sentence_of_tokens(
         text: what the tokens spell.
         spans: bytes of the content in ``text``, in order, not overlapping.
         sentence_ends: [sentences] byte offsets, in the spans laid end to end, at which each
-            sentence ends; whitespace after a sentence belongs to it, as ``split_sentences`` has it.
+            sentence ends; whitespace after a sentence belongs to it, as in ``split_sentences``.
 
     Returns:
         [tokens] index of the sentence, :data:`NO_SENTENCE` for none.  Whitespace that opens a span

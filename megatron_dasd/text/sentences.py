@@ -1,27 +1,31 @@
 """Chains of thought into sentences, without losing a byte.
 
-A sentence ends at a line break, at ``. ! ? …`` before whitespace, and at the CJK full stops.  It
-does not end inside a decimal number, after an abbreviation or a list number, inside LaTeX
-mathematics or inline code; a fenced block of code is cut at its line breaks alone.  Whitespace
-after a sentence belongs to it, so the sentences joined are the text.  Every pattern is scanned in
-time linear in the text, whatever the text.
+A sentence ends at a line break, at ``. ! ? …`` before whitespace, and, with or without whitespace,
+at the full stops and question marks of Chinese, Japanese, Arabic, Urdu, Hindi, Armenian, Amharic,
+Burmese and Khmer.  Thai has no such mark: its sentences end at line breaks.  A sentence does not
+end inside a decimal number, after an abbreviation or a list number, inside LaTeX mathematics or
+inline code; a fenced block of code is cut at its line breaks alone.  Whitespace after a sentence
+belongs to it, so the sentences joined are the text.  Every pattern is scanned in time linear in the
+text, whatever the text.
 
-docs/divergence.md compares it with the splitters that are well kept.
+docs/divergence.md compares it with other maintained splitters.
 """
-# ruff: noqa: RUF001 -- the full-width marks and curly quotes are meant
+# ruff: noqa: RUF001 -- the full-width marks, those of other scripts and curly quotes are meant
 
 import re
 from collections.abc import Iterator
 from itertools import pairwise
 
-# Each pattern begins with a set of characters, by which a scan skips what cannot match.  The empty
-# groups tell marks that end a sentence whatever else stands around them: line breaks, questions,
-# and the many full stops between a word or number and a capital that need no closer look.
+# Each pattern begins with a set of characters, so that a scan skips what cannot match.  An empty
+# group marks an alternative that ends a sentence whatever surrounds it: line breaks, questions, and
+# the many full stops between a word or number and a capital that need no closer look.
 _BORDER = re.compile(
     r"""
-    [\n.!?…。！？｡]
+    [\n.!?…。！？｡．؟۔।॥።။។։]
     (?: (?<=\n) \s*+ ()
       | (?<=[。！？｡]) [。！？｡]*+ [」』”’）】)\]]*+ \s*+ ()
+      | (?<=．) (?![0-9０-９]) [」』”’）】)\]]*+ \s*+ ()
+      | (?<=[؟۔।॥።။។։]) [؟۔।॥።။។։!]*+ [”’"')\]»*_]*+ \s*+ ()
       | [ ] (?=[A-Z])
         (?: (?<=[a-z]{5}\.[ ]) (?<!pprox\.[ ])
           | (?<=[ ][a-z]{4}\.[ ]) (?<!resp\.[ ])
@@ -59,7 +63,7 @@ _BEFORE_NUMBERS = frozenset(
 """Abbreviations when a number follows, words otherwise."""
 _SPECIAL = frozenset([*map(str.lower, _TITLES), *_NEVER_LAST, *_BEFORE_NUMBERS, "etc"])
 _CONTEXT = 24
-"""Characters before a full stop that tell whether it ends the sentence."""
+"""Characters before a full stop that decide whether it ends the sentence."""
 
 
 def split_sentences(text: str) -> list[str]:
@@ -108,7 +112,7 @@ def _plainly_ends(text: str, start: int) -> bool:
 
 
 def _next_whole(wholes: Iterator[re.Match[str]], size: int) -> tuple[int, int, bool]:
-    """(start, end, whether it is a block of code) of what is next kept whole; the end if none."""
+    """(start, end, whether it is code) of the next whole piece; beyond the text without one."""
     match = next(wholes, None)
     return (*match.span(), match["code"] is not None) if match else (size, size + 1, False)
 

@@ -50,6 +50,7 @@ def test_every_rule_has_a_name_of_its_own_and_settings_that_exist() -> None:
         "fields": [],
         "ngram_words": 13,
         "min_words": 8,
+        "common_prompts": 100,
     }
 
 
@@ -161,49 +162,55 @@ def test_longer_than_the_context(
 
 BOUNDS = Repetition(
     max_repeated_lines=2,
-    max_repeated_paragraphs=1,
     max_repeated_sentences=2,
+    max_copied_words=10,
     ngram_words=3,
-    max_ngram_count=2,
+    max_stretch=5,
 )
 PARAGRAPH = "one two three four five six seven eight nine ten"
+PIECE = "so we add all of them. "
 
 
 @pytest.mark.parametrize(
     ("rule", "parts", "found"),
     [
         # a line of three words, in both parts together, whatever the spaces in it
-        (repetition.repeated_line, ["a b c\nx\na b c", "y"], None),
+        (repetition.repeated_line, ["aa bb cc\nx\naa bb cc", "y"], None),
         (
             repetition.repeated_line,
-            ["a b c\nx\na b c", "a  b c"],
-            "the line 'a b c' occurs 3 times, at most 2 allowed",
+            ["aa bb cc\nx\naa bb cc", "aa  bb cc"],
+            "the line 'aa bb cc' occurs 3 times, at most 2 allowed",
         ),
-        (repetition.repeated_line, ["a b\n" * 9], None),  # two words do not count
-        (repetition.repeated_paragraph, [PARAGRAPH + "\n\nx", "y"], None),
+        (repetition.repeated_line, ["aa bb\n" * 9], None),  # two words do not count
+        (repetition.repeated_line, ["0 0 0 1\n| - | a |\n" * 9], None),  # nor numbers and marks
+        (repetition.repeated_paragraph, ["\n\n".join([PARAGRAPH] * 2), PARAGRAPH], None),
         (
             repetition.repeated_paragraph,
-            [f"{PARAGRAPH}\n \nx", PARAGRAPH],
-            f"the paragraph '{PARAGRAPH}' occurs 2 times, at most 1 allowed",
+            [f"{PARAGRAPH}\n \nx\n\n{PARAGRAPH}", "\n\n".join([PARAGRAPH] * 2)],
+            f"the paragraph '{PARAGRAPH}' occurs 4 times: 20 words beyond its second copy, "
+            "at most 10 allowed",
         ),
-        (repetition.repeated_sentence, ["So a b. So c d. So a b."], None),
+        (repetition.repeated_sentence, ["So aa bb. So cc dd. So aa bb."], None),
         (
             repetition.repeated_sentence,
-            ["So a b. So c d. So a b. Or e.", "So a b."],
-            "the sentence 'So a b.' occurs 3 times, at most 2 allowed",
+            ["So aa bb. So cc dd. So aa bb. Or e.", "So aa bb."],
+            "the sentence 'So aa bb.' occurs 3 times, at most 2 allowed",
         ),
-        (repetition.repeated_ngram, ["now we have one of we have one"], None),
+        (repetition.repeated_ngram, [PIECE * 3], None),
         (
             repetition.repeated_ngram,
-            ["now we have one of we have one if we have one"],
-            "the run of words 'we have one' occurs 3 times, at most 2 allowed",
+            [PIECE * 4],
+            "'. so we add all of them . so we add all of them' begins a stretch of 14 words that "
+            "were said before: 10 of prose, at most 5 allowed",
         ),
         # a run does not cross the parts
-        (repetition.repeated_ngram, ["a b", "c a b", "c a b c"], None),
+        (repetition.repeated_ngram, ["we add", "all we add", "all we add all we add"], None),
         (
             repetition.repeated_ngram,
-            ["\u6211\u4eec\u770b\u6211\u4eec\u770b\u6211\u4eec\u770b"],
-            "the run of words '\u6211 \u4eec \u770b' occurs 3 times, at most 2 allowed",
+            ["\u6211\u4eec\u770b" * 6],
+            "'\u6211 \u4eec \u770b \u6211 \u4eec \u770b \u6211 \u4eec \u770b \u6211 \u4eec "
+            "\u770b' begins a stretch of 12 words that were said before: 6 of prose, "
+            "at most 5 allowed",
         ),
     ],
 )
@@ -214,21 +221,33 @@ def test_bounds_are_the_largest_allowed_counts(
 
 
 def test_a_long_text_may_come_back_to_a_thing_more_often() -> None:
-    lines = [f"this is line {number}" for number in range(600)]
-    assert repetition.repeated_line(["\n".join(lines + ["again and again"] * 6)], Repetition()) is (
-        None
-    )
-    found = repetition.repeated_line(["\n".join(lines + ["again and again"] * 7)], Repetition())
-    assert found == "the line 'again and again' occurs 7 times, at most 6 allowed"
+    lines = [f"this is line {number}" for number in range(1000)]
+    often = ["again and again"] * 52
+    assert repetition.repeated_line(["\n".join(lines + often)], Repetition()) is None
+    found = repetition.repeated_line(["\n".join(lines + often * 2)], Repetition())
+    assert found == "the line 'again and again' occurs 104 times, at most 55 allowed"
 
 
-def test_a_loop_at_the_end_of_a_part() -> None:
-    bounds = Repetition(loop_repeats=3, loop_characters=9)
+def test_a_loop_at_the_end_of_a_part_and_before_it() -> None:
+    bounds = Repetition(loop_repeats=3, loop_characters=6)
     assert repetition.ends_in_loop(["so no.no."], bounds) is None
     assert repetition.ends_in_loop(["x", "so no.no.no."], bounds) == (
         "ends with 'no.' over and over"
     )
-    assert repetition.ends_in_loop(["so no.no.no. Fine", "y"], bounds) is None
+    assert repetition.ends_in_loop(["so no, no, no, no, no. Fine", "y"], bounds) == (
+        "contains 'no ,' over and over"
+    )
+    assert repetition.ends_in_loop(["so nonononono then", "y"], bounds) == (
+        "contains 'no' over and over"
+    )
+
+
+def test_digits_and_marks_count_a_fifth_of_a_loop() -> None:
+    bounds = Repetition(loop_repeats=4, loop_characters=20)
+    for unit in ("0 ", "-", "0, "):
+        size = len(unit.strip())
+        assert repetition.ends_in_loop([unit * (99 // size)], bounds) is None
+        assert repetition.ends_in_loop([unit * (110 // size)], bounds) is not None
 
 
 PIECES = ["a", "\u00e9", "e\u0301", "\ufb01", "\uff21", "\U0001f600", " ", "\n", "."]

@@ -4,7 +4,7 @@
 well-kept splitters that are installed (``pip install pysbd sentencex syntok blingfire numpy``); the
 result stands in docs/divergence.md.
 """
-# ruff: noqa: E501, RUF001 -- lines of texts; full-width marks are meant
+# ruff: noqa: E501, RUF001 -- lines of texts; full-width marks and other scripts are meant
 
 import importlib
 import sys
@@ -39,6 +39,12 @@ MARKED = [
     "Case 1. x > 0. ¦Then |x| = x. ¦Case 2. x < 0. ¦Then |x| = -x.",
     "Für n = 2 gilt z.B. das. ¦Größe? ¦Ja.",
     "So the probability is 0.25 (i.e., 1/4). ¦Hence 75% remain. ¦Answer: 3/4.",
+    "他说：“是的。”¦然后走了。¦真的？！¦式子是x = 3.5；所以y=2。¦他说……好吧。¦完",
+    "式は x = 3.5。¦よって y = 2！¦本当？¦「いいえ。」¦これは…だと思う。¦え？！¦はい．¦x＝３．１４です．¦終わり",
+    "هل هذا صحيح؟ ¦نعم. ¦الجواب هو 3.5. ¦لماذا؟¦لأن x = 2، وهذا يكفي! ¦انتهى",
+    "यह सही है। ¦उत्तर 3.5 है।¦क्या आप सहमत हैं? ¦हाँ! ¦श्लोक समाप्त॥ ¦अब x = 2 रखें। ¦ठीक",
+    "کیا یہ درست ہے؟ ¦جی ہاں۔ ¦جواب 3.5 ہے۔¦کیوں؟ ¦کیونکہ x = 2 ہے۔ ¦ختم",
+    "เราต้องหาค่า x ก่อน\n¦คำตอบคือ 3.5 บาท\n¦ถูกต้องไหม? ¦ใช่\n¦จบ",
 ]
 LONG_CHARACTERS = 40_000
 """The speed is measured on the texts over and over: as long as a response of 10K tokens."""

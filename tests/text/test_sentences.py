@@ -1,5 +1,5 @@
 """The sentence splitter: where chains of thought are cut, and that nothing is lost."""
-# ruff: noqa: RUF001 -- the full-width marks are meant
+# ruff: noqa: RUF001 -- full-width marks and other scripts are meant
 
 import pytest
 from hypothesis import given
@@ -26,6 +26,11 @@ from tests.text.marked_sentences import mistakes
         ("One \n\n  Two", ["One \n\n  ", "Two"]),
         ("  lead. Next \n", ["  lead. ", "Next \n"]),
         ("答案是3。所以对！\n好", ["答案是3。", "所以对！\n", "好"]),
+        ("وقف؟نعم. لا۔ ہاں", ["وقف؟", "نعم. ", "لا۔ ", "ہاں"]),
+        ("है।३.५ है॥ हाँ! ठीक", ["है।", "३.५ है॥ ", "हाँ! ", "ठीक"]),
+        ("３．１４です．次．", ["３．１４です．", "次．"]),
+        ("ជា។ այո։ አዎ። ဟုတ်။ end", ["ជា។ ", "այո։ ", "አዎ። ", "ဟုတ်။ ", "end"]),
+        ("ตอบ 3.5 บาท\nจบ", ["ตอบ 3.5 บาท\n", "จบ"]),
         ("Let $a. b$ be. So \\(c. d\\). \\[ e.\n f \\\\[2pt] \\] g. $$ h.\ni $$", [
             "Let $a. b$ be. ", "So \\(c. d\\). ", "\\[ e.\n f \\\\[2pt] \\] g. ", "$$ h.\ni $$",
         ]),

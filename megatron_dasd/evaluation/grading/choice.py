@@ -26,9 +26,9 @@ _WITH_TEXT = re.compile(rf"{_DRESS}(?:\(([A-Za-z])\)|([A-Z]){_DRESS}[).:]){_DRES
 def letter_of(answer: str) -> str | None:
     """The letter that an answer chooses, in upper case; None when it names none.
 
-    Looked for in this order: the last ``\\boxed{B}``, the last "the answer is (B)", the last
-    "B is correct", an answer that is nothing but a letter, an answer of one line that begins with ``(B)``, ``B)``, ``B.`` or
-    ``B:``.
+    The first form of this list that occurs decides: the last ``\\boxed{B}``, the last "the answer
+    is (B)", the last "B is correct", an answer that is nothing but a letter, an answer of one line
+    that begins with ``(B)``, ``B)``, ``B.`` or ``B:``.
     """
     for pattern in (_BOXED, _NAMED, _CALLED_RIGHT):
         found = pattern.findall(answer)

@@ -3,7 +3,7 @@
 Math-Verify reads LaTeX and plain ASCII.  Marks that Unicode has for the same things (``−``, ``√``,
 ``½``, ``²``, ``∞``, ``≤``) are put into LaTeX before.
 """
-# ruff: noqa: RUF001 -- the marks are meant
+# ruff: noqa: RUF001, RUF002 -- the marks are meant
 
 import logging
 import re

@@ -27,7 +27,7 @@ def _rule(
 
 LOOP = _rule(
     "loop",
-    "thinking part or answer ends with one piece over and over",
+    "one piece of text over and over",
     ends_in_loop,
     "loop_repeats",
     "loop_characters",
@@ -37,10 +37,9 @@ REPEATED_LINE = _rule(
 )
 REPEATED_PARAGRAPH = _rule(
     "repeated_paragraph",
-    "one paragraph too often",
+    "too many words in copies of one paragraph",
     repeated_paragraph,
-    "max_repeated_paragraphs",
-    "max_share",
+    "max_copied_words",
 )
 REPEATED_SENTENCE = _rule(
     "repeated_sentence",
@@ -51,9 +50,8 @@ REPEATED_SENTENCE = _rule(
 )
 REPEATED_NGRAM = _rule(
     "repeated_ngram",
-    "one run of words too often",
+    "a long stretch of runs of words that all occur twice before",
     repeated_ngram,
     "ngram_words",
-    "max_ngram_count",
-    "max_share",
+    "max_stretch",
 )

@@ -1,5 +1,5 @@
 """Answers judged by hand: a line each, what was answered, a bar, and what it is compared with."""
-# ruff: noqa: E501, RUF001 -- lines of texts; the marks are meant
+# ruff: noqa: RUF001 -- lines of texts; the marks are meant
 
 RIGHT = r"""
 The interval is (−∞, 3].|(-\infty,3]
