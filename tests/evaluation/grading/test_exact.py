@@ -28,6 +28,16 @@ from megatron_dasd.evaluation.grading.exact import is_same
         ('"Yes"', "yes", True),
         ("ﬁve", "five", True),  # compatibility ligature
         ("yes, it is", "yes", False),
+        ("\\boxed{42}", "42", True),
+        ("The answer is \\boxed{\\frac{1}{2}}.", "1/2", True),
+        ("\\boxed{41}, no: \\boxed{42}", "42", True),
+        ("\\boxed{41}", "42", False),
+        ("\u22125", "-5", True),
+        ("x = 42", "42", True),
+        ("x = -1/2", "-0.5", True),
+        ("x = y", "y", False),
+        ("(3, 4)", "(3,4)", True),
+        ("(3, 4)", "(4,3)", False),
     ],
 )
 def test_exact(answer: str, reference: str, same: bool) -> None:
