@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from megatron_dasd.arrays import Floats, Ints
+from megatron_dasd.arrow_rows import plain_rows
 from megatron_dasd.records import TokenLogprobs
 from megatron_dasd.records_io import (
     OnMalformed,
@@ -80,7 +81,7 @@ def read_batches[T](
         try:
             yield _at_once(list(numbers), batch, record_type)
         except DoubtError:
-            rows = zip(numbers, batch.to_pylist(), strict=True)
+            rows = zip(numbers, plain_rows(batch, file, numbers.start), strict=True)
             yield _one_by_one(file, rows, record_type, on_malformed)
 
 
@@ -125,12 +126,12 @@ def _at_once[T](numbers: list[int], batch: pa.RecordBatch, record_type: type[T])
     """
     table = cast_columns(batch, arrow_schema(record_type))
     names = token_list_fields(record_type)
-    rows = table.drop_columns(names).to_pylist() if names else table.to_pylist()
-    for name in names:
-        check_token_lists(table.column(name))
-        for row, reduced in zip(rows, _reduced(table.column(name)), strict=True):
-            row[name] = reduced
     try:
+        rows = table.drop_columns(names).to_pylist() if names else table.to_pylist()
+        for name in names:
+            check_token_lists(table.column(name))
+            for row, reduced in zip(rows, _reduced(table.column(name)), strict=True):
+                row[name] = reduced
         return RecordBatch(numbers, [parse_record(record_type, row) for row in rows], table)
     except ValueError:
         raise DoubtError from None

@@ -1,4 +1,4 @@
-"""Records from and to files: JSON lines and Parquet in, Parquet out, every field checked.
+"""Records from and to files: JSON, Parquet and Arrow in, Parquet out, every field checked.
 
 A malformed record is reported by file, record number and field.  The caller decides whether it
 stops the run or is set aside with its reason.
@@ -28,7 +28,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
+from megatron_dasd.arrow_rows import ARROW_KINDS, arrow_rows, count_arrow_rows, plain_rows
 from megatron_dasd.errors import UserError
+from megatron_dasd.json_rows import JSON_KINDS, count_json_rows, json_rows, kind_of
 from megatron_dasd.json_values import JsonObject
 from megatron_dasd.manifests import part_files
 
@@ -40,7 +42,11 @@ class Dataclass(Protocol):
 
 
 type RawRow = str | JsonObject
-"""A row as it is read: an unparsed JSON line, or the fields of a Parquet row."""
+"""A row as it is read: unparsed JSON, or the fields of a row of Parquet or Arrow."""
+ROW_KINDS = (".parquet", *ARROW_KINDS, *JSON_KINDS)
+"""Suffixes of files of rows; JSON may be compressed (``.jsonl.gz``)."""
+_ABOUT_DATA = ("dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json")
+"""What ``datasets`` writes beside its files of rows."""
 
 TALLY_KEY = b"counts"
 _SCALARS = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
@@ -189,18 +195,27 @@ def open_parquet(
     )
 
 
+def holds_rows(file: Path) -> bool:
+    """Whether a file's name is that of a file of rows."""
+    return kind_of(file) in ROW_KINDS and file.name not in _ABOUT_DATA
+
+
 def record_files(path: Path) -> list[Path]:
     """The record files of a stage folder or a user's folder, in order; or the file itself.
 
     Raises:
-        UserError: there is nothing to read.
+        UserError: there is nothing to read, or the file is of a kind that cannot be read.
     """
     if path.is_file():
+        if kind_of(path) not in (*ROW_KINDS, ""):
+            kinds = ", ".join(ROW_KINDS)
+            raise UserError(
+                f"{path}: {kind_of(path)} files cannot be read; convert it to one of {kinds}"
+            )
         return [path]
     found: list[Path] = []
     if path.is_dir():
-        others = (p for p in path.iterdir() if p.suffix in (".jsonl", ".parquet"))
-        found = part_files(path) or sorted(others)
+        found = part_files(path) or sorted(p for p in path.iterdir() if holds_rows(p))
     if not found:
         raise UserError(f"{path}: no records here (expected part-*.parquet, *.parquet or *.jsonl)")
     return found
@@ -225,9 +240,10 @@ def count_records(file: Path) -> int:
     Raises:
         UserError: the file cannot be read.
     """
+    if kind_of(file) in ARROW_KINDS:
+        return count_arrow_rows(file)
     if file.suffix != ".parquet":
-        with file.open("rb") as lines:
-            return sum(1 for line in lines if line.strip())
+        return count_json_rows(file)
     with parquet_errors(file):
         return int(pq.read_metadata(file).num_rows)
 
@@ -243,20 +259,25 @@ def parse_rows[T](
         try:
             record = parse_record(record_type, parse_line(row) if isinstance(row, str) else row)
         except ValueError as error:
-            text = row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)
+            text = row if isinstance(row, str) else row_text(row)
             on_malformed(f"{file}: record {number}: {error}", text)
             continue
         yield number, record
 
 
+def row_text(row: object) -> str:
+    """A row as JSON, for setting it aside; what JSON has no type for as Python writes it."""
+    return json.dumps(row, ensure_ascii=False, default=str)
+
+
 def parse_line(line: str) -> JsonObject:
-    """Parse a line of a JSON lines file.
+    """Parse a line of a JSON lines file; a byte order mark before it is no part of it.
 
     Raises:
         ValueError: the line is no JSON object.
     """
     try:
-        row = json.loads(line)
+        row = json.loads(line.removeprefix("\ufeff"))
     except json.JSONDecodeError as error:
         raise ValueError(f"bad JSON ({error.msg}, column {error.colno})") from None
     except RecursionError:
@@ -273,7 +294,7 @@ def parse_line(line: str) -> JsonObject:
 
 
 def numbered_rows(file: Path) -> Iterator[tuple[int, RawRow]]:
-    """Yield rows, numbered from 1: dicts from Parquet, unparsed lines from JSON lines.
+    """Yield rows, numbered from 1: dicts from Parquet and Arrow, unparsed text from JSON.
 
     Raises:
         UserError: the file cannot be read.
@@ -281,18 +302,14 @@ def numbered_rows(file: Path) -> Iterator[tuple[int, RawRow]]:
     if file.suffix == ".parquet":
         with parquet_errors(file):
             yield from enumerate(_parquet_rows(file), start=1)
-        return
-    with file.open(encoding="utf-8") as lines:
-        try:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield number, line.rstrip("\n")
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{file}: not UTF-8 text ({error.reason} at byte {error.start})"
-            ) from None
+    elif kind_of(file) in ARROW_KINDS:
+        yield from enumerate(arrow_rows(file), start=1)
+    else:
+        yield from json_rows(file)
 
 
 def _parquet_rows(file: Path) -> Iterator[JsonObject]:
+    first = 1
     for batch in open_parquet(file).iter_batches(batch_size=256):
-        yield from batch.to_pylist()
+        yield from plain_rows(batch, file, first)
+        first += batch.num_rows

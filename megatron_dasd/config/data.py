@@ -44,7 +44,9 @@ class PreprocessText(Packed):
     packages: dict[str, str] = {}
     """Text files that Python packages carry: package -> path inside it."""
     files: list[Input] = []
-    """Text files, UTF-8."""
+    """Plain texts; or JSON lines, Parquet, Arrow and folders of them, with a text a row."""
+    text_field: str = "text"
+    """Column of the text, in files of rows."""
     document_tokens: Positive = 256
     """Tokens of each document that the texts are cut into."""
     max_tokens: Positive | None = None

@@ -4,7 +4,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from megatron_dasd.config.base import Input, OnMalformed, Positive, Settings, Stage
+from megatron_dasd.config.base import Input, Positive, Settings, Stage
+from megatron_dasd.config.formats import Column, UserFiles
 
 Carries = Literal["any", "none"]
 Style = Literal["terse", "explained", "wordy"]
@@ -98,39 +99,41 @@ Task = Annotated[
 ]
 
 
-class MakePrompts(Settings):
+class MakePrompts(UserFiles):
     """Tasks from generators and prompts from files, with a held-out part."""
 
     kind: Literal["make_prompts"]
     stage: ClassVar[Stage] = Stage(module="megatron_dasd.sources.prompts")
     files: list[Input] = []
-    """JSON lines or Parquet of Prompt records."""
+    """JSON lines, JSON arrays, Parquet, Arrow, or folders of them: of Prompt records, or of other
+    programs' rows where ``format`` or columns are given, whose responses are left out."""
+    reference_answer_field: Column = None
+    """Column of the right answer; None: these prompts are not graded."""
+    grader: str | None = None
+    """Grader of the answers to prompts with a right answer, e.g. ``math``."""
     tasks: list[Task] = []
     """Generators of the ``reasoning-gym`` package, and ``column_addition``."""
     heldout_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of the prompts that no stage trains on."""
-    on_malformed: OnMalformed = "stop"
-    """``stop``: the first malformed record ends the stage; ``set_aside``: such records are kept
-    beside the result with the reason, and counted."""
 
     @model_validator(mode="after")
     def _some(self) -> "MakePrompts":
         if not self.files and not self.tasks:
             raise ValueError("give files, tasks or both")
+        if bool(self.reference_answer_field) != bool(self.grader):
+            raise ValueError("give reference_answer_field and grader, or neither")
         return self
 
 
-class ImportResponses(Settings):
+class ImportResponses(UserFiles):
     """Responses that a teacher wrote elsewhere, with or without its log-probs."""
 
     kind: Literal["import_responses"]
     stage: ClassVar[Stage] = Stage(module="megatron_dasd.sources.responses")
-    format: Literal["superior-reasoning", "messages", "prompt-response"]
-    """``superior-reasoning``: the fields ``uuid``, ``input``, ``output``, ``domain`` of the
-    released Superior-Reasoning-SFT data.  ``messages``: a list of turns (``role``, ``content``) of
-    which the last one is the assistant's.  ``prompt-response``: two columns."""
     files: list[Input] = Field(min_length=1)
-    """JSON lines, Parquet, folders of them, or folders of ``datasets``' ``save_to_disk``."""
+    """JSON lines, JSON arrays, Parquet, Arrow, or folders of them; also those of ``datasets``'
+    ``save_to_disk``.  Without ``format`` and columns, the one format is taken that the first
+    record fits."""
     logprobs: list[Input] = []
     """Parquet of ``sample_uuid``, ``token_ids``, ``logprobs`` (superior-reasoning only)."""
     tokenizer: Input | None = None
@@ -139,19 +142,6 @@ class ImportResponses(Settings):
     """Temperature at which the responses were sampled; the files do not record it."""
     model: str = "teacher"
     """The teacher's name."""
-    messages_field: str = "messages"
-    """Column of the turns (``messages`` only)."""
-    prompt_field: str = "prompt"
-    """A text, or a list of turns up to the user's."""
-    response_field: str = "response"
-    """Column of the response (``prompt-response`` only)."""
-    id_field: str | None = None
-    """Column of the prompt's id; None: the id is a hash of the prompt's text."""
-    domain_field: str = "domain"
-    """Column of the domain; where it is absent or empty, the domain is ``unknown``."""
-    on_malformed: OnMalformed = "stop"
-    """``stop``: the first malformed record ends the stage; ``set_aside``: such records are kept
-    beside the result with the reason, and counted."""
 
     @model_validator(mode="after")
     def _logprobs(self) -> "ImportResponses":

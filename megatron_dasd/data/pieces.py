@@ -7,7 +7,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from megatron_dasd.errors import UserError
-from megatron_dasd.records_io import parquet_errors, record_files
+from megatron_dasd.json_rows import is_plain_lines
+from megatron_dasd.records_io import RawRow, numbered_rows, parquet_errors, record_files
 
 SHARD_BYTES = 64 << 20
 """Uncompressed size at which a shard is full: some seconds of work."""
@@ -17,7 +18,10 @@ _LINES_BLOCK = 16 << 20
 
 @dataclass(frozen=True)
 class Piece:
-    """Consecutive records of a file: a row group of Parquet, or a range of bytes of JSON lines."""
+    """Consecutive records of a file: a row group of Parquet, or a range of bytes of JSON lines.
+
+    A file of another kind (compressed, a JSON array, Arrow) is one piece, from 0 to 0.
+    """
 
     file: Path
     start: int
@@ -45,12 +49,21 @@ def plan_shards(path: Path, shard_bytes: int = SHARD_BYTES) -> list[InputShard]:
     shards: list[InputShard] = []
     waiting: list[Piece] = []
     for file in record_files(path):
-        for piece in _parquet_pieces(file) if file.suffix == ".parquet" else _line_pieces(file):
+        for piece in _pieces(file):
             waiting.append(piece)
             if sum(p.num_bytes for p in waiting) >= shard_bytes:
                 shards.append(tuple(waiting))
                 waiting = []
     return [*shards, tuple(waiting)] if waiting else shards
+
+
+def _pieces(file: Path) -> Iterator[Piece]:
+    if file.suffix == ".parquet":
+        yield from _parquet_pieces(file)
+    elif is_plain_lines(file):
+        yield from _line_pieces(file)
+    else:
+        yield Piece(file, 0, 0, 1, file.stat().st_size)
 
 
 def _parquet_pieces(file: Path) -> Iterator[Piece]:
@@ -79,18 +92,26 @@ def _line_pieces(file: Path) -> Iterator[Piece]:
         yield Piece(file, start, end, first, end - start)
 
 
-def piece_lines(piece: Piece) -> Iterator[str]:
-    """Yield the lines of a piece of a JSON lines file, in order.
+def piece_rows(piece: Piece) -> Iterator[tuple[int, RawRow]]:
+    """Yield the rows of a piece that is not Parquet, in order, with their numbers in the file.
 
     Raises:
-        UserError: a line is not UTF-8.
+        UserError: the file cannot be read, or a line is not UTF-8.
     """
+    if not piece.end:
+        yield from numbered_rows(piece.file)
+        return
+    number = piece.first_record
     with piece.file.open("rb") as file:
         file.seek(piece.start)
         while file.tell() < piece.end:
             try:
-                yield file.readline().decode().rstrip("\n")
+                line = file.readline().decode()
             except UnicodeDecodeError as error:
                 raise UserError(
-                    f"{piece.file}: not UTF-8 text ({error.reason} at byte {error.start})"
+                    f"{piece.file}: record {number}: not UTF-8 text ({error.reason} at byte "
+                    f"{error.start} of the line)"
                 ) from None
+            if line.strip():
+                yield number, line.rstrip("\n")
+            number += 1

@@ -12,9 +12,16 @@ from megatron_dasd.data.indexed import DataFormat, ShardWriter, write_data
 from megatron_dasd.data.meta import DATA, LOSS_MASK, TOKENS, Document, read_meta
 from megatron_dasd.data.tokenizer import load_vocabulary
 from megatron_dasd.errors import UserError
-from megatron_dasd.json_values import Figures
+from megatron_dasd.json_values import Figures, require
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.progress import progress
+from megatron_dasd.records_io import (
+    count_records,
+    holds_rows,
+    numbered_rows,
+    parse_line,
+    record_files,
+)
 from megatron_dasd.text.encoding import encode
 from megatron_dasd.text.layout import end_of_turn_id
 
@@ -43,8 +50,8 @@ def _write(settings: PreprocessText, inputs: Mapping[str, Path], folder: StageFo
     writer = ShardWriter(scratch, data_format)
     documents: list[Document] = []
     room = settings.max_tokens
-    num_sources = len(settings.packages) + len(settings.files)
-    with progress("tokenising", total=num_sources, unit="texts") as bar:
+    num_texts = sum(_num_texts(inputs[name]) for name in settings.files)
+    with progress("tokenising", total=len(settings.packages) + num_texts, unit="texts") as bar:
         for name, text in _texts(settings, inputs):
             token_ids = encode(tokenizer, text, parse_special=False)[:room]
             for number, piece in enumerate(batched(token_ids, settings.document_tokens)):
@@ -78,7 +85,34 @@ def _texts(settings: PreprocessText, inputs: Mapping[str, Path]) -> Iterator[tup
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"packages: {name}: {error}") from None
     for reference in settings.files:
-        try:
-            yield reference, inputs[reference].read_text(encoding="utf-8")
+        source = inputs[reference]
+        if _has_rows(source):
+            yield from _column(reference, source, settings.text_field)
+            continue
+        try:  # as bytes, so that Windows newlines stay; a byte order mark is no part of the text
+            yield reference, source.read_bytes().decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{inputs[reference]}: {error}") from None
+            raise UserError(f"{source}: {error}") from None
+
+
+def _has_rows(source: Path) -> bool:
+    return source.is_dir() or holds_rows(source)
+
+
+def _num_texts(source: Path) -> int:
+    return sum(map(count_records, record_files(source))) if _has_rows(source) else 1
+
+
+def _column(reference: str, path: Path, field: str) -> Iterator[tuple[str, str]]:
+    """Name and text of every row of a file or folder of rows.
+
+    Raises:
+        UserError: a file cannot be read, or a row has no such text.
+    """
+    for file in record_files(path):
+        for number, raw in numbered_rows(file):
+            try:
+                text = require(parse_line(raw) if isinstance(raw, str) else raw, field, str)
+            except ValueError as error:
+                raise UserError(f"{file}: record {number}: {error}") from None
+            yield f"{reference} {file.name} {number}", text

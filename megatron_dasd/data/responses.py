@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from megatron_dasd.arrays import Ints
-from megatron_dasd.data.pieces import InputShard, Piece, piece_lines
+from megatron_dasd.arrow_rows import plain_rows
+from megatron_dasd.data.pieces import InputShard, Piece, piece_rows
 from megatron_dasd.record_batches import (
     DoubtError,
     cast_columns,
@@ -149,9 +150,7 @@ def read_shard(
         if piece.file.suffix == ".parquet":
             yield from _read_row_groups(piece, fields, on_malformed)
         else:
-            numbered = enumerate(piece_lines(piece), start=piece.first_record)
-            lines = ((number, line) for number, line in numbered if line.strip())
-            for some in batched(lines, BATCH_RECORDS):
+            for some in batched(piece_rows(piece), BATCH_RECORDS):
                 yield _one_by_one(piece.file, some, fields, on_malformed)
 
 
@@ -176,7 +175,7 @@ def _read_row_groups(
         # the fault may lie in any column, so the rest is read with all of them
         rest = _numbered_batches(file, piece, None)
         for numbers, columns in islice(rest, num_passed, None):
-            rows = zip(numbers, columns.to_pylist(), strict=True)
+            rows = zip(numbers, plain_rows(columns, piece.file, numbers.start), strict=True)
             yield _one_by_one(piece.file, rows, fields, on_malformed)
 
 

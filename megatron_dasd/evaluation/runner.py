@@ -26,6 +26,7 @@ from megatron_dasd.evaluation.graders import (
 )
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.progress import progress
+from megatron_dasd.prompt_ids import read_prompts
 from megatron_dasd.records import Graded, Prompt
 from megatron_dasd.records_io import SetAside, read_records
 from megatron_dasd.seeds import derive_seed
@@ -73,7 +74,7 @@ def run(settings: Evaluate, inputs: Mapping[str, Path], folder: StageFolder) -> 
 
 
 def _graded_prompts(path: Path, aside: SetAside) -> Iterable[Prompt]:
-    for prompt in read_records(path, Prompt, aside.malformed):
+    for prompt in read_prompts(path, aside.malformed):
         if prompt.split == "heldout" and prompt.grader is not None:
             yield prompt
         else:

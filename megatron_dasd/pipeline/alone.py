@@ -35,7 +35,7 @@ def run_alone(kind: str, given: Mapping[str, object], out: Path, named: Naming =
 def pipeline_of_one(
     kind: str, given: Mapping[str, object], out: Path, named: Naming = dotted
 ) -> Pipeline:
-    """The pipeline that has one stage alone; arguments and errors are those of :func:`run_alone`."""
+    """The pipeline of one stage alone; arguments and errors are those of :func:`run_alone`."""
     settings = _checked(kind, given, named)
     for name in references(settings):
         if not Path(name).exists():

@@ -16,11 +16,12 @@ from transformers import PreTrainedTokenizerBase
 
 from megatron_dasd.config.sources import ImportResponses
 from megatron_dasd.errors import UserError
+from megatron_dasd.prompt_ids import PromptIds
 from megatron_dasd.records import Response, TokenLogprobs
-from megatron_dasd.records_io import open_parquet, parquet_errors, parse_line
-from megatron_dasd.sources.foreign import num_foreign_rows, text_field
+from megatron_dasd.records_io import count_records, open_parquet, parquet_errors, parse_line
 from megatron_dasd.sources.given_tokens import tokens_of_text
 from megatron_dasd.sources.response_rows import Row, digest, failing, make_response, read_row
+from megatron_dasd.sources.row_fields import filled_text
 from megatron_dasd.text.encoding import token_bytes
 
 _COLUMNS = ("sample_uuid", "token_ids", "logprobs")
@@ -51,10 +52,13 @@ class Joined:
         self._files = files
         self._parquet = parquet
         self._tokenizer = tokenizer
+        self._columns = settings.columns()
+        self.not_read: Counter[str] = Counter()
+        """Fields that have a value and are not read, by name: rows that have them."""
 
     def num_rows(self) -> int:
         """Number of rows of log-probs."""
-        return sum(num_foreign_rows(file) for file in self._parquet)
+        return sum(count_records(file) for file in self._parquet)
 
     def rows(self) -> Iterator[Row]:
         """Yield malformed lines, then all log-probs in order, then texts that no log-probs name."""
@@ -75,6 +79,7 @@ class Joined:
     def _places(self) -> tuple[dict[bytes, _Place], list[Row]]:
         """Where each text lies, by a hash of its id; and the malformed lines."""
         places: dict[bytes, _Place] = {}
+        ids = PromptIds()
         broken: list[Row] = []
         candidates: Counter[bytes] = Counter()
         for number, file in enumerate(self._files):
@@ -83,15 +88,18 @@ class Joined:
             for record, offset, line in _lines(file):
                 try:
                     row = parse_line(line)
-                    key = digest(text_field(row, "uuid"))
-                    prompt = read_row(self._settings, row)[0]
+                    key = digest(filled_text(row.get("uuid"), "uuid"))
+                    example = read_row(self._columns, row)
+                    ids.check(example.prompt, f"{file}: record {record}")
                     if key in places:
                         raise ValueError(f"field uuid: {row['uuid']} is there twice")
                 except ValueError as error:
                     where = f"{file}: record {record}"
                     broken.append(Row(where, failing(error), lambda line=line: line))  # type: ignore[misc]
                     continue
-                name = digest(prompt.prompt_id)
+                example.not_read.pop("uuid", None)
+                self.not_read += example.not_read
+                name = digest(example.prompt.prompt_id)
                 places[key] = _Place(number, offset, record, candidates[name])
                 candidates[name] += 1
         return places, broken
@@ -105,12 +113,10 @@ class Joined:
         def make() -> Response:
             if place is None:
                 raise ValueError(f"field sample_uuid: {uuid}: no text with this uuid, or twice")
-            row = parse_line(self._line_at(place))
-            prompt, text, _, reason = read_row(self._settings, row)
-            tokens = self._tokens(batch, index, text)
-            return make_response(
-                self._settings, prompt, text, place.candidate, tokens, finish_reason=reason
-            )
+            example = read_row(self._columns, parse_line(self._line_at(place)))
+            (answer,) = example.answers
+            tokens = self._tokens(batch, index, answer.text)
+            return make_response(self._settings, example.prompt, answer, place.candidate, tokens)
 
         return Row(where, make, lambda: json.dumps({"sample_uuid": uuid}))
 

@@ -15,9 +15,12 @@ from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.sources import ColumnAddition, MakePrompts, ReasoningGymTask
 from megatron_dasd.errors import UserError
 from megatron_dasd.json_values import Figures
+from megatron_dasd.prompt_ids import question_of
 from megatron_dasd.records import Message, Prompt
-from megatron_dasd.records_io import SetAside, read_records
+from megatron_dasd.records_io import SetAside, numbered_rows, parse_line, read_records
 from megatron_dasd.seeds import derive_seed
+from megatron_dasd.sources.response_rows import read_question, shown
+from megatron_dasd.sources.user_files import UserFile, user_files
 from megatron_dasd.tasks.column_addition import Sum, draw_sums
 
 
@@ -28,7 +31,8 @@ def run(settings: MakePrompts, inputs: Mapping[str, Path], folder: StageFolder) 
     for number, task in enumerate(settings.tasks):
         prompts += task_prompts(task, number, settings.seed)
     for name in settings.files:
-        prompts += read_records(inputs[name], Prompt, aside.malformed)
+        for file in user_files(inputs[name], settings.splits):
+            prompts += _file_prompts(file, settings, aside)
     distinct = list(without_duplicates(prompts, aside))
     if not distinct:
         raise UserError("make_prompts: no prompts among the files and tasks")
@@ -36,6 +40,22 @@ def run(settings: MakePrompts, inputs: Mapping[str, Path], folder: StageFolder) 
     aside.counts.update(prompt.split for prompt in split)
     folder.write_part(0, Prompt, split, aside.counts, aside.rows)
     return {"domains": sorted({prompt.domain for prompt in split})}
+
+
+def _file_prompts(file: UserFile, settings: MakePrompts, aside: SetAside) -> Iterator[Prompt]:
+    """Yield the prompts of one file: records, or other programs' rows by the settings' columns."""
+    if not settings.names_a_shape:
+        for prompt in read_records(file.path, Prompt, aside.malformed):
+            yield replace(prompt, split="heldout") if file.split == "heldout" else prompt
+        return
+    columns = settings.columns()
+    columns = columns.model_copy(update={"reference_answer": settings.reference_answer_field})
+    for number, row in numbered_rows(file.path):
+        try:
+            parsed = parse_line(row) if isinstance(row, str) else row
+            yield read_question(columns, parsed, file.split, settings.grader)
+        except ValueError as error:
+            aside.malformed(f"{file.path}: record {number}: {error}", shown(row))
 
 
 def task_prompts(
@@ -92,12 +112,10 @@ def without_duplicates(prompts: Sequence[Prompt], aside: SetAside) -> Iterator[P
     Raises:
         UserError: one id for two questions.
     """
-    by_question: set[str] = set()
+    by_question: set[bytes] = set()
     by_id: set[str] = set()
     for prompt in prompts:
-        question = json.dumps(
-            [[turn.role, " ".join(turn.content.split())] for turn in prompt.messages]
-        )
+        question = question_of(prompt.messages)
         if question in by_question:
             aside.drop("duplicate question", prompt)
         elif prompt.prompt_id in by_id:

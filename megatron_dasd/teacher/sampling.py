@@ -12,6 +12,7 @@ from megatron_dasd.config.teacher import SampleTeacher
 from megatron_dasd.engines.responses import Candidate, generate_responses
 from megatron_dasd.errors import UserError
 from megatron_dasd.json_values import Figures
+from megatron_dasd.prompt_ids import read_prompts
 from megatron_dasd.records import Prompt
 from megatron_dasd.records_io import SetAside, ignore_malformed, read_records
 from megatron_dasd.seeds import derive_seed
@@ -23,7 +24,7 @@ def run(settings: SampleTeacher, inputs: Mapping[str, Path], folder: StageFolder
     file = inputs[settings.prompts]
     # Prompts are counted and checked first, then read again as they are sampled: memory does not
     # grow with their number.
-    num_prompts = sum(1 for _ in read_records(file, Prompt, aside.malformed))
+    num_prompts = sum(1 for _ in read_prompts(file, aside.malformed))
     if not num_prompts:
         raise UserError(f"{file}: holds no prompts")
     candidates = _candidates(read_records(file, Prompt, ignore_malformed), settings)

@@ -1,5 +1,6 @@
 """Stage preprocess_text: texts cut into documents of exact tokens."""
 
+import gzip
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from megatron_dasd.config.data import PreprocessText
+from megatron_dasd.data import preprocess_text
 from megatron_dasd.data.meta import Document
 from megatron_dasd.data.packed_dataset import PackedDataset
 from megatron_dasd.data.preprocess_text import run
@@ -113,3 +115,26 @@ def test_a_restart_after_the_data_but_before_the_manifest(
     (tmp_path / "stage" / "part-00000.parquet").unlink()
     (tmp_path / "stage" / "manifest.json").unlink()
     assert run_stage(run, settings(), inputs).digest == whole.digest
+
+
+def test_bytes_of_windows_files(inputs: dict[str, Path]) -> None:
+    inputs["one"].write_bytes(b"\xef\xbb\xbfab\r\ncd")
+    read = preprocess_text._texts(settings(files=["one"]), inputs)
+    assert list(read) == [("one", "ab\r\ncd")]
+
+
+def test_a_column_of_texts(run_stage: RunStage, inputs: dict[str, Path], tmp_path: Path) -> None:
+    lines = tmp_path / "texts.jsonl.gz"
+    lines.write_bytes(gzip.compress(b'{"body": "abcdef", "n": 1}\n{"body": "yz"}\n'))
+    given = settings(files=["rows"], text_field="body")
+    run_stage(run, given, inputs | {"rows": lines})
+    assert documents(tmp_path / "stage") == [[3, 4, 5, 6], [7, 8], [27, 28]]
+    names = [d.name for d in read_records(tmp_path / "stage", Document)]
+    assert names == [
+        "rows texts.jsonl.gz 1 0",
+        "rows texts.jsonl.gz 1 1",
+        "rows texts.jsonl.gz 2 0",
+    ]
+    lines.write_bytes(gzip.compress(b'{"body": "a"}\n{"body": 3}\n'))
+    with pytest.raises(UserError, match="texts.jsonl.gz: record 2: field body: is no str"):
+        run_stage(run, given, inputs | {"rows": lines}, name="bad")

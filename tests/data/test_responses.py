@@ -1,5 +1,6 @@
 """Files cut into shards, and what is read of them: the same whichever way they are checked."""
 
+import gzip
 import json
 from collections.abc import Callable
 from dataclasses import asdict
@@ -49,6 +50,18 @@ def test_row_groups_become_shards(tmp_path: Path, records: list[FilteredResponse
     pq.write_table(to_table(FilteredResponse, records, {}), file, row_group_size=40)
     assert candidates(file) == [EXPECTED[:40], EXPECTED[40:80], EXPECTED[80:]]
     assert candidates(file, shard_bytes=1 << 30) == [EXPECTED]
+
+
+def test_other_kinds_are_read_whole(tmp_path: Path, records: list[FilteredResponse]) -> None:
+    rows = [asdict(record) for record in records]
+    (tmp_path / "array.json").write_text(json.dumps(rows))
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    (tmp_path / "lines.jsonl.gz").write_bytes(gzip.compress(lines))
+    table = to_table(FilteredResponse, records, {})
+    with pa.ipc.new_file(str(tmp_path / "table.arrow"), table.schema) as out:
+        out.write_table(table)
+    for name in ("array.json", "lines.jsonl.gz", "table.arrow"):
+        assert candidates(tmp_path / name) == [EXPECTED]
 
 
 def test_lines_are_cut_at_their_ends(
@@ -109,5 +122,5 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         candidates(tmp_path)
     (tmp_path / "r.parquet").unlink()
     (tmp_path / "r.jsonl").write_bytes(b"\xff\n")
-    with pytest.raises(UserError, match="r.jsonl: not UTF-8 text"):
+    with pytest.raises(UserError, match="r.jsonl: record 1: not UTF-8 text"):
         candidates(tmp_path)

@@ -243,7 +243,7 @@ LINES: dict[str, tuple[str, str, str]] = {
     "a turn without content": (
         "import_chat",
         json.dumps({"messages": [{"role": "user"}, {"role": "assistant", "content": "a"}]}),
-        "field messages.content: expected a text",
+        "field messages.0.content: is empty",
     ),
 }  # fmt: skip
 
@@ -347,7 +347,7 @@ JOIN = {"logprobs": ["logprobs.parquet"], "tokenizer": "model"}
 #: name: (stage, changed settings, what makes the files, what is told)
 FILES: dict[str, tuple[str, Row, Callable[[Path], None], list[str]]] = {
     "a file that is no UTF-8": (
-        "filter_responses", {}, not_utf8, ["in.jsonl: not UTF-8 text"],
+        "filter_responses", {}, not_utf8, ["in.jsonl: record 1: not UTF-8 text"],
     ),
     "a Parquet file that is cut off": (
         "filter_responses", {"responses": ["in.parquet"]}, cut_parquet,

@@ -261,8 +261,18 @@ def test_folders_of_datasets(run_stage: RunStage, tmp_path: Path) -> None:
     (tmp_path / "dict" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
     given = settings(format="prompt-response")
     run_stage(responses.run, given, {"files": tmp_path / "dict"}, name="both")
-    texts = [r.text for r in read_records(tmp_path / "both", Response)]
-    assert texts == ["a0", "a1", "a2", "a3", "a4"]
+    found = [(r.text, r.prompt.split) for r in read_records(tmp_path / "both", Response)]
+    assert found == [("a0", "train"), ("a1", "train")] + [(f"a{n}", "heldout") for n in (2, 3, 4)]
+
+
+def test_a_question_is_in_one_split_only(run_stage: RunStage, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    write_lines(tmp_path / "d" / "train.jsonl", [CHAT])
+    test = write_lines(tmp_path / "d" / "validation.jsonl", [CHAT])
+    with pytest.raises(UserError) as caught:
+        run_stage(responses.run, settings(format="messages"), {"files": tmp_path / "d"})
+    reason = "the same question is in a file of the split train too"
+    assert str(caught.value).startswith(f"{test}: record 1: {reason};")
 
 
 def test_the_memory_of_a_join_does_not_grow_with_the_tokens(
