@@ -114,7 +114,12 @@ def test_overrides(tmp_path: Path) -> None:
     given = pipeline.stages["filter"].model_dump()
     assert given["max_length"] == 9
     assert given["repetition"]["ngram_words"] == 3
-    assert given["thinking"] == {"format": "delimiters", "open": "", "close": "#"}
+    assert given["thinking"] == {
+        "format": "delimiters",
+        "open": "",
+        "close": "#",
+        "required": True,
+    }
     assert pipeline.stage_dir("filter") == Path("elsewhere/filter")
 
 
