@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 _PACKED = "rows are packed, and a micro-batch is one row"
 _ROWS = "it follows from the data"
 _GOES_ON = "a stage goes on from its own newest checkpoint"
+_SAVES = "interim checkpoints are written beside the training, the last one for any layout"
 _WHOLE = "a stage's checkpoints are whole"
 _ONE_STEP = "a step has the same number of rows throughout"
 
@@ -63,6 +64,11 @@ _BY_SETTING = {
     "weight-decay": "weight_decay",
 }
 _BY_STAGE = {
+    "async-save": _SAVES,
+    "async-strategy": _SAVES,
+    "ckpt-assume-constant-structure": _SAVES,
+    "dist-ckpt-optim-fully-reshardable": _SAVES,
+    "use-persistent-ckpt-worker": _SAVES,
     "ckpt-convert-format": _WHOLE,
     "ckpt-convert-save": _WHOLE,
     "ckpt-format": _WHOLE,

@@ -85,11 +85,14 @@ def _with_own_steps(
 
 
 def _without_gradient(set_states: Callable[..., None]) -> Callable[..., None]:
-    """Copies are no part of any graph; steps come with the groups, not with the tensors."""
+    """Copies are no part of any graph; steps come with the groups, not with the tensors.
+
+    What a ``dp_reshardable`` checkpoint gives as a tensor's step is that of before the load.
+    """
 
     @wraps(set_states)
     def wrapped(self: object, model_param: Tensor, tensors: dict[str, object]) -> None:
         with torch.no_grad():
-            set_states(self, model_param, {"step": None, **tensors})
+            set_states(self, model_param, {**tensors, "step": None})
 
     return wrapped

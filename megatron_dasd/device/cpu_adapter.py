@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from multiprocessing.managers import SyncManager
 from queue import Queue
 from types import SimpleNamespace
@@ -42,6 +42,7 @@ def install() -> None:
     os.environ["TORCHDYNAMO_DISABLE"] = "1"
     _answer_queries()
     _fork_checkpoint_queue()
+    _fork_checkpoint_writers()
     gloo.install()
     mode = _PlaceOnCpu()
     mode.__enter__()  # type: ignore[no-untyped-call]
@@ -149,7 +150,36 @@ def _fork_checkpoint_queue() -> None:
         manager.start(initializer=_die_with_parent)
         return manager.Queue()
 
-    filesystem_async.get_write_results_queue = forked_queue
+    filesystem_async.get_write_results_queue = lambda mp_mode="fork": forked_queue()
+
+
+def _fork_checkpoint_writers() -> None:
+    """Let a fork of the rank write what is saved beside the training.
+
+    Megatron's persistent process is for CUDA: it takes copies of tensors off the GPU.  On the CPU
+    there would be no copy, and training would change what is being written.  A fork has the memory
+    as it was, without a copy and without imports.
+    """
+    from megatron.core.dist_checkpointing.strategies import async_utils
+
+    queue = async_utils.AsyncCallsQueue
+    if list(inspect.signature(queue._get_async_caller).parameters) != ["self"]:
+        raise RuntimeError("megatron's AsyncCallsQueue has other methods than known")
+
+    class ForkedCaller(async_utils.TemporalAsyncCaller):  # type: ignore[misc]
+        def schedule_async_call(self, async_req: Any) -> None:
+            if async_req.async_fn is not None:
+                async_req = async_req._replace(async_fn=partial(_write, async_req.async_fn))
+            super().schedule_async_call(async_req)
+
+    queue._get_async_caller = lambda self: ForkedCaller()
+    queue.warmup_persistent_caller = _returning(None)
+
+
+def _write(write: Callable[..., None], *args: object, **kwargs: object) -> None:
+    """Body of a fork that writes a checkpoint; it ends with its rank, also when that is killed."""
+    _die_with_parent()
+    write(*args, **kwargs)
 
 
 def _die_with_parent() -> None:

@@ -23,6 +23,7 @@ from megatron_dasd.device import gpus, srun
 from megatron_dasd.device.ports import free_port
 from megatron_dasd.errors import (
     MISTAKE_STATUS,
+    STOPPED_STATUS,
     UNEXPECTED_STATUS,
     Stopped,
     UnexpectedError,
@@ -128,6 +129,8 @@ def _launch_step(
         status = srun.run_step(steps, request, stops, on_poll)
     if stops:
         raise Stopped(f"stopped on {stops[0].name}")
+    if status == STOPPED_STATUS:
+        raise Stopped("a rank was stopped by a signal")
     if status:
         kind = UnexpectedError if status == UNEXPECTED_STATUS else UserError
         raise kind(_reason_of_step(module, status, log_dir))
@@ -141,6 +144,17 @@ def run_program[P](main: Callable[[P], None]) -> None:
     from megatron_dasd.device.payload import read_payload
 
     run_guarded(lambda: main(read_payload(main, Path(sys.argv[1]))), logs_traceback=True)
+
+
+def run_module(module: str) -> None:
+    """The same for a program that is still to be imported, which takes seconds."""
+    from megatron_dasd.device.payload import read_payload
+
+    def run() -> None:
+        main = importlib.import_module(module).main
+        main(read_payload(main, Path(sys.argv[1])))
+
+    run_guarded(run, logs_traceback=True)
 
 
 def run_guarded(main: Callable[[], None], *, logs_traceback: bool = False) -> None:
@@ -210,6 +224,9 @@ def _watch(
         failures = [rank for rank, code in enumerate(codes) if code]
         if failures and stops:
             return  # one that had nothing to save ended at once, and the others with it
+        for rank in failures:
+            if codes[rank] == STOPPED_STATUS:
+                raise Stopped(f"rank {rank} was stopped by a signal")
         if failures:
             # A rank that reports a user's mistake explains the others, which merely lost it.
             order = [MISTAKE_STATUS, UNEXPECTED_STATUS]
@@ -225,15 +242,28 @@ def _run_rank(module: str, payload: Path, environment: dict[str, str], log: Path
     """Body of a rank's process."""
     threading.Thread(target=die_with_launcher, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launching process's to handle
-    for number in STOP_SIGNALS:  # which the fork server ignores
-        signal.signal(number, signal.SIG_DFL)
+    end_on_signals()
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(output, sys.stdout.fileno())
     os.dup2(output, sys.stderr.fileno())
     os.environ.update(environment)
     _share_cores(int(environment["WORLD_SIZE"]))
     sys.argv = [module, str(payload)]
-    run_program(importlib.import_module(module).main)
+    run_module(module)
+
+
+def end_on_signals() -> None:
+    """From here on a signal to stop ends this process in order, with status 75.
+
+    For a program's start, and for one that has nothing to save but what it has written.  A training
+    takes the signals over when there is a step to end.
+    """
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise Stopped(f"stopped on {signal.Signals(number).name}")
+
+    for number in STOP_SIGNALS:
+        signal.signal(number, stop)
 
 
 def die_with_launcher() -> None:

@@ -3,15 +3,15 @@
 ``python -m megatron_dasd.device.task MODULE PAYLOAD``; see ``device.srun``.
 """
 
-import importlib
 import os
 import sys
 
-from megatron_dasd.device.launch import run_program
+from megatron_dasd.device.launch import end_on_signals, run_module
 
 
 def main() -> None:
     """Run the module's ``main`` with the payload."""
+    end_on_signals()
     module = sys.argv.pop(1)
     task = os.environ
     num_ranks, num_nodes = int(task["SLURM_NTASKS"]), int(task["SLURM_STEP_NUM_NODES"])
@@ -21,7 +21,7 @@ def main() -> None:
         WORLD_SIZE=str(num_ranks),
         LOCAL_WORLD_SIZE=str(num_ranks // num_nodes),
     )
-    run_program(importlib.import_module(module).main)
+    run_module(module)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 output layer, whose weights and settings they use.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 import torch
@@ -35,6 +35,8 @@ class OutputLayer(Protocol):
     tp_group: torch.distributed.ProcessGroup
     sequence_parallel: bool
     gtp_remat_size: int
+    _forward_pre_hooks: Mapping[int, Callable[..., object]]
+    """Of ``torch.nn.Module``."""
 
 
 def token_losses(
@@ -148,6 +150,10 @@ def _layer(
             "the chunked loss does not support defer-embedding-wgrad-compute and generalized "
             "tensor parallelism; leave them out of the megatron flags, or set chunked_loss: false"
         )
+    # Megatron waits for gathered weights (overlap-param-gather) where a layer is called, and this
+    # layer never is.
+    for hook in output_layer._forward_pre_hooks.values():
+        hook(output_layer, ())
     # In the backward pass these mappings sum the ranks' shares of the gradient.
     if output_layer.sequence_parallel:
         hidden_states = gather_from_sequence_parallel_region(hidden_states, group=group)

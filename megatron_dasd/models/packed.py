@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from megatron.core import mpu
 from megatron.core.packed_seq_params import PackedSeqParams
@@ -10,13 +11,13 @@ from megatron.core.utils import get_attr_wrapped_model
 from torch import Tensor
 
 from megatron_dasd.data.rows import BORDERS, Row
-from megatron_dasd.models.context_parallel import own_positions
+from megatron_dasd.models.context_parallel import own_positions, slot_multiple
 
 Batch = dict[str, Tensor]
 """One row: ``tokens``, ``labels``, ``loss_mask``, ``position_ids`` and companions of shape
 ``[1, seq]``; the borders ``cu_seqlens`` and ``cu_seqlens_padded`` of shape ``[slots + 1]``; on the
-CPU ``longest_slot``, a single number; and under context parallelism ``own_positions``, int64
-``[seq / cp]``."""
+CPU ``longest_slot``, a single number (:func:`longest_slot`); and under context parallelism
+``own_positions``, int64 ``[seq / cp]``."""
 
 OWN = "own_positions"
 ROW_NUMBER = "row_number"
@@ -40,14 +41,33 @@ def own_share(batch: Batch) -> Batch:
     return {name: x if name in _OF_THE_ROW else x.index_select(1, own) for name, x in batch.items()}
 
 
+def longest_slot(row: Row) -> int:
+    """A bound for the row's slots, one of few: the next power of two, below the row's length.
+
+    Tables of the rotary embedding and choices of kernels are kept by this number.  It is the row's
+    length for a row of one slot alone: Megatron takes rotary frequencies as long as the row for
+    positions that run on across documents.
+    """
+    borders = row["cu_seqlens_padded"]
+    length, longest = int(borders[-1]), int(np.diff(borders).max())
+    if longest == length:
+        return length
+    multiple = slot_multiple(length // len(row[OWN]) if OWN in row else 1)
+    power = 1 << (longest - 1).bit_length()
+    # The other slots have at least the positions that all are multiples of.
+    return min(-(-power // multiple) * multiple, length - int(np.gcd.reduce(borders)))
+
+
 def to_batch(row: Row) -> Batch:
-    """A row (see ``data.rows``) as tensors on the current device."""
+    """A row (see ``data.rows``) as tensors on the current device.
+
+    On a GPU they come from pinned memory, so that no copy makes the host wait.
+    """
     batch = {name: torch.from_numpy(values) for name, values in row.items()}
-    longest = batch["cu_seqlens_padded"].diff().max()
     if torch.cuda.is_available():
-        batch = {name: x.cuda(non_blocking=True) for name, x in batch.items()}
+        batch = {name: x.pin_memory().cuda(non_blocking=True) for name, x in batch.items()}
     return {
-        "longest_slot": longest,
+        "longest_slot": torch.tensor(longest_slot(row)),
         **{name: x if name in _OF_THE_ROW else x.unsqueeze(0) for name, x in batch.items()},
     }
 

@@ -34,6 +34,8 @@ _EXPERT_FLAGS: Flags = {
     # Near ties between experts fall either way in bfloat16.
     "moe-router-dtype": "fp32",
 }
+_FUSED_EXPERT_FLAGS = ("moe-grouped-gemm", "moe-permute-fusion", "moe-router-fusion")
+"""Kernels of Transformer Engine's."""
 
 
 def common_flags(architecture: Architecture, launch: Launch, seq_length: int, dtype: str) -> Flags:
@@ -64,7 +66,9 @@ def machine_flags(architecture: Architecture, dtype: str) -> Flags:
         fused = dtype != "float32" and engine_installed()
         layers: Flags = {"transformer-impl": "transformer_engine"} if fused else _LOCAL_FLAGS
         machine = {"distributed-backend": "nccl", **layers}
-    experts = _EXPERT_FLAGS | {"moe-grouped-gemm": fused} if architecture.experts else {}
+    experts = (
+        _EXPERT_FLAGS | dict.fromkeys(_FUSED_EXPERT_FLAGS, fused) if architecture.experts else {}
+    )
     return {**experts, **machine}
 
 
@@ -130,6 +134,10 @@ def parse_argv(argv: list[str]) -> Namespace:
     if architecture:
         half = typed.values.get("bf16") or typed.values.get("fp16")
         machine = machine_flags(architecture, "bfloat16" if half else "float32")
+        if any(typed.values.get("moe_aux_loss_coeff", [])):
+            # The fused balancing loss takes the number of tokens as int64 alone (2.20), and
+            # Megatron's count of those that are no padding is float32 (0.19).
+            machine |= {"moe-router-fusion": False}
         flags = machine | typed.architecture_flags(architecture)
         argv = [*to_argv(flags), *argv]
     sys.argv = [sys.argv[0], *argv]
@@ -171,7 +179,7 @@ def load_shape(
             **common_flags(architecture, Launch(), seq_length=1, dtype=dtype),
             **_CPU_FLAGS,
             "no-initialization": True,
-            "moe-grouped-gemm": False,
+            **dict.fromkeys(_FUSED_EXPERT_FLAGS, False),
             **(flags or {}),
         }
     )

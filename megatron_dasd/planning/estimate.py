@@ -16,9 +16,10 @@ from megatron_dasd.errors import UserError
 from megatron_dasd.losses.slices import default_bytes
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.models.architecture import Architecture, read_architecture
-from megatron_dasd.models.flops import PEAK_FLOPS, products_of
+from megatron_dasd.models.flops import FLOAT32_SHARE, PEAK_FLOPS, products_of
 from megatron_dasd.models.sizes import checkpoint_bytes
 from megatron_dasd.planning.memory import Recipe, parameters
+from megatron_dasd.precision.recipes import RECIPES
 
 _FORWARD_SHARE = 1 / 3
 """Share of the forward pass in the operations of training."""
@@ -124,6 +125,7 @@ def recipe_of(pipeline: Pipeline, stage: str) -> Recipe:
         launch=launch,
         seq_length=seq_length_of(pipeline, settings.data),
         bf16=settings.precision != "fp32",
+        fp8=settings.precision in RECIPES,
         chunked_loss=settings.chunked_loss,
         slice_bytes=_slice_bytes(settings.loss_slice_mib, pipeline.plan.gpu_memory_gb),
         recompute="full" if flags.get("recompute-granularity") == "full" else "none",
@@ -218,7 +220,8 @@ def _cost(pipeline: Pipeline, stage: str) -> Cost | None:
         products = products_of(architecture_of(pipeline, settings.model))
         flops = _FORWARD_SHARE * products.training_flops(lengths.num_tokens, lengths.squared)
         ranks = settings.launch.num_ranks
-        hours = flops / (ranks * _rate(pipeline.plan)) / 3600
+        rate = _rate(pipeline.plan) * (FLOAT32_SHARE if settings.dtype == "float32" else 1)
+        hours = flops / (ranks * rate) / 3600
         return Cost(stage, settings.kind, ranks, hours, lengths.num_tokens, flops)
     if settings.kind == "preprocess_data" and stage in pipeline.plan.corpora:
         lengths = token_totals(pipeline, stage)

@@ -58,6 +58,8 @@ class Recipe:
     """Both of Adam's moments, per weight."""
     gradient_bytes: int = 4
     """Accumulated gradient, per weight."""
+    fp8: bool = False
+    """Whether the layers' products are in FP8."""
     num_micro_batches: int = 1
     """Rows per step on each data-parallel rank."""
 
@@ -112,12 +114,27 @@ def memory(recipe: Recipe, stage: int) -> Memory:
         sharing = recipe.data_parallel * launch.context_parallel
         expert_sharing = max(1, sharing // launch.expert_parallel)
     return Memory(
-        weights=b * (dense + expert),
+        weights=b * (dense + expert) + _fp8_copies(recipe),
         gradients=recipe.gradient_bytes * (dense + expert),
         optimizer=weight_bytes * (dense / sharing + expert / expert_sharing),
         activations=_activations(recipe, stage),
         loss=_loss(recipe) if stage == launch.pipeline_parallel - 1 else 0,
     )
+
+
+def _fp8_copies(recipe: Recipe) -> float:
+    """Weights of the layers' products in FP8 and transposed, kept from row to row of a step."""
+    if not recipe.fp8 or recipe.layers == "local":
+        return 0.0
+    a, tensor = recipe.architecture, recipe.launch.tensor_parallel
+    q, k = a.num_attention_heads * a.head_dim, a.num_query_groups * a.head_dim
+    layer = (a.hidden_size * (q + 2 * k) + q * a.hidden_size) // tensor
+    if a.experts:
+        own = a.experts.num_experts // recipe.launch.expert_parallel
+        layer += own * 3 * a.hidden_size * a.experts.ffn_hidden_size // tensor
+    else:
+        layer += 3 * a.hidden_size * a.ffn_hidden_size // tensor
+    return 2 * recipe.num_local_layers * layer
 
 
 def highest(recipe: Recipe) -> Memory:

@@ -13,6 +13,7 @@ from megatron_dasd.config.training import Train
 from megatron_dasd.pages.render import render
 from megatron_dasd.planning.estimate import costs, recipe_of, total_disk_bytes
 from megatron_dasd.planning.growth import Growth, growth, growth_chart
+from megatron_dasd.planning.host_memory import host_memory
 from megatron_dasd.planning.layouts import Fit, fitting, usable_bytes
 from megatron_dasd.planning.memory import highest
 from megatron_dasd.printing import say
@@ -50,6 +51,8 @@ class MemoryFigures(TypedDict):
     layout: str
     gb: dict[str, float]
     """Of the fullest rank by part, in units of 1e9 bytes."""
+    host_gb: dict[str, float]
+    """Of a node's host while an interim checkpoint and while the last one is written."""
     fits: bool
     num_fitting: int
     """Layouts on the same number of GPUs that fit."""
@@ -111,11 +114,12 @@ def _trained(pipeline: Pipeline) -> list[str]:
 def _memory(pipeline: Pipeline, stage: str) -> MemoryFigures:
     recipe, settings = recipe_of(pipeline, stage), pipeline.stages[stage]
     assert isinstance(settings, Train)
-    own = highest(recipe)
+    own, host = highest(recipe), host_memory(recipe)
     others = fitting(recipe, pipeline.plan, settings.global_batch_size)
     return {
         "layout": _layout(Fit(recipe, own)),
         "gb": {part: getattr(own, part) / 1e9 for part in PARTS},
+        "host_gb": {"interim": host.interim / 1e9, "last": host.last / 1e9},
         "fits": own.total <= usable_bytes(pipeline.plan),
         "num_fitting": len(others),
         "plainest": [
@@ -154,6 +158,11 @@ def show(figures: PlanFigures) -> None:
         fits = "" if row["fits"] else "DOES NOT FIT; "
         print(
             f"{stage}: {fits}{row['num_fitting']} layouts of as many GPUs fit: {others or 'none'}"
+        )
+        host = row["host_gb"]
+        print(
+            f"{stage}: a node's host needs {host['interim']:.0f} GB to save on the way, "
+            f"{host['last']:.0f} GB for the last save and to gather a checkpoint"
         )
     price = f", {figures['price']:,.0f} at the stated price" if figures["price"] else ""
     print(f"{figures['gpu_hours']:,.0f} GPU hours{price}; disk {figures['disk_gb']:,.0f} GB")

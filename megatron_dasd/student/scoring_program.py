@@ -21,6 +21,7 @@ from megatron_dasd.errors import UserError
 from megatron_dasd.models.architecture import read_architecture
 from megatron_dasd.models.context_parallel import row_order, slot_multiple
 from megatron_dasd.models.program import common_flags, load_model
+from megatron_dasd.models.sizes import checkpoint_bytes, timeout_minutes
 from megatron_dasd.records import FilteredResponse, ScoredResponse
 from megatron_dasd.records_io import SetAside, record_files
 from megatron_dasd.student.payload import ScoringPayload
@@ -43,9 +44,10 @@ def main(payload: ScoringPayload) -> None:
     flags = common_flags(
         read_architecture(payload.model), settings.launch, capacity, settings.dtype
     )
-    checkpoint = open_checkpoint(payload.checkpoint).folder
+    checkpoint = open_checkpoint(payload.checkpoint)
     allow_extra_states()  # it was looked through just now
-    model = load_model(flags, checkpoint)
+    minutes = timeout_minutes(checkpoint_bytes(checkpoint.num_weights, bf16=True))
+    model = load_model(flags | {"distributed-timeout-minutes": minutes}, checkpoint.folder)
     from megatron.core import mpu
 
     # Ranks that share experts go in step, so they score the same parts; some of them may share

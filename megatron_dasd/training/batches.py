@@ -19,8 +19,10 @@ from megatron_dasd.data.order import pack_at
 from megatron_dasd.data.packed_dataset import PackedDataset
 from megatron_dasd.data.rows import Row
 from megatron_dasd.data.teacher_top import with_top
+from megatron_dasd.device import cpu_adapter
 from megatron_dasd.models.packed import ROW_NUMBER, Batch, for_rank, to_batch
 from megatron_dasd.seeds import derive_seed
+from megatron_dasd.training.ahead import copied_ahead
 
 
 class Member(NamedTuple):
@@ -107,7 +109,7 @@ def batches(
         from megatron_dasd.training.dali import dali_batches  # an optional package
 
         return dali_batches(rows)
-    return map(to_batch, rows)
+    return map(to_batch, rows) if cpu_adapter.needed() else copied_ahead(rows)
 
 
 def _numbered_row(data: RowSource, pack: int | None) -> Row:

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from megatron_dasd.device.launch import run_guarded
+from megatron_dasd.device.launch import end_on_signals, run_guarded
 from megatron_dasd.training.arguments import argument_parser
 
 
@@ -15,6 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: None: those of this process.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
+    end_on_signals()
     run_guarded(lambda: _train(given))
 
 

@@ -10,7 +10,7 @@ from megatron_dasd.data.rows import BORDERS, Row
 from megatron_dasd.device import cpu_adapter
 from megatron_dasd.device.doctor import is_installed
 from megatron_dasd.errors import UserError
-from megatron_dasd.models.packed import OWN, ROW_NUMBER, Batch
+from megatron_dasd.models.packed import OWN, ROW_NUMBER, Batch, longest_slot
 
 _ON_CPU = "longest_slot"
 """What a batch keeps on the CPU; see :data:`megatron_dasd.models.packed.Batch`."""
@@ -60,4 +60,4 @@ def _dali_batches(rows: Iterator[Row]) -> Iterator[Batch]:
 
 
 def _with_longest_slot(row: Row) -> Row:
-    return {_ON_CPU: np.diff(row["cu_seqlens_padded"]).max(), **row}
+    return {_ON_CPU: np.array(longest_slot(row)), **row}

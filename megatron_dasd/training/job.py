@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from megatron_dasd.config.base import Launch
 from megatron_dasd.config.choices import Loader, LossGradients, Normalisation
 from megatron_dasd.config.training import Distillation, Ramp
 from megatron_dasd.device.payload import Payload
@@ -67,6 +68,9 @@ class TrainingJob(Payload):
     """File that gets a JSON line for each step; None: no such file."""
     keep_checkpoints: int | None = None
     """Newest checkpoints to keep; None: all."""
+    launch: Launch | None = None
+    """Layout that a stage's interim checkpoints are tied to; None: Megatron's flags alone say how
+    checkpoints are written."""
     shows_progress: bool = False
     """Whether rank 0 prints a progress line; a launching process shows its own."""
 

@@ -1,12 +1,17 @@
 """When a training run's checkpoints are given room, sealed and pruned: see checkpoint.retention."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from threading import Thread
+from typing import TYPE_CHECKING
 
 from megatron_dasd.checkpoint import tracker
 from megatron_dasd.checkpoint.retention import require_room, seal_and_prune
 from megatron_dasd.training.hooks import Hooks
+
+if TYPE_CHECKING:
+    from torch.nn import Module
 
 
 class Keeper(Hooks):
@@ -25,6 +30,8 @@ class Keeper(Hooks):
         saves.mkdir(parents=True, exist_ok=True)
         self._works = int(os.environ["RANK"]) == 0
         self._thread: Thread | None = None
+        self._being_written: int | None = None
+        """Iteration of a checkpoint that the tracker does not name yet."""
 
     def before_checkpoint(self, iteration: int) -> None:
         """Make sure that the disk has room for another one like the newest.
@@ -38,8 +45,20 @@ class Keeper(Hooks):
             tracker.make_way(self._saves, iteration)
 
     def on_checkpoint(self, iteration: int) -> None:
-        """Seal what is whole by now, and remove what is more than is kept."""
+        """Seal the checkpoint when it is whole, and remove what is more than is kept."""
         if self._works:
+            self._being_written = iteration
+            self._seal_if_written()
+
+    def on_step_end(self, iteration: int, model: "Sequence[Module]") -> None:
+        """The same, for a checkpoint that was written beside the training."""
+        if self._being_written is not None:
+            self._seal_if_written()
+
+    def _seal_if_written(self) -> None:
+        # Megatron's tracker names a checkpoint when all of it is written
+        if tracker.read(self._saves) == self._being_written:
+            self._being_written = None
             self._wait()
             self._thread = Thread(target=seal_and_prune, args=(self._saves, self._num_kept))
             self._thread.start()

@@ -16,15 +16,16 @@ from megatron_dasd.checkpoint.artifact import iteration_name
 from megatron_dasd.config.choices import Loader
 from megatron_dasd.data.growing import GrowingDataset
 from megatron_dasd.data.packed_dataset import PackedDataset
+from megatron_dasd.device import cpu_adapter
 from megatron_dasd.training.batches import PackOf
 from megatron_dasd.training.exchange import Exchange, Round
 from megatron_dasd.training.hooks import Hooks
 from megatron_dasd.training.job import OnPolicyRows
 from megatron_dasd.training.ledger import Ledger, Line, Schedule
 
-# DALI's pipeline prefetches: a row that enters at a step that is already read would be missed.
-_READ_AHEAD: dict[Loader, int] = {"torch": 0, "dali": 3}
-"""Steps whose rows a loader may have read when a step ends."""
+# A row that enters at a step that is already read would be missed.
+_READ_AHEAD = 3
+"""Steps whose rows a loader that reads ahead may have read when a step ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +85,8 @@ class OnPolicy(Hooks):
         """
         self.schedule = Schedule()
         self._exchange, self._quota, self._every = exchange, quota, every
-        self._ahead = _READ_AHEAD[loader]
+        # The default loader reads ahead where there is a GPU to copy to, DALI everywhere.
+        self._ahead = 0 if loader == "torch" and cpu_adapter.needed() else _READ_AHEAD
         self._group: dist.ProcessGroup | None = None
         self._ledger: Ledger | None = None
         self._exported = 0

@@ -43,7 +43,7 @@ ROWS_FLAGS: Flags = {"calculate-per-token-loss": True, "dataloader-type": "exter
 def main(job: TrainingJob) -> None:
     """Hand Megatron's ``pretrain()`` our data, model and step."""
     start = time.time()
-    # Megatron knows one signal to save and stop on; schedulers send either.
+    # From its own start on Megatron saves and stops on one signal; schedulers send either.
     signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     argv = [*to_argv(job.flags), *job.argv]
     args = parse_argv([*argv, *dashboards.prepare(argv)])
@@ -58,9 +58,10 @@ def main(job: TrainingJob) -> None:
 
     from megatron_dasd.device import adamw
     from megatron_dasd.precision.numerics import Numerics
-    from megatron_dasd.training import hooks, megatron_log
+    from megatron_dasd.training import hooks, megatron_log, save_worker
     from megatron_dasd.training.balance import Balance
     from megatron_dasd.training.iterators import data_iterators
+    from megatron_dasd.training.loss_check import LossCheck
     from megatron_dasd.training.on_policy import on_policy_of_job
     from megatron_dasd.training.step import forward_step
 
@@ -81,13 +82,18 @@ def main(job: TrainingJob) -> None:
         balance=balance,
     )
     provider.is_distributed = True  # type: ignore[attr-defined]  # every rank reads for itself
-    with _progress(args, job) as bar, _stage_end(acting):
+    with _progress(args, job) as bar, save_worker.bound_to_this_rank(), _stage_end(acting):
         megatron_log.install(job.metrics, recorder, bar)
         pretrain(
             pretrain_cfg_container_from_args(args),
             provider,
             ModelType.encoder_or_decoder,
-            partial(forward_step, groups=names, settings=job.loss),
+            partial(
+                forward_step,
+                groups=names,
+                settings=job.loss,
+                check=LossCheck() if args.check_for_nan_in_loss_and_grad else None,
+            ),
             model_provider=_model_provider(args, numerics, balance),
         )
 
@@ -119,9 +125,12 @@ def _keepers(
     if not args.save:
         return []
     from megatron_dasd.training.keeper import Keeper
+    from megatron_dasd.training.saving import InterimSaves
 
     num_bytes = checkpoint_bytes(checkpoint.num_weights, args.bf16) if checkpoint else 0
-    return [Keeper(Path(args.save), job.keep_checkpoints, num_bytes)]
+    saves = Path(args.save)
+    interim = [InterimSaves(saves, job.launch)] if job.launch else []
+    return [*interim, Keeper(saves, job.keep_checkpoints, num_bytes)]
 
 
 def main_by_hand(job: TrainingJob) -> None:

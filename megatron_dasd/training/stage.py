@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megatron_dasd.artifacts import StageFolder
-from megatron_dasd.checkpoint import tracker
-from megatron_dasd.checkpoint.artifact import CHECKPOINT_FOLDER, open_checkpoint, remember_source
+from megatron_dasd.checkpoint import interim, tracker
+from megatron_dasd.checkpoint.artifact import CHECKPOINT_FOLDER, remember_source
 from megatron_dasd.config.data import PreprocessData
 from megatron_dasd.config.training import Train
 from megatron_dasd.data.meta import DataMeta, read_meta
@@ -16,18 +16,15 @@ from megatron_dasd.device import gpus
 from megatron_dasd.device.launch import launch
 from megatron_dasd.errors import Stopped, UserError
 from megatron_dasd.manifests import LOGS, METRICS, model_folder
-from megatron_dasd.models.architecture import Flags, read_architecture
-from megatron_dasd.models.program import layout_flags
-from megatron_dasd.precision.recipes import RECIPES, precision_flags, weights_dtype, where_fp8_runs
+from megatron_dasd.precision.recipes import RECIPES, weights_dtype, where_fp8_runs
 from megatron_dasd.printing import say
 from megatron_dasd.progress import progress
-from megatron_dasd.training.dashboards import dashboard_flags
 from megatron_dasd.training.exchange import Exchange, WorkerPayload
-from megatron_dasd.training.flags import check_divides
+from megatron_dasd.training.gathering import gather_if_needed
 from megatron_dasd.training.job import LossSettings, OnPolicyRows, TrainingJob
 from megatron_dasd.training.ledger import read_ledger
 from megatron_dasd.training.metrics_file import StepLine, forget_after, last_step
-from megatron_dasd.training.program import ROWS_FLAGS
+from megatron_dasd.training.stage_flags import stage_flags
 from megatron_dasd.training.worker_process import WorkerProcess
 
 
@@ -58,6 +55,7 @@ def run(
     fp8 = where_fp8_runs() if settings.precision in RECIPES else None
     if fp8:
         print(f"    {settings.precision}: {fp8}", flush=True)
+    interim.adopt_gathered(saves)
     done = tracker.repair(saves)
     assert job.metrics is not None
     forget_after(job.metrics, done)
@@ -66,6 +64,7 @@ def run(
         exchange.make()
         tracker.repair(exchange.weights)
     if done < iterations:
+        gather_if_needed(job, settings.launch, folder.path, done)
         worker = _worker(settings, inputs, folder, worker_program)
         _Ranks(job, settings.launch.num_ranks, folder.path, iterations, worker).train_from(done)
     else:
@@ -111,7 +110,9 @@ def training_job(
         return inputs[reference] if reference else None
 
     return TrainingJob(
-        flags=_flags(settings, inputs, stage, math.ceil(num_samples / settings.global_batch_size)),
+        flags=stage_flags(
+            settings, inputs, stage, math.ceil(num_samples / settings.global_batch_size)
+        ),
         data=inputs[settings.data],
         ramp_data=place(settings.ramp_data),
         ramp=settings.ramp,
@@ -130,38 +131,8 @@ def training_job(
         ),
         metrics=stage / LOGS / METRICS,
         keep_checkpoints=settings.keep_checkpoints,
+        launch=settings.launch,
     )
-
-
-def _flags(settings: Train, inputs: Mapping[str, Path], stage: Path, iterations: int) -> Flags:
-    data = read_meta(inputs[settings.data])
-    heldout = read_meta(inputs[settings.heldout]) if settings.heldout else None
-    start = open_checkpoint(inputs[settings.checkpoint])
-    model = model_folder(inputs[settings.model])
-    architecture = read_architecture(model)
-    check_divides(architecture, settings.launch, settings.megatron)
-    if settings.moe_aux_loss_coeff and not architecture.experts:
-        raise UserError(f"moe_aux_loss_coeff: the model in {model} has no experts to balance")
-    saves = stage / CHECKPOINT_FOLDER
-    dtype = weights_dtype(settings.precision)
-    flags: Flags = {
-        "dasd-hf-model": model,
-        **layout_flags(settings.launch, data.seq_length, dtype),
-        **precision_flags(settings.precision),
-        **_optimizer_flags(settings, iterations),
-        **_heldout_flags(settings, iterations, heldout),
-        "seed": settings.seed,
-        "load": saves,
-        "save": saves,
-        # Weights of the stage before, with a fresh optimizer and schedule, unless this stage
-        # has a checkpoint of its own.
-        "pretrained-checkpoint": start.folder,
-        "save-interval": settings.save_interval or iterations,
-        "exit-signal-handler": True,
-        **dashboard_flags(settings.megatron, stage / LOGS, stage.name),
-        **settings.megatron,
-    }
-    return {name: str(x) if isinstance(x, Path) else x for name, x in flags.items()}
 
 
 def _on_policy(
@@ -273,35 +244,3 @@ def _note(line: StepLine) -> str:
     if line.on_policy_rows:
         note += f", {line.on_policy_rows} on-policy rows {line.on_policy_age:.0f} steps old"
     return note
-
-
-def _optimizer_flags(settings: Train, iterations: int) -> Flags:
-    return {
-        "train-iters": iterations,
-        "global-batch-size": settings.global_batch_size,
-        "lr": settings.lr,
-        "min-lr": min(settings.min_lr, settings.lr),
-        "lr-decay-style": settings.lr_decay_style,
-        "lr-decay-iters": iterations,
-        "lr-warmup-iters": round(settings.warmup_fraction * iterations),
-        "weight-decay": settings.weight_decay,
-        "adam-beta1": settings.adam_beta1,
-        "adam-beta2": settings.adam_beta2,
-        "adam-eps": settings.adam_eps,
-        "clip-grad": settings.clip_grad,
-        "use-distributed-optimizer": settings.launch.distributed_optimizer,
-        # Checkpoints that can be resumed under any other layout.
-        "dist-ckpt-optim-fully-reshardable": settings.launch.distributed_optimizer,
-        "moe-aux-loss-coeff": settings.moe_aux_loss_coeff,
-        "log-interval": 1,
-        **ROWS_FLAGS,
-    }
-
-
-def _heldout_flags(settings: Train, iterations: int, heldout: DataMeta | None) -> Flags:
-    if heldout is None:
-        return {"eval-iters": 0, "eval-interval": iterations + 1}
-    return {
-        "eval-iters": math.ceil(heldout.num_packs / settings.global_batch_size),
-        "eval-interval": settings.eval_interval or iterations + 1,
-    }

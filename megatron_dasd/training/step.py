@@ -11,7 +11,6 @@ from torch import Tensor
 from megatron_dasd.data.groups import Names
 from megatron_dasd.data.meta import CLASS_NAMES, SENTENCE_CLASSES, WRITER_NAMES, WRITERS
 from megatron_dasd.data.teacher_top import IDS, LOGPROBS
-from megatron_dasd.errors import UserError
 from megatron_dasd.losses.cross_entropy import (
     class_losses,
     divided_loss,
@@ -22,6 +21,7 @@ from megatron_dasd.losses.distillation import TeacherTop, distillation_loss, tok
 from megatron_dasd.losses.output_layer import summed_loss, token_losses
 from megatron_dasd.models.packed import ROW_NUMBER, Batch, forward, own_share
 from megatron_dasd.training.job import LossSettings
+from megatron_dasd.training.loss_check import LossCheck
 
 type Output = Tensor | tuple[Tensor, Tensor]
 """Of the last pipeline stage: token losses, or what an output processor makes of them."""
@@ -36,6 +36,7 @@ def forward_step(
     *,
     groups: Names,
     settings: LossSettings,
+    check: LossCheck | None = None,
 ) -> tuple[Tensor, Callable[[Output], LossParts]]:
     """Megatron's ``forward_step_func``: the stage's output, and the loss function for it.
 
@@ -45,6 +46,7 @@ def forward_step(
         return_schedule_plan: Megatron passes it; not used.
         groups: names of the groups of documents whose losses are logged.
         settings: how the loss is taken.
+        check: gets every row's loss; None: whatever the losses are, training goes on.
     """
     batch = next(data_iterator)
     shares = token_shares(
@@ -57,7 +59,7 @@ def forward_step(
         _with_classes,
         factors=shares[0],
         classes=_classes(batch, groups),
-        row=batch[ROW_NUMBER],
+        check=partial(check.add, row=batch[ROW_NUMBER]) if check else None,
     )
     sizes = {"vocab_size": get_args().vocab_size, "slice_mib": settings.slice_mib}
     if IDS in batch:
@@ -89,22 +91,12 @@ def _with_classes(
     *,
     factors: Tensor,
     classes: Sequence[tuple[Tensor, Sequence[str]]],
-    row: Tensor,
+    check: Callable[[Tensor], None] | None,
 ) -> LossParts:
-    """A loss that logs the cross-entropy of each class too.
-
-    Raises:
-        UserError: the loss is not finite (Megatron's ``--no-check-for-nan-in-loss-and-grad`` skips
-            this check, and the wait for the GPU with it).
-    """
+    """A loss that logs the cross-entropy of each class too, and is checked."""
     total, divisor, logged = loss(output)
-    args = get_args()
-    if args.check_for_nan_in_loss_and_grad and not bool(torch.isfinite(total.detach())):
-        rank, number = torch.distributed.get_rank(), row.item()
-        raise UserError(
-            f"iteration {args.curr_iteration + 1}, rank {rank}: the loss of row {number} is "
-            f"{total.item()}; lower the lr, or look at tools/inspect_data.py DATA --row {number}"
-        )
+    if check:
+        check(total)
     if isinstance(output, tuple):
         token_loss = output[1]
     else:

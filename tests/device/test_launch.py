@@ -88,6 +88,19 @@ def test_told_to_stop_the_ranks_end_in_their_own_time(
     assert signal.getsignal(number) is before
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_a_rank_that_is_starting(number: signal.Signals, tmp_path: Path) -> None:
+    def when_it_is_imported() -> None:
+        file = tmp_path / "pid"
+        if file.exists() and file.read_text():
+            os.kill(int(file.read_text()), number)
+            file.unlink()
+
+    with pytest.raises(Stopped, match="^rank 0 was stopped by a signal$"):
+        launch("tests.device.slow_program", {}, 1, tmp_path, when_it_is_imported)
+    assert f"stopped on {number.name}; the same" in (tmp_path / "rank-0.log").read_text()
+
+
 def test_ranks_that_have_nothing_to_save_end_at_once(tmp_path: Path) -> None:
     def when_they_wait() -> None:
         if len(list(tmp_path.glob("pid-*"))) == 2:

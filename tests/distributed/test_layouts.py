@@ -13,6 +13,8 @@ LAYOUTS = {
     "pp2": {"num_ranks": 2, "pipeline_parallel": 2},
     "dp2": {"num_ranks": 2},
     "tp2 pp2": {"num_ranks": 4, "tensor_parallel": 2, "pipeline_parallel": 2},
+    # all that is exchanged beside the passes: gradients backwards, weights forwards
+    "pp2 sharded": {"num_ranks": 4, "pipeline_parallel": 2, "distributed_optimizer": True},
     "cp2": {"num_ranks": 2, "context_parallel": 2},
     "tp2 cp2": {"num_ranks": 4, "tensor_parallel": 2, "context_parallel": 2},
 }

@@ -1,6 +1,7 @@
 """Training that stops and goes on: the same curve, bit for bit, as if it had not stopped."""
 
 import os
+import shutil
 import signal
 import time
 from threading import Event, Thread
@@ -8,7 +9,11 @@ from typing import Any
 
 import pytest
 
+from megatron_dasd.checkpoint import tracker
 from megatron_dasd.checkpoint.artifact import CHECKPOINT_FOLDER
+from megatron_dasd.checkpoint.interim import GATHERED, layout_of
+from megatron_dasd.checkpoint.seal import is_sealed
+from megatron_dasd.config.base import Launch
 from megatron_dasd.errors import Stopped
 from megatron_dasd.manifests import LOGS, MANIFEST, METRICS
 from tests.distributed.kills import run_with_kills
@@ -16,6 +21,12 @@ from tests.distributed.test_layouts import assert_same
 
 HALF = 5
 NUM_KILLS = 10
+
+
+@pytest.fixture(scope="module")
+def one_rank(workshop: Any) -> list[dict[str, Any]]:
+    metrics: list[dict[str, Any]] = workshop.train("resumed on one rank")
+    return metrics
 
 
 def steps(metrics: list[dict[str, Any]]) -> list[tuple[int, float, float]]:
@@ -39,12 +50,27 @@ def test_the_curve_is_the_same_bit_for_bit(distributed_optimizer: bool, workshop
     assert steps(metrics) == steps(whole)
 
 
-def test_a_distributed_optimizer_goes_on_under_another_layout(workshop: Any) -> None:
-    one = workshop.train("resumed on one rank")
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_distributed_optimizer_goes_on_under_another_layout(
+    killed: bool, workshop: Any, one_rank: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From its last save, which any layout loads, or from an interim one, which is gathered."""
     first = {"num_ranks": 2, "distributed_optimizer": True}
     second = {"num_ranks": 2, "pipeline_parallel": 2, "distributed_optimizer": True}
-    metrics = train_in_two(workshop, "dp2 then pp2, distributed", first, second)
-    assert_same(metrics, one, 1e-5)
+    name = f"dp2 then pp2, distributed, killed {killed}"
+    with pytest.raises(Stopped, match=f"training stopped at iteration {HALF} "):
+        workshop.train(name, launch=first, save_interval=3, megatron={"exit-interval": HALF})
+    saves = workshop.place / name / CHECKPOINT_FOLDER
+    assert layout_of(saves / "iter_0000003") == Launch(**first)
+    assert layout_of(saves / f"iter_{HALF:07d}") is None
+    assert is_sealed(saves / "iter_0000003")
+    if killed:  # before the last save was complete
+        shutil.rmtree(saves / f"iter_{HALF:07d}")
+    metrics = workshop.train(name, launch=second)
+    told = "checkpoint of iteration 3 is gathered on 2 ranks for another layout"
+    assert (told in capsys.readouterr().out) == killed
+    assert_same(metrics, one_rank, 1e-5)
+    assert not (saves / GATHERED).exists()
 
 
 def test_a_ramp_between_two_sets_goes_on_and_is_the_same_under_a_layout(workshop: Any) -> None:
@@ -57,9 +83,10 @@ def test_a_ramp_between_two_sets_goes_on_and_is_the_same_under_a_layout(workshop
     assert_same(workshop.train("ramped on dp2", launch={"num_ranks": 2}, **more), whole)
 
 
-def test_told_to_stop_it_saves_and_goes_on(workshop: Any) -> None:
-    """By the process that launches it, as a scheduler would tell it."""
-    whole = workshop.train("never told to stop")
+def test_told_to_stop_it_saves_and_goes_on(workshop: Any, one_rank: Any) -> None:
+    """By the process that launches it, as a scheduler would tell it; for any layout."""
+    whole = one_rank
+    launch = {"num_ranks": 2, "distributed_optimizer": True}
     log = workshop.place / "told to stop" / LOGS / METRICS
     over = Event()
 
@@ -72,11 +99,13 @@ def test_told_to_stop_it_saves_and_goes_on(workshop: Any) -> None:
     teller = Thread(target=tell)
     teller.start()
     with pytest.raises(Stopped, match=r"stopped at iteration \d+ of \d+ \(stopped on SIGUSR1\)"):
-        workshop.train("told to stop", launch={"num_ranks": 2})
+        workshop.train("told to stop", launch=launch, save_interval=2)
     over.set()
     teller.join()
+    saves = workshop.place / "told to stop" / CHECKPOINT_FOLDER
+    assert layout_of(tracker.whole(saves)[-1]) is None
     assert 3 <= len(steps(workshop.metrics("told to stop"))) < len(steps(whole))
-    metrics = workshop.train("told to stop", launch={"num_ranks": 2})
+    metrics = workshop.train("told to stop", launch=launch)
     assert_same(metrics, whole)
 
 

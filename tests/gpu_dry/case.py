@@ -26,6 +26,8 @@ class Case:
     """A Hugging Face folder in place of the example's model with ``num_layers``."""
     save: bool = False
     """Whether the last step is saved, by keys; it takes most of the time of a case."""
+    interim: bool = False
+    """Whether there is a step more before the last, which is saved beside the training."""
     apex: bool = False
     """Whether apex's fused kernel for the weights' gradients is there."""
 

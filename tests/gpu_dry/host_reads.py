@@ -99,6 +99,8 @@ IN_A_STEP: dict[str, Answer] = {
     "megatron_dasd/training/megatron_log.py:drop_absent": _ones,
     "megatron_dasd/training/megatron_log.py:_named": _ones,
     "megatron_dasd/training/megatron_log.py:_note": _ones,
+    # Whether all losses of the step are numbers, and the gradients of each bucket.
+    "megatron_dasd/training/loss_check.py:add": _ones,
     # A row's log-probs, and a text's logits.
     "megatron_dasd/student/scoring_program.py:_token_losses": _ones,
     "megatron_dasd/checkpoint/verify_program.py:_megatron_logits": _zeros,
@@ -113,6 +115,9 @@ _WITHOUT_ENGINE: dict[str, Answer] = {
 _AT_A_SAVE: dict[str, Answer] = {
     # The optimizer's whole state, gathered: see the interim saves in docs/gpu.md.
     "core/optimizer/distrib_optimizer.py:get_parameter_state_dp_zero": _zeros,
+    # Whether an interim save has been written on all ranks.
+    "dist_checkpointing/strategies/async_utils.py:is_current_async_call_done": _ones,
+    "dist_checkpointing/strategies/async_utils.py:maybe_finalize_async_calls": _zeros,
 }
 NAMED = _AT_START | IN_A_STEP | _WITHOUT_ENGINE | _AT_A_SAVE
 """Place (file and function) -> what is read there, as a tensor on the host."""

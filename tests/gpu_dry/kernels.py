@@ -121,6 +121,19 @@ def rmsnorm_bwd(
     return torch.empty_like(x), torch.empty_like(gamma)
 
 
+def fused_topk_with_score_function_fwd(
+    logits: Tensor, topk: int, *_: object
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities, which experts get a token, and what the backward pass needs."""
+    calls["fused_topk_with_score_function_fwd"] += 1
+    assert 0 < topk <= logits.shape[-1]
+    return (
+        torch.empty_like(logits),
+        torch.empty(logits.shape, dtype=torch.bool, device="meta"),
+        torch.empty(logits.shape, dtype=torch.float32, device="meta"),
+    )
+
+
 def multi_tensor_l2norm(
     chunk_size: int, overflow: Tensor, lists: Sequence[Sequence[Tensor]], per_tensor: bool = False
 ) -> tuple[Tensor, Tensor]:
@@ -160,6 +173,8 @@ KERNELS: dict[str, Callable[..., object]] = {
     "get_num_cublas_streams": get_num_cublas_streams,
     "rmsnorm_fwd": rmsnorm_fwd,
     "rmsnorm_bwd": rmsnorm_bwd,
+    "fused_topk_with_score_function_fwd": fused_topk_with_score_function_fwd,
+    "fused_topk_with_score_function_bwd": _in_place,
     "fused_rope_forward": attention_kernels.fused_rope_forward,
     "fused_rope_backward": attention_kernels.fused_rope_forward,
     "get_fused_attn_backend": attention_kernels.get_fused_attn_backend,

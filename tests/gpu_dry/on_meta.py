@@ -6,6 +6,7 @@ are noted, with their group and bytes, and not run.
 """
 
 import inspect
+import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -125,6 +126,7 @@ def install() -> None:
         module.get_backend = lambda group=None: "nccl"
     torch.Tensor.is_cuda = property(lambda tensor: True)
     _stay_on_meta_in_backward()
+    _stay_on_meta_in_threads()
     OnMeta().__enter__()
 
 
@@ -138,6 +140,17 @@ def _stay_on_meta_in_backward() -> None:
 
     for module in (torch.autograd.graph, torch.autograd):
         module._engine_run_backward = run
+
+
+def _stay_on_meta_in_threads() -> None:
+    """A mode is a thread's own."""
+    run = threading.Thread.run
+
+    def on_meta(self: threading.Thread) -> None:
+        with OnMeta():
+            run(self)
+
+    threading.Thread.run = on_meta
 
 
 def _noted(name: str, function: Callable[..., object]) -> Callable[..., object]:

@@ -57,12 +57,14 @@ def _train(pipeline: Pipeline, case: Case, place: Path, result: Result) -> None:
         ranks.tensor_parallel * ranks.pipeline_parallel * ranks.context_parallel
     )
     rows = replicas * case.micro_batches
-    epochs = rows / read_meta(inputs[settings.data]).num_packs
-    settings = settings.model_copy(update={"global_batch_size": rows, "epochs": epochs})
+    epochs = (1 + case.interim) * rows / read_meta(inputs[settings.data]).num_packs
+    changes = {"global_batch_size": rows, "epochs": epochs, "save_interval": 1}
+    settings = settings.model_copy(update=changes)
     watching.replace(stage, "launch", _launch(case, result))
     watching.watch_model(result)
     if not case.save:
         watching.leave_out_saves()
+    watching.leave_out_worker()
     watching.watch_checkpoints(result)
     _run(stage.run, settings, inputs, case, place)
 

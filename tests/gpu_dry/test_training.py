@@ -10,7 +10,7 @@ import pytest
 from tests.gpu_dry import host_reads
 from tests.gpu_dry.case import Result
 from tests.gpu_dry.conftest import Play
-from tests.gpu_dry.inputs import LENGTHS, PACK_ALIGN, SEQ_LENGTH
+from tests.gpu_dry.inputs import LENGTHS, SEQ_LENGTH
 
 DENSE, EXPERTS = "qwen3_4b/h100_64.yaml", "qwen3_30b_a3b/h100_64.yaml"
 EXAMPLES = sorted(
@@ -18,8 +18,8 @@ EXAMPLES = sorted(
     for path in (Path(__file__).parents[2] / "examples").glob("qwen3_*/*.yaml")
 )
 FP8 = {"fp8-blockwise": "Float8Blockwise", "fp8-tensorwise": "Float8", "fp8-delayed": "Float8"}
-# Four slots are rounded up, the last one reaches to the end of the row: 13,312.
-LONGEST = SEQ_LENGTH - (len(LENGTHS) - 1) * -(-LENGTHS[0] // PACK_ALIGN) * PACK_ALIGN
+# The last slot reaches to the end of the row, 13,312 positions; the next power of two.
+LONGEST = 16_384
 
 
 def check_step(result: Result, weight_products: str = "bfloat16") -> None:
@@ -156,6 +156,43 @@ def test_without_transformer_engine(play: Play, example: str, settings: tuple[st
 def test_fp8_without_transformer_engine_is_refused(play: Play) -> None:
     result = play(DENSE, "stage1", kind="bare", settings=("precision=fp8-blockwise",), fails=True)
     assert "Transformer Engine is not installed" in result.error
+
+
+@pytest.mark.slow
+def test_an_interim_save_gathers_nothing(play: Play) -> None:
+    """The optimizer's state as it lies on the ranks, then the last save as a whole."""
+    result = play(DENSE, "stage1", save=True, interim=True)
+    interim = {key for key in result.saved if key.startswith("optimizer.distributed.")}
+    for state in ("exp_avg", "exp_avg_sq", "param"):
+        assert any(f"bucket_idx_0.{state} " in key for key in interim)
+        assert any(key.startswith(f"optimizer.state.{state}.") for key in result.saved)
+    assert result.host_reads[
+        "dist_checkpointing/strategies/async_utils.py:is_current_async_call_done"
+    ]
+
+
+def test_exchanges_run_beside_the_passes(play: Play) -> None:
+    args = play(DENSE, "stage1").args
+    assert args["overlap_grad_reduce"]
+    assert args["overlap_param_gather"]
+    assert args["manual_gc"]
+    assert args["async_save"]
+
+
+@pytest.mark.slow
+def test_experts_by_fused_kernels(play: Play) -> None:
+    """One layer each: tokens are routed and put in order by Transformer Engine's kernels."""
+    settings = ("moe_aux_loss_coeff=0",)
+    result = play(EXPERTS, "stage1", num_layers=1, settings=settings)
+    check_step(result)
+    assert result.args["moe_permute_fusion"]
+    assert result.args["moe_router_fusion"]
+    assert result.calls["fused_topk_with_score_function_fwd"] == 1
+    # the balancing loss with padding left out is not for the fused kernel
+    balanced = play(EXPERTS, "stage1", num_layers=1)
+    check_step(balanced)
+    assert balanced.args["moe_permute_fusion"]
+    assert not balanced.args["moe_router_fusion"]
 
 
 @pytest.mark.slow

@@ -71,10 +71,18 @@ def leave_out_saves() -> None:
     replace(training, "save_checkpoint_and_time", saved)
 
 
+def leave_out_worker() -> None:
+    """Let no process be started that would write checkpoints."""
+    from megatron.training import initialize
+
+    replace(initialize, "init_persistent_async_worker", lambda *_: None)
+
+
 def watch_checkpoints(result: Result) -> None:
     """Note the keys that are loaded and saved; neither is done."""
     from megatron.core import dist_checkpointing
     from megatron.core.dist_checkpointing.dict_utils import dict_list_map_outplace
+    from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 
     def load(state: dict[str, object], folder: str, *_: object, **__: object) -> object:
         result.loaded += keys(state)
@@ -82,8 +90,9 @@ def watch_checkpoints(result: Result) -> None:
         model = {name: dict_list_map_outplace(_data, part) for name, part in state.items()}
         return common | model
 
-    def save(state: object, *_: object, **__: object) -> None:
+    def save(state: object, *_: object, **given: object) -> AsyncRequest | None:
         result.saved += keys(state)
+        return AsyncRequest(None, (), []) if given["async_sharded_save"] else None
 
     replace(dist_checkpointing, "load", load)
     replace(dist_checkpointing, "save", save)

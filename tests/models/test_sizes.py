@@ -1,7 +1,7 @@
 """Bytes of a weight, added up by hand."""
 
 from megatron_dasd.losses.slices import default_bytes, slice_bytes, slice_length
-from megatron_dasd.models.sizes import checkpoint_bytes, optimizer_bytes
+from megatron_dasd.models.sizes import checkpoint_bytes, optimizer_bytes, timeout_minutes
 
 
 def test_a_checkpoint_holds_weights_their_copy_and_two_moments() -> None:
@@ -26,3 +26,11 @@ def test_slices_are_sized_by_the_devices_memory() -> None:
     assert default_bytes(None) == 384 * 2**20
     assert default_bytes(79.1 * 2**30) == default_bytes(80e9) == 2**30  # H100
     assert default_bytes(24e9) == 256 * 2**20
+
+
+def test_ranks_wait_as_long_as_a_slow_disk_takes() -> None:
+    """100 MB a second, and Megatron's own ten minutes besides."""
+    assert timeout_minutes(0) == 10
+    assert timeout_minutes(60 * 10**8) == 11
+    # 30 G weights in bfloat16 with copy and moments: 427 GB
+    assert timeout_minutes(checkpoint_bytes(30_500_000_000, True)) == 81

@@ -19,13 +19,19 @@ from megatron_dasd.models.architecture import (
     read_architecture,
 )
 from megatron_dasd.models.flops import products_of
-from megatron_dasd.planning.estimate import corpus_totals, recipe_of, training_cost
+from megatron_dasd.planning.estimate import Cost, corpus_totals, costs, recipe_of, training_cost
 from megatron_dasd.planning.growth import GPUS, growth, growth_chart
+from megatron_dasd.planning.host_memory import host_memory
 from megatron_dasd.planning.layouts import efficiency, fitting, usable_bytes
-from megatron_dasd.planning.memory import Recipe, highest
+from megatron_dasd.planning.memory import Recipe, highest, memory, parameters
 from megatron_dasd.planning.report import collect, show, write_page
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def named(cost: Cost) -> bool:
+    """Whether it is the scoring's."""
+    return cost.stage == "score"
 
 
 def shape(layers: int, hidden: int, heads: int, groups: int, ffn: int, vocab: int) -> Architecture:
@@ -116,6 +122,14 @@ def test_hours_of_a_stage_worked_out_by_hand() -> None:
     assert cost.gpu_hours == pytest.approx(64 * cost.hours)
 
 
+def test_cached_fp8_weights_are_counted() -> None:
+    """Two bytes, the second transposed, for each weight of the layers' products."""
+    recipe = Recipe(LLAMA3_8B, Launch(num_ranks=2, tensor_parallel=2), 8192)
+    layer = 4096 * 4096 * 2 + 4096 * 1024 * 2 + 3 * 4096 * 14_336
+    more = memory(replace(recipe, fp8=True), 0).weights - memory(recipe, 0).weights
+    assert more == 2 * 32 * layer / 2
+
+
 def test_moments_and_gradients_have_the_types_that_the_optimizer_is_told() -> None:
     """Of Adam's moments and gradients in bfloat16 half as many bytes, and the copy as before."""
     path = EXAMPLES / "qwen3_30b_a3b" / "h100_8.yaml"
@@ -145,6 +159,10 @@ def test_the_recipes_fit_the_clusters_that_they_name(
     trained = [row for row in figures["stages"] if row["kind"] == "train"]
     assert {row["gpus"] for row in trained} == {gpus}
     assert all(row["fits"] for row in figures["memory"].values())
+    # no stage leaves most of the cluster idle for longer than training takes
+    training = sum(row["hours"] for row in trained)
+    idle = [row for row in figures["stages"] if 0 < row["gpus"] < gpus / 2]
+    assert all(row["hours"] < training for row in idle)
     assert figures["gpu_hours"] == pytest.approx(sum(row["gpu_hours"] for row in figures["stages"]))
     json.dumps(figures)
     show(figures)
@@ -153,6 +171,32 @@ def test_the_recipes_fit_the_clusters_that_they_name(
     page = (tmp_path / "plan.html").read_text()
     assert "<svg" in page
     assert f"Plan of {pipeline.name}" in page
+
+
+def test_float32_scoring_is_planned_at_its_own_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCRATCH", "/run")
+    path = EXAMPLES / "qwen3_4b" / "h100_64.yaml"
+    hours = [
+        next(cost.hours for cost in costs(load_pipeline(path, Path("/run"), given)) if named(cost))
+        for given in ([], ["score.dtype=float32"])
+    ]
+    assert hours[1] == pytest.approx(16 * hours[0])
+
+
+def test_host_memory_of_saves_worked_out_by_hand() -> None:
+    """Half of 4.02 G weights a rank, 8 ranks a node, 8 x 4 ranks share a state."""
+    recipe = recipe_of(
+        load_pipeline(EXAMPLES / "qwen3_4b" / "h100_64.yaml", Path("/run")), "stage1"
+    )
+    own = sum(parameters(recipe, 0))
+    found = host_memory(recipe)
+    assert found.last == 8 * 12 * own
+    assert found.last == pytest.approx(193e9, rel=0.01)
+    assert found.interim == pytest.approx(8 * (12 + 2) * own / 32)
+    plain = replace(
+        recipe, launch=recipe.launch.model_copy(update={"distributed_optimizer": False})
+    )
+    assert host_memory(plain).last == host_memory(plain).interim == found.interim
 
 
 def test_recomputation_takes_a_third_longer_and_does_the_same() -> None:
