@@ -36,10 +36,9 @@ def host_memory(recipe: Recipe) -> HostMemory:
     copied = [recipe.element_bytes * n / replicas for n in numbers]
     if launch.distributed_optimizer:
         states = [memory(recipe, stage).optimizer for stage in stages]
-        last = _GATHERED_BYTES * max(numbers)
     else:
         whole = optimizer_bytes(recipe.bf16, recipe.moment_bytes)
         states = [whole * n / replicas for n in numbers]
-        last = max(map(sum, zip(copied, states, strict=True)))
-    interim = max(map(sum, zip(copied, states, strict=True)))
-    return HostMemory(interim=ranks * interim, last=ranks * last)
+    interim = max(weights + state for weights, state in zip(copied, states, strict=True))
+    gathered = _GATHERED_BYTES * max(numbers) if launch.distributed_optimizer else interim
+    return HostMemory(interim=ranks * interim, last=ranks * gathered)

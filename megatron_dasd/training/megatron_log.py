@@ -15,6 +15,7 @@ import torch
 from megatron.training import get_args
 from megatron.training import training as megatron_training
 
+from megatron_dasd.errors import UserError
 from megatron_dasd.progress import Bar
 from megatron_dasd.training import dashboards
 from megatron_dasd.training.metrics import Value, computed
@@ -61,6 +62,7 @@ def _log_step[**P, R](
     def logged(*args: P.args, **kwargs: P.kwargs) -> R:
         nonlocal last
         given = signature.bind(*args, **kwargs).arguments
+        require_finite(given["grad_norm"], given["iteration"])
         drop_absent(given["loss_dict"])
         writes = _is_last_rank() and bool(given["loss_dict"])
         now = time.monotonic()
@@ -88,6 +90,22 @@ def _log_step[**P, R](
         return training_log(*args, **kwargs)
 
     return logged
+
+
+def require_finite(grad_norm: SupportsFloat | None, iteration: int) -> None:
+    """Stop behind a step whose gradients were no numbers, before its weights are saved.
+
+    Args:
+        grad_norm: the same on all ranks; None: it is not computed.
+
+    Raises:
+        UserError: it is not finite.
+    """
+    if grad_norm is not None and not math.isfinite(grad_norm):
+        raise UserError(
+            f"iteration {iteration}: the norm of the gradients is {float(grad_norm)}, all losses "
+            "are finite; lower the lr, the same command goes on from the last checkpoint"
+        )
 
 
 def drop_absent[V: SupportsFloat](losses: dict[str, V]) -> None:

@@ -36,8 +36,15 @@ if TYPE_CHECKING:
     from megatron_dasd.training.on_policy import OnPolicy
     from megatron_dasd.training.step_recorder import StepRecorder
 
-ROWS_FLAGS: Flags = {"calculate-per-token-loss": True, "dataloader-type": "external"}
-"""What packed rows need of Megatron: losses summed over tokens, batches that it does not split."""
+ROWS_FLAGS: Flags = {
+    "calculate-per-token-loss": True,
+    "dataloader-type": "external",
+    # It waits for the GPU twice a bucket of gradients; losses and the norm of the gradients are
+    # checked here once a step (``loss_check``, ``megatron_log``).
+    "no-check-for-nan-in-loss-and-grad": True,
+}
+"""What packed rows need of Megatron: losses summed over tokens, batches that it does not split, and
+no check of its own."""
 
 
 def main(job: TrainingJob) -> None:
@@ -92,7 +99,7 @@ def main(job: TrainingJob) -> None:
                 forward_step,
                 groups=names,
                 settings=job.loss,
-                check=LossCheck() if args.check_for_nan_in_loss_and_grad else None,
+                check=LossCheck(),
             ),
             model_provider=_model_provider(args, numerics, balance),
         )

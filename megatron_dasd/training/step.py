@@ -36,7 +36,7 @@ def forward_step(
     *,
     groups: Names,
     settings: LossSettings,
-    check: LossCheck | None = None,
+    check: LossCheck,
 ) -> tuple[Tensor, Callable[[Output], LossParts]]:
     """Megatron's ``forward_step_func``: the stage's output, and the loss function for it.
 
@@ -46,7 +46,7 @@ def forward_step(
         return_schedule_plan: Megatron passes it; not used.
         groups: names of the groups of documents whose losses are logged.
         settings: how the loss is taken.
-        check: gets every row's loss; None: whatever the losses are, training goes on.
+        check: gets every row's loss.
     """
     batch = next(data_iterator)
     shares = token_shares(
@@ -59,7 +59,7 @@ def forward_step(
         _with_classes,
         factors=shares[0],
         classes=_classes(batch, groups),
-        check=partial(check.add, row=batch[ROW_NUMBER]) if check else None,
+        check=partial(check.add, row=batch[ROW_NUMBER]),
     )
     sizes = {"vocab_size": get_args().vocab_size, "slice_mib": settings.slice_mib}
     if IDS in batch:
@@ -91,12 +91,11 @@ def _with_classes(
     *,
     factors: Tensor,
     classes: Sequence[tuple[Tensor, Sequence[str]]],
-    check: Callable[[Tensor], None] | None,
+    check: Callable[[Tensor], None],
 ) -> LossParts:
     """A loss that logs the cross-entropy of each class too, and is checked."""
     total, divisor, logged = loss(output)
-    if check:
-        check(total)
+    check(total)
     if isinstance(output, tuple):
         token_loss = output[1]
     else:

@@ -28,6 +28,8 @@ TRAIN: dict[str, Any] = {"kind": "train", "model": "m", "checkpoint": "c", "data
         ("no-save-optim", True, "checkpoints are whole"),
         ("no-load-optim", True, "goes on from its own newest"),
         ("ckpt-format", "torch", "checkpoints are whole"),
+        ("no-async-save", True, "interim checkpoints are written beside the training, the last"),
+        ("ckpt_assume_constant_structure", True, "interim checkpoints are written beside the tra"),
         ("ckpt_step", 4, "goes on from its own newest"),
         ("pretrained-checkpoint", "/elsewhere", "follows from the setting checkpoint"),
         ("rampup-batch-size", [1, 1, 8], "same number of rows"),

@@ -127,7 +127,11 @@ def play_layout(play: Play, layout: str, rank: int, **fields: object) -> Result:
     ],
 )
 def test_layouts(play: Play, layout: str, rank: int) -> None:
-    check_step(play_layout(play, layout, rank))
+    result = play_layout(play, layout, rank)
+    check_step(result)
+    # the losses of all four rows of the step are read at once, where there are any
+    place = "megatron_dasd/training/loss_check.py:add"
+    assert result.host_reads.get(place, 0) == (layout == "CP8" or rank == 63)
 
 
 def test_attention_is_cudnns(play: Play) -> None:

@@ -68,6 +68,7 @@ def main(payload: dict[str, Any]) -> None:
     from megatron_dasd.models.packed import for_rank, to_batch
     from megatron_dasd.models.provider import model_provider
     from megatron_dasd.training.job import LossSettings
+    from megatron_dasd.training.loss_check import LossCheck
     from megatron_dasd.training.step import forward_step
 
     adamw.mend()
@@ -84,7 +85,7 @@ def main(payload: dict[str, Any]) -> None:
     batch = to_batch(for_rank(row, *place))
     own = {p.untyped_storage().data_ptr() for chunk in model for p in chunk.parameters()}
     kept = Kept(own)
-    step = partial(forward_step, groups={}, settings=LossSettings())
+    step = partial(forward_step, groups={}, settings=LossSettings(), check=LossCheck())
     for chunk in model:
         chunk.zero_grad_buffer()
     with torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):

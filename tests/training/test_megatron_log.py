@@ -1,6 +1,8 @@
+import pytest
 import torch
 
-from megatron_dasd.training.megatron_log import drop_absent
+from megatron_dasd.errors import UserError
+from megatron_dasd.training.megatron_log import drop_absent, require_finite
 
 NAN = float("nan")
 
@@ -21,3 +23,14 @@ def test_a_loss_that_is_no_number_stays_to_be_seen() -> None:
 
 def test_nothing_to_log() -> None:
     assert kept() == set()
+
+
+@pytest.mark.parametrize("norm", [float("nan"), torch.tensor(float("inf"))])
+def test_gradients_that_are_no_numbers_end_the_run(norm: float | torch.Tensor) -> None:
+    require_finite(1.5, 3)
+    require_finite(None, 3)
+    told = (
+        rf"^iteration 3: the norm of the gradients is {float(norm)}, all losses are finite; lower "
+    )
+    with pytest.raises(UserError, match=told):
+        require_finite(norm, 3)
