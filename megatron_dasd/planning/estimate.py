@@ -19,7 +19,6 @@ from megatron_dasd.models.architecture import Architecture, read_architecture
 from megatron_dasd.models.flops import FLOAT32_SHARE, PEAK_FLOPS, products_of
 from megatron_dasd.models.sizes import checkpoint_bytes
 from megatron_dasd.planning.memory import Recipe, parameters
-from megatron_dasd.precision.recipes import RECIPES
 
 _FORWARD_SHARE = 1 / 3
 """Share of the forward pass in the operations of training."""
@@ -125,7 +124,7 @@ def recipe_of(pipeline: Pipeline, stage: str) -> Recipe:
         launch=launch,
         seq_length=seq_length_of(pipeline, settings.data),
         bf16=settings.precision != "fp32",
-        fp8=settings.precision in RECIPES,
+        fp8=settings.precision.startswith("fp8"),
         chunked_loss=settings.chunked_loss,
         slice_bytes=_slice_bytes(settings.loss_slice_mib, pipeline.plan.gpu_memory_gb),
         recompute="full" if flags.get("recompute-granularity") == "full" else "none",
