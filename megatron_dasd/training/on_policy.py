@@ -239,11 +239,15 @@ def save_weights(folder: Path, iteration: int, model: Sequence[torch.nn.Module])
     """
     from megatron.training import get_args
     from megatron.training.checkpointing import save_checkpoint
+    from megatron.training.training import force_param_sync, should_disable_forward_pre_hook
 
+    args = get_args()
+    if should_disable_forward_pre_hook(args):
+        # With overlap-param-gather a step's weights are gathered by the forward pass of the next.
+        force_param_sync(model)
     if dist.get_rank() == 0:
         rmtree(folder / iteration_name(iteration), ignore_errors=True)  # of a run that was killed
     dist.barrier()
-    args = get_args()
     # save_checkpoint takes where and what to save from Megatron's global arguments alone.  It is
     # not asynchronous here: the worker may read the files as soon as this returns.
     swapped = {
