@@ -122,8 +122,8 @@ def load_pipeline(
     Args:
         path: the YAML file.
         run_dir: in place of the file's own.
-        overrides: ``stage.setting=value`` or ``recipe.field=value`` (YAML values), nested settings
-            with further dots.
+        overrides: ``stage.setting=value``, ``recipe.field=value`` or ``seed=value`` (YAML values),
+            nested settings with further dots.
 
     Raises:
         UserError: naming the file, the stage and the setting, or the recipe's field.

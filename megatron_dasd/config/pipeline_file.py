@@ -57,15 +57,20 @@ def read_expanded(path: Path, overrides: Sequence[str] = ()) -> Expanded:
 
     Args:
         path: the YAML file.
-        overrides: ``stage.setting=value`` (a YAML value), nested settings with further dots, or
-            ``recipe.field=value``.
+        overrides: ``stage.setting=value`` (a YAML value), nested settings with further dots,
+            ``recipe.field=value``, or ``seed=value``.
 
     Raises:
         UserError: the file cannot be read, its recipe is unknown or has wrong fields, or an
             override names nothing; in one line.
     """
     content, known = _extended(path)
-    changes = [_Change.parsed(override) for override in overrides]
+    changes = []
+    for change in map(_Change.parsed, overrides):
+        if change.of_seed:
+            content = change.applied(content, change.parts)
+        else:
+            changes.append(change)
     recipe = content.pop("recipe", None)
     expanded: Content = {}
     if recipe is not None:
@@ -148,12 +153,18 @@ class _Change:
     def parsed(cls, text: str) -> "_Change":
         key, equals, value = text.partition("=")
         parts = key.split(".")
-        if not equals or len(parts) < 2:
-            raise UserError(f"--set {text}: expected stage.setting=value or recipe.field=value")
+        if not equals or (len(parts) < 2 and parts != ["seed"]):
+            expected = "stage.setting=value, recipe.field=value or seed=value"
+            raise UserError(f"--set {text}: expected {expected}")
         try:
             return cls(text, parts, parse_yaml(value))
         except ValueError:
             raise UserError(f"--set {text}: the value is not YAML") from None
+
+    @property
+    def of_seed(self) -> bool:
+        """Whether it changes the pipeline's seed, which a stage without one of its own has."""
+        return self.parts == ["seed"]
 
     @property
     def of_recipe(self) -> bool:

@@ -123,13 +123,27 @@ def test_overrides(tmp_path: Path) -> None:
     assert pipeline.stage_dir("filter") == Path("elsewhere/filter")
 
 
+def test_the_seed_may_be_set_for_all_stages_without_one_of_their_own(tmp_path: Path) -> None:
+    given = ["seed=5", "student.seed=3"]
+    pipeline = load_pipeline(write(tmp_path, HEAD + TEACHER + STUDENT), overrides=given)
+    assert pipeline.seed == 5
+    assert {name: stage.seed for name, stage in pipeline.stages.items()} == {
+        "teacher": 5,
+        "student": 3,
+    }
+
+
+EXPECTED = "expected stage.setting=value, recipe.field=value or seed=value"
+
+
 @pytest.mark.parametrize(
     ("override", "reason"),
     [
-        ("teacher=1", "--set teacher=1: expected stage.setting=value or recipe.field=value"),
+        ("teacher=1", f"--set teacher=1: {EXPECTED}"),
+        ("teacher.num_layers", f"--set teacher.num_layers: {EXPECTED}"),
         (
-            "teacher.num_layers",
-            "--set teacher.num_layers: expected stage.setting=value or recipe.field=value",
+            "seed=x",
+            "seed: Input should be a valid integer, unable to parse string as an integer (got 'x')",
         ),
         ("nobody.seed=1", "--set nobody.seed=1: no stage nobody"),
         ("teacher.kind.seed=1", "--set teacher.kind.seed=1: kind has no settings of its own"),
