@@ -12,17 +12,29 @@ from megatron_dasd.evaluation.statistics import (
     interval,
     ratio_estimate,
 )
+from megatron_dasd.evaluation.subsets import majority_at, pass_at
 from megatron_dasd.records import Graded
 
 
-class AccuracyFigures(TypedDict):
+class SubsetFigures(TypedDict):
+    """What k answers of a model are worth together, by k; the prompts' mean."""
+
+    pass_at: dict[str, EstimateFigures]
+    """The chance that one of the k answers is right."""
+    majority_at: dict[str, EstimateFigures]
+    """The chance that the one given most often is right.  Answers are compared by their words."""
+
+
+class AccuracyFigures(SubsetFigures):
     """Accuracy of one model."""
 
     accuracy: EstimateFigures
     difference: EstimateFigures
     """To the first model's accuracy, paired by prompt."""
     answered: float
-    """Share of answers in the normalised form."""
+    """Share of texts in the normalised form; the others hold no answer."""
+    cut_off: float
+    """Share of texts that the limit of tokens cut off."""
     mean_tokens: float
     num_prompts: int
     num_answers: int
@@ -58,11 +70,44 @@ def accuracies(answers: Iterable[Graded]) -> dict[str, AccuracyFigures]:
             "accuracy": ratio_estimate(list(right.values()), counts).figures,
             "difference": ratio_estimate(gains, counts).figures,
             "answered": sum(verdict(one) != "no answer" for one in given) / len(given),
+            "cut_off": sum(one.finish_reason == "length" for one in given) / len(given),
+            **subset_figures(given),
             "mean_tokens": sum(one.num_tokens for one in given) / len(given),
             "num_prompts": len(asked),
             "num_answers": len(given),
         }
     return figures
+
+
+SUBSET_SIZES = (2, 4, 8, 16, 32)
+"""Numbers of answers k that pass@k and majority@k are estimated for, as far as there are more."""
+
+
+def subset_figures(given: Sequence[Graded]) -> SubsetFigures:
+    """Estimate pass@k and majority@k of one model for each k below every prompt's answers."""
+    votes: defaultdict[str, Counter[tuple[str | None, bool]]] = defaultdict(Counter)
+    for one in given:
+        answer = answer_of(one.text)
+        words = None if answer is None else answer.strip()
+        votes[one.prompt.prompt_id][words, verdict(one) == "right"] += 1
+    sizes = [k for k in SUBSET_SIZES if all(k < counts.total() for counts in votes.values())]
+    passes: dict[str, EstimateFigures] = {}
+    majorities: dict[str, EstimateFigures] = {}
+    for k in sizes:
+        passed, won = [], []
+        for counts in votes.values():
+            right = [number for (_, is_right), number in counts.items() if is_right]
+            wrong = [
+                number
+                for (words, is_right), number in counts.items()
+                if words is not None and not is_right
+            ]
+            passed.append(pass_at(sum(right), counts.total(), k))
+            won.append(majority_at(right, wrong, counts.total(), k))
+        ones = [1] * len(votes)
+        passes[str(k)] = ratio_estimate(passed, ones).figures
+        majorities[str(k)] = ratio_estimate(won, ones).figures
+    return {"pass_at": passes, "majority_at": majorities}
 
 
 Marks = dict[str, dict[tuple[str, int], bool]]

@@ -16,6 +16,7 @@ from megatron_dasd.evaluation.accuracy import (
     TEACHER,
     AccuracyFigures,
     GainFigures,
+    accuracies,
     gain_figures,
     right_marks,
 )
@@ -42,14 +43,6 @@ class RolloutFigures(TypedDict, total=False):
     by_length: list[dict[str, float]]
     """By ranges of the teacher's length: ``from``, ``to``, ``num_rollouts``, ``cut_off``,
     ``ratio``."""
-
-
-class EvaluateFigures(TypedDict, total=False):
-    """Figures of ``evaluate``; absent without evaluation."""
-
-    models: dict[str, AccuracyFigures]
-    base: str
-    """Model to which the others' differences are taken."""
 
 
 class AnswerFigures(GainFigures):
@@ -120,7 +113,7 @@ def collect_figures(
         "title": settings.title,
         **heldout_figures(scores),
         "exposure_bias": _exposure(settings, inputs),
-        **_accuracy(settings, inputs, manifests),
+        **_accuracy(settings, inputs),
         "sentence_classes": select["sentence_classes"],
         "sentence_classes_by_temperature": select["sentence_classes_by_temperature"],
         "sentence_classes_kept": select["sentence_classes_kept"],
@@ -144,21 +137,17 @@ def collect_figures(
     }
 
 
-def _accuracy(
-    settings: Report, inputs: Mapping[str, Path], manifests: Mapping[str, Manifest]
-) -> AnswerFigures:
+def _accuracy(settings: Report, inputs: Mapping[str, Path]) -> AnswerFigures:
     if settings.evaluate is None:
         return {"accuracy": {}, "accuracy_base": None, "gain": None, "stage_gains": {}}
-    found = cast(EvaluateFigures, _figures(manifests, settings.evaluate))
-    models = found.get("models", {})
+    graded = inputs[settings.evaluate]
+    models = accuracies(read_records(graded, Graded))
     order = [TEACHER, *settings.heldout_scores, *models]
-    gains = gain_figures(
-        right_marks(read_records(inputs[settings.evaluate], Graded)), list(settings.heldout_scores)
-    )
+    marks = right_marks(read_records(graded, Graded))
     return {
         "accuracy": {name: models[name] for name in dict.fromkeys(order) if name in models},
-        "accuracy_base": found.get("base"),
-        **gains,
+        "accuracy_base": next(iter(models), None),
+        **gain_figures(marks, list(settings.heldout_scores)),
     }
 
 

@@ -47,6 +47,35 @@ def test_accuracies(make_prompt: Callable[..., Prompt]) -> None:
     assert figures["after"]["difference"] == {"mean": 0.5, "stderr": 0.5}
 
 
+def test_several_answers_to_a_question(make_prompt: Callable[..., Prompt]) -> None:
+    def answer(prompt_id: str, sample: int, words: str | None, cut_off: bool = False) -> Graded:
+        return Graded(
+            prompt=make_prompt(prompt_id),
+            model="m",
+            sample=sample,
+            text="x" if words is None else f"<think>\nx\n</think>\n\n{words}",
+            score=float(words == "7"),
+            num_tokens=10,
+            finish_reason="length" if cut_off else "stop",
+        )
+
+    given = {"p0": ["7", "7", "8", None], "p1": ["8", "8", "8", "7"]}
+    answers = [
+        answer(name, sample, words, cut_off=words is None)
+        for name, row in given.items()
+        for sample, words in enumerate(row)
+    ]
+    figures = accuracies(answers)["m"]
+    assert figures["cut_off"] == 1 / 8
+    # pairs of p0: 5 of 6 hold a 7; in 3 it wins, in 2 it ties with 8.  Of p1: 3 of 6, all ties
+    assert figures["pass_at"] == {
+        "2": {"mean": pytest.approx(2 / 3), "stderr": pytest.approx(1 / 6)}
+    }
+    assert figures["majority_at"]["2"]["mean"] == pytest.approx((4 / 6 + 1.5 / 6) / 2)
+    # with fewer answers to any prompt, there are none of which pairs could be drawn
+    assert accuracies(answers[:6])["m"]["pass_at"] == {}
+
+
 def marks(**by_model: list[list[bool]]) -> Marks:
     """Marks of models whose answers are given by prompt and sample."""
     return {

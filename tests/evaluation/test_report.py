@@ -61,17 +61,6 @@ SELECT_FIGURES = {
         }
     ],
 }
-ACCURACY = {
-    name: {
-        "accuracy": {"mean": mean, "stderr": 0.1},
-        "difference": {"mean": mean, "stderr": None},
-        "answered": 1.0,
-        "mean_tokens": 7.0,
-        "num_prompts": 1,
-        "num_answers": 1,
-    }
-    for name, mean in (("before", 0.0), ("after", 1.0))
-}
 
 
 @dataclass
@@ -127,7 +116,7 @@ def inputs(
             prompt=prompt,
             model=model,
             sample=0,
-            text=f"answer of {model}",
+            text=f"<think>\nx\n</think>\n\nanswer of {model}",
             score=score,
             num_tokens=7,
             finish_reason="stop",
@@ -153,7 +142,7 @@ def inputs(
     run.stage("train", "train", files={f"{LOGS}/{METRICS}": metrics})
     lengths = length_figures([10, 20, 40], [12, 30, 60], [False, True, True])
     run.stage("rollouts", "roll_out_student", figures=lengths)
-    run.stage("evaluate", "evaluate", answers, figures={"models": ACCURACY, "base": "before"})
+    run.stage("evaluate", "evaluate", answers)
     conversion = {"max_difference": 2e-6, "tolerance": 1e-3}
     run.stage("verify", "verify_conversion", figures=conversion)
     run.stage("export", "export_hf", files={"model/config.json": "{}"})
@@ -189,7 +178,12 @@ def test_the_report_tells_what_the_stages_gave(
     assert figures["heldout_nll_change"] == {"stage1": {"mean": -0.5, "stderr": None}}
     assert figures["sentence_classes"] == {"teacher": 6, "student": 1, "shared": 3}
     assert figures["count_differs_from_longest"] == 0.25
-    assert figures["accuracy"]["after"]["accuracy"]["mean"] == 1.0
+    assert {name: one["accuracy"]["mean"] for name, one in figures["accuracy"].items()} == {
+        "before": 0.0,
+        "middle": 0.0,
+        "after": 1.0,
+    }
+    assert figures["accuracy_base"] == "before"
     assert figures["counts"]["filter"] == {"kept": 2}
     assert figures["kept_share"] == {"filter": 0.5}
     assert figures["loss_curves"] == {"train": {"train": [[1, 3.0], [2, 2.5]], "heldout": []}}
