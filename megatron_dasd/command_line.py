@@ -34,7 +34,8 @@ Overrides = Annotated[
     typer.Option(
         "--set",
         metavar="STAGE.SETTING=VALUE",
-        help="change a setting, or with recipe.FIELD=VALUE a field of the recipe (repeatable)",
+        help="change a setting, with recipe.FIELD=VALUE a field of the recipe, with seed=VALUE "
+        "the seed (repeatable)",
     ),
 ]
 First = Annotated[str | None, typer.Option("--from", metavar="STAGE", help="start with this stage")]

@@ -1,6 +1,7 @@
 """Progress of long work: a bar on a terminal, a plain line now and then in a log file.
 
-Both tell the rate and the time left.  What an earlier attempt did counts as done, not as speed.
+Both tell the rate and the time left.  What an earlier attempt did counts as done, not as speed; the
+start of the work, before its first units are done, counts for the rate and not for the time left.
 """
 
 import time
@@ -123,6 +124,8 @@ class _LineBar:
     def __init__(self, what: str, total: int, unit: str, done: int) -> None:
         self._what, self._total, self._unit = what, total, unit
         self._done_before = self._done = done
+        self._first: tuple[float, int] | None = None
+        """When the first units were done, and how many were done then."""
         self._note = ""
         self._started = self._last_line = time.monotonic()
         self._print(f"{what}: {done:,}/{total:,} {unit}")
@@ -130,6 +133,8 @@ class _LineBar:
     def advance(self, n: int = 1, note: str = "") -> None:
         self._done += n
         self._note = note or self._note
+        if n and self._first is None:
+            self._first = time.monotonic(), self._done
         if time.monotonic() - self._last_line >= LINE_SECONDS:
             self._print(self._line())
 
@@ -144,16 +149,22 @@ class _LineBar:
         share = self._done / self._total if self._total else 1.0
         figures = f"{self._done:,}/{self._total:,} {self._unit} ({share:.0%})"
         made = self._done - self._done_before
-        rate = self._units_per_second()
-        if rate and made >= _ESTIMATE_SHARE * (self._total - self._done_before):
-            left = timedelta(seconds=round((self._total - self._done) / rate))
-            figures += f", {left} left"
+        seconds = self._seconds_left()
+        if seconds is not None and made >= _ESTIMATE_SHARE * (self._total - self._done_before):
+            figures += f", {timedelta(seconds=round(seconds))} left"
         return f"{self._what}: {figures}{self._speed_and_note()}"
 
     def _speed_and_note(self) -> str:
         rate = self._units_per_second()
         speed = f", {_rate(rate)} {self._unit}/s" if rate else ""
         return speed + (f", {self._note}" if self._note else "")
+
+    def _seconds_left(self) -> float | None:
+        """By the rate since the first units were done; None: no others have been done since."""
+        if self._first is None or self._done == self._first[1]:
+            return None
+        since, done = self._first
+        return (self._total - self._done) * (time.monotonic() - since) / (self._done - done)
 
     def _units_per_second(self) -> float:
         seconds = time.monotonic() - self._started

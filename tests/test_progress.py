@@ -63,8 +63,23 @@ def test_what_was_done_before_is_no_speed(clock: Clock, capsys: pytest.CaptureFi
         bar.advance(10)
     assert capsys.readouterr().out.splitlines() == [
         "training: 80/100 steps",
-        "training: 90/100 steps (90%), 0:00:10 left, 1 steps/s",
+        "training: 90/100 steps (90%), 1 steps/s",
         "training: done: 90/100 steps in 10.0 s, 1 steps/s",
+    ]
+
+
+def test_the_start_of_the_work_is_no_part_of_the_time_left(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with progress("sampling", total=110, unit="responses") as bar:
+        clock.now += 90  # the model is loaded
+        bar.advance(10)
+        clock.now += 10
+        bar.advance(10)
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "sampling: 10/110 responses (9%), 0.111 responses/s",
+        "sampling: 20/110 responses (18%), 0:01:30 left, 0.2 responses/s",
+        "sampling: done: 20/110 responses in 100.0 s, 0.2 responses/s",
     ]
 
 
