@@ -4,7 +4,7 @@ STAMP := .venv/.installed
 
 .PHONY: help setup demo test test-long test-all lint bench docs clean
 help:
-	@echo 'make demo       run the whole pipeline, small and real, without a GPU (runs/demo/report.html)'
+	@echo 'make demo       a student learns to carry from its teacher, without a GPU (runs/demo/report.html)'
 	@echo 'make test       checks and tests; make test-long: those that are slow by nature'
 	@echo 'make test-all   every test, those that take hours too'
 	@echo 'make bench      figures of speed against limits and peers (bench/results.json)'
@@ -22,7 +22,7 @@ $(STAMP): setup.py constraints.txt examples/cpu_tiny/requirements.txt
 	@touch $@
 
 demo: $(STAMP)
-	$(PYTHON) -m megatron_dasd.pipeline examples/cpu_tiny/pipeline.yaml
+	$(PYTHON) -m megatron_dasd.pipeline examples/demo/pipeline.yaml
 
 lint: $(STAMP)
 	$(PYTHON) -m ruff check .
@@ -53,4 +53,4 @@ docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 clean:
-	rm -rf .venv .vllm-venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info build site runs/demo runs/micro
+	rm -rf .venv .vllm-venv .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info build site runs/demo runs/tiny runs/micro

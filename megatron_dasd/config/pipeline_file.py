@@ -154,8 +154,9 @@ class _Change:
         key, equals, value = text.partition("=")
         parts = key.split(".")
         if not equals or (len(parts) < 2 and parts != ["seed"]):
-            expected = "stage.setting=value, recipe.field=value or seed=value"
-            raise UserError(f"--set {text}: expected {expected}")
+            raise UserError(
+                f"--set {text}: expected stage.setting=value, recipe.field=value or seed=value"
+            )
         try:
             return cls(text, parts, parse_yaml(value))
         except ValueError:
