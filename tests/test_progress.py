@@ -53,7 +53,7 @@ def test_the_first_units_of_many_give_no_time_left(
         bar.advance(9)
     assert capsys.readouterr().out.splitlines()[1:3] == [
         "sampling: 1/1,000 responses (0%), 0.0833 responses/s",
-        "sampling: 10/1,000 responses (1%), 0:39:36 left, 0.417 responses/s",
+        "sampling: 10/1,000 responses (1%), 0:22:00 left, 0.417 responses/s",
     ]
 
 
