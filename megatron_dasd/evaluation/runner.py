@@ -30,7 +30,7 @@ from megatron_dasd.prompt_ids import read_prompts
 from megatron_dasd.records import Graded, Prompt
 from megatron_dasd.records_io import SetAside, read_records
 from megatron_dasd.seeds import derive_seed
-from megatron_dasd.text.chat import all_turns, render_turns
+from megatron_dasd.text.chat import all_turns, naming, render_turns
 from megatron_dasd.text.encoding import load_tokenizer
 
 if TYPE_CHECKING:  # transformers takes seconds to import
@@ -125,8 +125,10 @@ def _request(
 ) -> GenerationRequest:
     prompt, sample = task
     turns = all_turns(prompt.messages, settings.system_prompt)
+    with naming(prompt.prompt_id):
+        rendered = render_turns(tokenizer, turns, prompt.tools, settings.chat_template_kwargs)
     return GenerationRequest(
-        prompt=render_turns(tokenizer, turns, prompt.tools, settings.chat_template_kwargs),
+        prompt=rendered,
         turns=turns,
         tools=prompt.tools,
         max_new_tokens=settings.max_new_tokens,

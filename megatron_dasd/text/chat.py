@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jinja2.exceptions import TemplateError
-
 from megatron_dasd.config.base import TemplateVariables
+from megatron_dasd.containment.forked import ForkedFunction
+from megatron_dasd.containment.protocol import Failure
 from megatron_dasd.errors import UserError
 from megatron_dasd.json_values import JsonObject
+from megatron_dasd.printing import one_line
 from megatron_dasd.records import Message
 from megatron_dasd.records_io import read_records
 
@@ -28,6 +31,19 @@ _NO_VARIABLES: TemplateVariables = {}
 
 class RefusedTurnsError(UserError, ValueError):
     """The chat template refuses these turns.  Of a record, a malformed one; else the user's."""
+
+
+@contextmanager
+def naming(prompt_id: str) -> Iterator[None]:
+    """Name the prompt whose turns a template refuses.
+
+    Raises:
+        UserError: the body's RefusedTurnsError, with the prompt.
+    """
+    try:
+        yield
+    except RefusedTurnsError as error:
+        raise UserError(f"prompt {prompt_id}: {error}") from None
 
 
 def render_prompt(
@@ -118,22 +134,23 @@ def render(
 
     Raises:
         UserError: the tokenizer has no chat template.
-        RefusedTurnsError: its template refuses the turns.
+        RefusedTurnsError: its template refuses the turns, fails or goes beyond a limit.
     """
     if not tokenizer.chat_template:
         raise UserError(f"{tokenizer.name_or_path}: the tokenizer has no chat template")
     schemas = json.loads(tools) if tools else None
     reason = ""
     for way in _ways(turns):
-        try:
-            text = _apply(tokenizer, way, schemas, variables, begin)
-        except (TemplateError, TypeError) as error:
-            reason = reason or str(error)
-        else:
-            fault = _fault_of_calls(text, turns)
-            if not fault:
-                return text
-            reason = reason or fault
+        text = _apply(tokenizer, way, schemas, variables, begin)
+        if isinstance(text, Failure):
+            reason = reason or one_line(text.detail)
+            if text.kind != "error":  # beyond a limit, which another form would be too
+                break
+            continue
+        fault = _fault_of_calls(text, turns)
+        if not fault:
+            return text
+        reason = reason or fault
     roles = ", ".join(str(turn["role"]) for turn in turns)
     raise RefusedTurnsError(
         f"{tokenizer.name_or_path}: the chat template refuses the turns {roles} ({reason})"
@@ -173,16 +190,24 @@ def _apply(
     tools: list[JsonObject] | None,
     variables: TemplateVariables,
     begin: bool,
-) -> str:
-    return str(
-        tokenizer.apply_chat_template(
-            list(turns),
-            tools=tools,
-            add_generation_prompt=begin,
-            tokenize=False,
-            **variables,
-        )
-    )
+) -> str | Failure:
+    given = {**variables, "conversation": turns, "tools": tools, "add_generation_prompt": begin}
+    text = _renderer(tokenizer, str(tokenizer.chat_template))(json.dumps(given).encode())
+    return text if isinstance(text, Failure) else text.decode("utf-8", "surrogatepass")
+
+
+@lru_cache(maxsize=4)
+def _renderer(tokenizer: PreTrainedTokenizerBase, _template: str) -> ForkedFunction:
+    """Renders what JSON gives, by a tokenizer's template as it is now.
+
+    A template is a program that came with a model, so it runs in a child process that has limits.
+    """
+
+    def apply(given: bytes) -> bytes:
+        text = tokenizer.apply_chat_template(tokenize=False, **json.loads(given))
+        return str(text).encode("utf-8", "surrogatepass")
+
+    return ForkedFunction(apply)
 
 
 def _arguments_as_text(turn: JsonObject) -> JsonObject:

@@ -1,4 +1,5 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 from megatron_dasd.errors import UserError
 from megatron_dasd.records import Message
 from megatron_dasd.sources.random_model import byte_tokenizer
-from megatron_dasd.text.chat import read_few_shot, render_prompt
+from megatron_dasd.text.chat import naming, read_few_shot, render_prompt, render_turns
 
 QUESTION = Message(role="user", content="q?")
 EXAMPLE = [Message(role="user", content="u"), Message(role="assistant", content="a")]
@@ -60,3 +61,41 @@ def test_few_shot_turns_come_in_pairs(tmp_path: Path) -> None:
     file.write_text(json.dumps(rows[0]))
     with pytest.raises(UserError, match=r"few_shot\.jsonl: wanted pairs"):
         read_few_shot(file)
+
+
+ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+HOSTILE = {
+    ENDLESS: "it takes more than 2 s",
+    "{{ 'x' * 10**11 }}": "it takes more than 512 MiB",
+    "{{ 'x' * 10**8 }}": "it gives more than 32 MiB",
+    "{{ 1 // 0 }}": "integer division or modulo by zero",
+    "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}": "maximum recursion depth exceeded",
+    "{{ " + "(" * 100_000 + "1" + ")" * 100_000 + " }}": "maximum recursion depth exceeded",
+    "{% for %}": "Expected an expression, got 'end of statement block'",
+    "{{ ''.__class__.__mro__ }}": "access to attribute '__class__' of 'str' object is unsafe.",
+    "{{ raise_exception('\x1b[31m\nred') }}": r"\x1b[31m red",
+}
+
+
+@pytest.mark.parametrize("template", HOSTILE, ids=HOSTILE.values())
+def test_a_template_has_limits_and_its_error_names_the_prompt(template: str) -> None:
+    hostile = byte_tokenizer("ab")
+    hostile.chat_template = template
+    with pytest.raises(UserError) as refused, naming("p 7"):
+        render_turns(hostile, [QUESTION])
+    assert str(refused.value) == (
+        f"prompt p 7: : the chat template refuses the turns user ({HOSTILE[template]})"
+    )
+
+
+def test_a_template_has_limits_off_the_main_thread_and_the_next_call_works() -> None:
+    hostile = byte_tokenizer("ab")
+    hostile.chat_template = (
+        f"{{% if messages[0].content == 'q?' %}}{ENDLESS}{{% endif %}}{{{{ messages[0].content }}}}"
+    )
+    with ThreadPoolExecutor() as threads:
+        late = threads.submit(render_prompt, hostile, [QUESTION])
+        with pytest.raises(UserError, match="takes more than 2 s"):
+            late.result()
+    sane = Message(role="user", content="\ud800 sane \U0001f600")
+    assert render_prompt(hostile, [sane]) == sane.content
