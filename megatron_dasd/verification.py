@@ -23,6 +23,7 @@ from megatron_dasd.manifests import (
     hashing_threads,
     require_manifest,
 )
+from megatron_dasd.printing import say
 
 _WORTH_A_LINE = 10**10
 """Bytes to hash from which on the user learns what the stage is waiting for."""
@@ -45,7 +46,7 @@ def verify_stages(folders: Iterable[Path]) -> None:
         stage.find_unverified()
     num_bytes = sum(stage.manifest.files[n]["bytes"] for stage in stages for n in stage.waiting)
     if num_bytes >= _WORTH_A_LINE:
-        print(f"    verifying {num_bytes / 1e9:,.0f} GB of inputs", flush=True)
+        say(f"    verifying {num_bytes / 1e9:,.0f} GB of inputs")
     threads = hashing_threads()
     try:
         hashes = [

@@ -57,6 +57,18 @@ def test_functions_are_short() -> None:
     assert long == []
 
 
+def test_what_is_printed_cannot_steer_the_terminal() -> None:
+    """Only ``printing.say`` prints: it writes control characters out."""
+    bare = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in SOURCES
+        if path.name != "printing.py" and "benchmarks" not in path.parts
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "sys.stdout.write")
+    ]
+    assert bare == []
+
+
 def test_values_are_typed() -> None:
     texts = [path.read_text() for path in SOURCES]
     num_lines = sum(text.count("\n") for text in texts)

@@ -10,9 +10,13 @@ sides, the ratio of their medians, and whether it holds the bar.
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from megatron_dasd.last_net import guard
+from megatron_dasd.printing import say
 
 if TYPE_CHECKING:
     from benchmarks.figures import Row
@@ -39,15 +43,19 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=ROOMS, help="this room (repeatable)")
     parser.add_argument("--out", type=Path, default=Path("bench/results.json"))
     options = parser.parse_args()
+    return guard(lambda: _measure(options.only or ROOMS, options.out))
+
+
+def _measure(rooms: Sequence[str], out: Path) -> int:
     from megatron_dasd.artifacts import write_atomic  # imports pyarrow
 
     results: list[Row] = []
-    for room in options.only or ROOMS:
+    for room in rooms:
         for row in import_module(f"benchmarks.{room}").rows():
-            print(f"{row['name']}: {row['value']:.3f} of {row['peer_name']} ({row['bar']})")
+            say(f"{row['name']}: {row['value']:.3f} of {row['peer_name']} ({row['bar']})")
             results.append(row)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(options.out, json.dumps(results, indent=2).encode())
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(out, json.dumps(results, indent=2).encode())
     return 0 if all(row["holds"] for row in results) else 1
 
 

@@ -55,7 +55,7 @@ def damage(checkpoint: Path) -> str | None:
         if size != facts["bytes"]:
             return f"{path}: {size} bytes, {facts['bytes']} when it was saved"
     found = _facts(checkpoint)
-    changed = [name for name, facts in sealed.items() if found[name] != facts]
+    changed = [name for name, facts in sealed.items() if found.get(name) != facts]
     return f"{checkpoint / changed[0]}: other content than when it was saved" if changed else None
 
 

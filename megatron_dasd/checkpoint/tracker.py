@@ -12,6 +12,7 @@ from pathlib import Path
 from megatron_dasd.artifacts import write_atomic
 from megatron_dasd.checkpoint.artifact import TRACKER, iteration_name
 from megatron_dasd.checkpoint.seal import damage, is_sealed, unseal
+from megatron_dasd.printing import say
 
 _WRITTEN_LAST = "metadata.json"
 _DAMAGED, _GIVEN_UP = "damaged", "given_up"
@@ -102,12 +103,12 @@ def repair(saves: Path) -> int:
     whole_ones, kept = kept, _lineage(saves, kept)
     for folder in set(whole_ones) - set(kept):
         _set_aside(folder, _GIVEN_UP)
-        print(f"    {folder.name} set aside: the tracker was set back behind it", flush=True)
+        say(f"    {folder.name} set aside: the tracker was set back behind it")
     while kept and (found := damage(kept[-1])):
         folder = kept.pop()
         _set_aside(folder, _DAMAGED)
         before = f"the checkpoint of iteration {iteration_of(kept[-1])}" if kept else "the start"
-        print(f"    damaged checkpoint set aside ({found}); going on from {before}", flush=True)
+        say(f"    damaged checkpoint set aside ({found}); going on from {before}")
     newest, tracker = iteration_of(kept[-1]) if kept else 0, saves / TRACKER
     if newest:
         write_atomic(tracker, str(newest).encode())

@@ -9,6 +9,8 @@ import socket
 import subprocess
 from pathlib import Path
 
+from megatron_dasd.printing import say
+
 _SHARED_MEMORY = Path("/dev/shm")
 _LEAST_SHARED_BYTES = 1 << 28
 """NCCL's buffers between processes of a node, and data loaders, use shared memory."""
@@ -72,6 +74,4 @@ def _own_check() -> str:
 
 
 if __name__ == "__main__":
-    print(
-        f"{os.environ.get('SLURMD_NODENAME', socket.gethostname())}\t{what_is_wrong()}", flush=True
-    )
+    say(f"{os.environ.get('SLURMD_NODENAME', socket.gethostname())}\t{what_is_wrong()}")

@@ -43,6 +43,7 @@ from megatron_dasd.data.workers import run_all
 from megatron_dasd.errors import NothingLeftError, UserError
 from megatron_dasd.json_values import Figures
 from megatron_dasd.manifests import model_folder
+from megatron_dasd.printing import say
 from megatron_dasd.progress import progress
 from megatron_dasd.records_io import ignore_malformed, read_records
 from megatron_dasd.seeds import derive_seed
@@ -106,7 +107,7 @@ class _Preprocessing:
         if (self._shards / _INEXACT).exists():
             library, reason = "tokenizers", (self._shards / _INEXACT).read_text()
         if reason:
-            print(f"tokenising with tokenizers, not gigatoken: {reason}", flush=True)
+            say(f"tokenising with tokenizers, not gigatoken: {reason}")
         self._template = ShardJob(
             0, (), settings, self._format, library, model, folder.path, self._shards
         )
@@ -238,7 +239,7 @@ class _Preprocessing:
 
     def _give_up_gigatoken(self, reason: str) -> None:
         """Start again with ``tokenizers``: the shards made so far may have wrong ids."""
-        print(f"starting again with tokenizers, not gigatoken: {reason}", flush=True)
+        say(f"starting again with tokenizers, not gigatoken: {reason}")
         write_atomic(self._shards / _INEXACT, reason.encode())
         self._folder.delete_parts()
         self._template = replace(self._template, library="tokenizers")

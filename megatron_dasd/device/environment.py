@@ -6,6 +6,7 @@ from importlib.metadata import version
 import torch
 
 from megatron_dasd.device import cpu_adapter
+from megatron_dasd.printing import say
 
 
 def describe() -> str:
@@ -24,8 +25,8 @@ def main(payload: dict[str, str]) -> None:
     Args:
         payload: empty.
     """
-    print(describe())
+    say(describe())
 
 
 if __name__ == "__main__":
-    print(describe())
+    say(describe())

@@ -7,6 +7,7 @@ imported, and what is forked after that cannot use it.
 
 import signal
 import warnings
+from contextlib import suppress
 
 from megatron_dasd.device import cpu_adapter
 
@@ -18,10 +19,12 @@ for _number in (signal.SIGTERM, signal.SIGUSR1):
 # Each import warns that Transformer Engine and apex are missing; without a GPU they always are.
 warnings.filterwarnings("ignore", category=UserWarning, module="megatron")
 
-if cpu_adapter.needed():
-    cpu_adapter.install()
+# What fails here fails in a rank too, which reports it in one line; this process would end on it.
+with suppress(Exception):
+    if cpu_adapter.needed():
+        cpu_adapter.install()
 
-import megatron.core.tokenizers.text  # noqa: E402
-import megatron.training  # noqa: E402
-import megatron.training.training  # noqa: E402, F401
-import transformers  # noqa: E402, F401
+    import megatron.core.tokenizers.text
+    import megatron.training
+    import megatron.training.training  # noqa: F401
+    import transformers  # noqa: F401

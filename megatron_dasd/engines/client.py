@@ -28,6 +28,7 @@ from megatron_dasd.engines.services import RequestedWeights, announced_urls, req
 from megatron_dasd.engines.weights import Weights
 from megatron_dasd.errors import UserError
 from megatron_dasd.json_values import JsonObject
+from megatron_dasd.printing import say
 
 _NOTICE_SECONDS = 3.0
 """Seconds without a server at the start, after which a line says what is waited for."""
@@ -205,7 +206,7 @@ class Client:
                 patience = self.settings.patience_seconds
                 service = [f"service {self.settings.service}"] if self.settings.service else []
                 where = ", ".join([*self.settings.urls, *service])
-                print(f"waiting up to {patience:g} s for a server at {where}", flush=True)
+                say(f"waiting up to {patience:g} s for a server at {where}")
                 done, _ = await asyncio.wait(
                     {watching, chosen}, return_when=asyncio.FIRST_COMPLETED
                 )

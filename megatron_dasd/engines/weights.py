@@ -16,6 +16,7 @@ from megatron_dasd.engines.faults import Fault
 from megatron_dasd.engines.network import Answer, Http, decode
 from megatron_dasd.json_values import JsonObject, read_object
 from megatron_dasd.manifests import input_digest
+from megatron_dasd.printing import say
 
 _DIGITS = 16
 _RELOAD_SECONDS = 600.0
@@ -104,7 +105,7 @@ async def bring(http: Http, root: str, by: str, weights: Weights) -> str | None:
     if has != weights.version:
         reports = None if has is None else http.scrub(has)
         return f"has loaded {weights.folder} and reports version {reports}, not {weights.version}"
-    print(f"    {root} has the weights of {weights.folder} (version {has})", flush=True)
+    say(f"    {root} has the weights of {weights.folder} (version {has})")
     return None
 
 

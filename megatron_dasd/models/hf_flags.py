@@ -5,6 +5,7 @@ is an error: the checkpoint is that model's, and Megatron would train another on
 """
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,19 @@ from megatron_dasd.manifests import model_folder
 from megatron_dasd.models.architecture import Architecture, Flag, Flags, read_architecture
 
 _UNSET = object()
+_LAYERS_BY_HAND = ("pipeline-num-layers", "pipeline-model-parallel-layout", "in-pipeline-split")
+"""In the names of flags that say which stage has which layers."""
+
+
+def number_of_stages(pipeline: int, virtual: int, names: Iterable[str]) -> int:
+    """Parts that a model's layers are divided into evenly.
+
+    Args:
+        names: of the flags that are given, words joined by dashes; 1 stage where one of them
+            places the layers.
+    """
+    placed = any(part in name for name in names for part in _LAYERS_BY_HAND)
+    return 1 if placed else pipeline * virtual
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -62,10 +76,16 @@ class CommandLine:
         Raises:
             UserError: a typed flag says otherwise, or the layout does not fit the model.
         """
-        flags = architecture.flags(
-            self.values.get("tensor_model_parallel_size", 1),
-            self.values.get("expert_model_parallel_size", 1),
+        tensor = self.values.get("tensor_model_parallel_size", 1)
+        expert = self.values.get("expert_model_parallel_size", 1)
+        stages = number_of_stages(
+            self.values.get("pipeline_model_parallel_size", 1),
+            self.values.get("num_virtual_stages_per_pipeline_rank") or 1,
+            [name.replace("_", "-") for name in self.values],
         )
+        expert_tensor = self.values.get("expert_tensor_parallel_size") or tensor
+        architecture.check_layout(tensor, expert, stages, expert_tensor)
+        flags = architecture.flags(tensor, expert)
         for name, expected in flags.items():
             self._refuse_contradiction(name, expected)
         return flags

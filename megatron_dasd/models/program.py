@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import traceback
 from argparse import Namespace
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import torch
 from megatron_dasd.config.base import Launch
 from megatron_dasd.device import cpu_adapter, dataset_helpers
 from megatron_dasd.device.apex import refuse_foreign_apex
+from megatron_dasd.errors import UserError
 from megatron_dasd.models.architecture import Architecture, Flags
 from megatron_dasd.models.hf_flags import CommandLine, add_arguments
+from megatron_dasd.printing import one_line
 
 _LOCAL_FLAGS: Flags = {
     "transformer-impl": "local",
@@ -119,7 +122,8 @@ def parse_argv(argv: list[str]) -> Namespace:
         argv: Megatron's flags, and ``--dasd-hf-model`` in place of those of the architecture.
 
     Raises:
-        UserError: a flag contradicts that model, or another project's ``apex`` is in the way.
+        UserError: a flag contradicts that model, Megatron refuses it, or another project's ``apex``
+            is in the way.
     """
     refuse_foreign_apex()
     if cpu_adapter.needed():
@@ -141,7 +145,13 @@ def parse_argv(argv: list[str]) -> Namespace:
         flags = machine | typed.architecture_flags(architecture)
         argv = [*to_argv(flags), *argv]
     sys.argv = [sys.argv[0], *argv]
-    args: Namespace = parse_and_validate_args(add_arguments)
+    try:
+        args: Namespace = parse_and_validate_args(add_arguments)
+    except AssertionError as error:
+        condition = traceback.extract_tb(error.__traceback__)[-1].line
+        raise UserError(
+            f"Megatron does not accept these flags: {one_line(str(error)) or condition}"
+        ) from None
     return args
 
 

@@ -96,7 +96,7 @@ class Worker:
         """Run the stages on the newest weights, and publish what they make."""
         folder = self.exchange.round_folder(number)
         iteration, checkpoint = self._weights(number)
-        print(f"round {number}: weights of iteration {iteration}", flush=True)
+        say(f"round {number}: weights of iteration {iteration}")
         weights = self._export(folder, checkpoint)
         pipeline = self._pipeline(number, {WEIGHTS: weights, CHECKPOINT: checkpoint})
         try:

@@ -35,6 +35,7 @@ from megatron_dasd.precision.scaling import (
     Tensorwise,
     gradient_format,
 )
+from megatron_dasd.printing import say
 
 ModelProvider = Callable[..., torch.nn.Module]
 
@@ -87,7 +88,7 @@ def with_precision(args: Namespace, provider: ModelProvider, numerics: Numerics)
         return provider
     requirements.require(args)
     if args.rank == 0:
-        print(f"{precision_of(args) or 'FP8'}: {where_fp8_runs()}")
+        say(f"{precision_of(args) or 'FP8'}: {where_fp8_runs()}")
     if not cpu_adapter.needed():
         return provider
     asked = copy(args)

@@ -20,6 +20,7 @@ from megatron_dasd.data.meta import DataMeta, read_meta
 from megatron_dasd.errors import UserError
 from megatron_dasd.models.architecture import Flags
 from megatron_dasd.precision.recipes import precision_flags, weights_dtype
+from megatron_dasd.printing import say
 from megatron_dasd.training.arguments import argument_parser
 from megatron_dasd.training.flags import check_typed
 from megatron_dasd.training.job import LossSettings, TrainingJob
@@ -160,10 +161,9 @@ class _Epochs:
         num_samples = math.ceil(own.dasd_epochs * num_packs)
         iterations = math.ceil(num_samples / batch)
         if os.environ.get("RANK", "0") == "0":
-            print(
+            say(
                 f"{own.dasd_epochs:g} epochs of {num_packs:,} packs: {iterations:,} iterations of "
-                f"{batch:,} rows, {iterations * batch - num_samples:,} rows of padding in the last",
-                flush=True,
+                f"{batch:,} rows, {iterations * batch - num_samples:,} rows of padding in the last"
             )
         flags: Flags = {
             "train-iters": iterations,

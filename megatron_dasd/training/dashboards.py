@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from megatron_dasd.device.doctor import is_installed
 from megatron_dasd.errors import UserError
 from megatron_dasd.models.architecture import Flags
+from megatron_dasd.printing import say
 from megatron_dasd.training.metrics import Value
 
 
@@ -91,7 +92,7 @@ def _set_environment(run: str) -> None:
     if "WANDB_MODE" not in os.environ and not _has_key():
         os.environ["WANDB_MODE"] = "offline"
         if os.environ.get("RANK", "0") == "0":
-            print("no key of W&B: offline; send the run later with wandb sync", flush=True)
+            say("no key of W&B: offline; send the run later with wandb sync")
     os.environ.setdefault("WANDB_RUN_ID", hashlib.sha256(run.encode()).hexdigest()[:16])
     os.environ.setdefault("WANDB_RESUME", "allow")
 

@@ -7,10 +7,7 @@ from megatron_dasd.config.base import Launch
 from megatron_dasd.config.megatron_flags import BY_PROGRAM, check_balancing, typed_names
 from megatron_dasd.errors import UserError
 from megatron_dasd.models.architecture import Architecture, Flags
-
-_LAYERS_BY_HAND = ("pipeline-num-layers", "pipeline-model-parallel-layout", "in-pipeline-split")
-"""In the names of flags that say which stage has which layers."""
-_OTHER_SCHEDULE = "OptimizerParamScheduler: class input value"
+from megatron_dasd.models.hf_flags import number_of_stages
 
 
 def check_typed(argv: list[str]) -> None:
@@ -59,20 +56,8 @@ def check_divides(architecture: Architecture, launch: Launch, flags: Flags) -> N
     Raises:
         UserError: naming what cannot be divided.
     """
-    uneven = any(part in flag for flag in flags for part in _LAYERS_BY_HAND)
-    stages = 1 if uneven else launch.pipeline_parallel * launch.virtual_pipeline
+    stages = number_of_stages(launch.pipeline_parallel, launch.virtual_pipeline, flags)
     expert_tensor = flags.get("expert-tensor-parallel-size", launch.tensor_parallel)
     if not isinstance(expert_tensor, int):
         raise UserError(f"expert-tensor-parallel-size: expected an integer, got {expert_tensor}")
     architecture.check_layout(launch.tensor_parallel, launch.expert_parallel, stages, expert_tensor)
-
-
-def schedule_error(error: AssertionError) -> Exception:
-    """One line for Megatron's refusal of another schedule than the checkpoint's, or the error."""
-    if not str(error).startswith(_OTHER_SCHEDULE):
-        return error
-    said = " ".join(str(error).removeprefix(_OTHER_SCHEDULE).split())
-    return UserError(
-        f"the checkpoint to go on from has another schedule (this command {said}); give the same "
-        "--train-iters and --lr-..., or --override-opt_param-scheduler to take this command's"
-    )

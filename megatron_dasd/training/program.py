@@ -24,8 +24,8 @@ from megatron_dasd.models.program import parse_argv, to_argv
 from megatron_dasd.models.sizes import checkpoint_bytes
 from megatron_dasd.progress import Bar, progress
 from megatron_dasd.training import dashboards
-from megatron_dasd.training.flags import schedule_error
 from megatron_dasd.training.job import TrainingJob
+from megatron_dasd.training.schedule import check_schedule
 from megatron_dasd.training.slots import require_slots
 
 if TYPE_CHECKING:
@@ -146,12 +146,9 @@ def main_by_hand(job: TrainingJob) -> None:
     Raises:
         SystemExit: with status 75 when training was stopped by a signal or a limit of its flags,
             and resumes when it is started again.
-        UserError: the checkpoint to resume from has another schedule.
     """
     try:
         main(job)
-    except AssertionError as error:
-        raise schedule_error(error) from None
     except SystemExit as ended:
         from megatron.training import get_args
 
@@ -188,6 +185,8 @@ def _inspect_checkpoints(args: Namespace) -> MegatronCheckpoint | None:
     """
     found = open_loaded(args.load, args.pretrained_checkpoint, args.ckpt_step)
     allow_extra_states()
+    if found and args.load and found.folder == Path(args.load):
+        check_schedule(args, found.weights)
     return found
 
 

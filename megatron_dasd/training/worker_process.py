@@ -10,6 +10,7 @@ from typing import Self
 
 from megatron_dasd.device.payload import write_payload
 from megatron_dasd.device.srun import STEPS
+from megatron_dasd.printing import say
 from megatron_dasd.training.exchange import WorkerPayload
 
 _LONGEST_PAUSE_SECONDS = 60.0
@@ -57,11 +58,10 @@ class WorkerProcess:
             lived = time.monotonic() - self._started
             if lived > _LONGEST_PAUSE_SECONDS:
                 self._pause_seconds = 1.0
-            print(
+            say(
                 f"    the rollout worker ended with status {status}: {self._last_line()} (log: "
                 f"{self._log}); training goes on, and it is started again in "
-                f"{self._pause_seconds:.0f} s",
-                flush=True,
+                f"{self._pause_seconds:.0f} s"
             )
             self._starts_at = time.monotonic() + self._pause_seconds
             self._pause_seconds = min(2 * self._pause_seconds, _LONGEST_PAUSE_SECONDS)

@@ -57,6 +57,26 @@ def test_what_agrees_may_be_typed(model: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["--pipeline-model-parallel-size", "2"], "2 does not divide the model's layers .3."),
+        (["--tensor-model-parallel-size", "4"], "4 does not divide the model's attention heads"),
+        (
+            ["--pipeline-model-parallel-size=3", "--num-virtual-stages-per-pipeline-rank=2"],
+            "6 does not divide the model's layers .3.",
+        ),
+    ],
+)
+def test_a_typed_layout_that_cannot_hold_the_model(
+    model: Path, typed: list[str], said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        flags_of(model, *typed)
+    placed = ["--pipeline-model-parallel-size=2", "--decoder-first-pipeline-num-layers=1"]
+    assert flags_of(model, *placed)["num-layers"] == 3
+
+
+@pytest.mark.parametrize(
     ("typed", "told"),
     [
         (["--num-layers", "4"], "--num-layers 4 contradicts the model's 3"),

@@ -7,7 +7,7 @@ import pytest
 from megatron_dasd.config.base import Launch
 from megatron_dasd.errors import UserError
 from megatron_dasd.models.architecture import FAMILIES, Architecture, Experts
-from megatron_dasd.training.flags import check_divides, check_typed, schedule_error
+from megatron_dasd.training.flags import check_divides, check_typed
 
 DENSE = Architecture(
     family=FAMILIES["Qwen3ForCausalLM"],
@@ -71,18 +71,3 @@ def test_layers_and_widths_that_flags_divide_otherwise() -> None:
     with pytest.raises(UserError, match="feed-forward width .6."):
         check_divides(experts, tensor, {})
     check_divides(experts, tensor, {"expert-tensor-parallel-size": 1})
-
-
-def test_megatrons_refusal_of_another_schedule_is_one_line() -> None:
-    from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
-
-    scheduler = object.__new__(OptimizerParamScheduler)
-    scheduler.override_opt_param_scheduler = False
-    scheduler.use_checkpoint_opt_param_scheduler = False
-    with pytest.raises(AssertionError) as caught:
-        scheduler._check_and_set(8, 4, "total number of iterations")
-    said = str(schedule_error(caught.value))
-    assert said.startswith("the checkpoint to go on from has another schedule (this command 8 and")
-    assert "\n" not in said
-    other = AssertionError("something else")
-    assert schedule_error(other) is other
