@@ -226,6 +226,16 @@ class StageFolder:
         """
         write_part(self.path, index, record_type, records, counts, set_aside)
 
+    def written_part(self, index: int) -> Path:
+        """Path of a part that this stage reads again: it holds what was written.
+
+        Raises:
+            UserError: its content has changed since an earlier attempt.
+        """
+        path = self.part_path(index)
+        _check_part(path, file_sha256(path))
+        return path
+
     def tally(self) -> Counter[str]:
         """Counts summed over all parts written so far."""
         return tally_of(self.path)
@@ -297,10 +307,19 @@ class StageFolder:
             UserError: names the first that differs.
         """
         for part in [*part_files(self.path), *part_files(self.path, SET_ASIDE)]:
-            digest = part_digest_path(part)
-            written = digest.read_text(errors="replace") if digest.exists() else ""
-            # a crash of the machine may leave an empty file
-            if written and written != files[part.name]["sha256"]:
-                raise UserError(
-                    f"{part}: its content is not what this stage wrote; delete it and start again"
-                )
+            _check_part(part, files[part.name]["sha256"])
+
+
+def _check_part(part: Path, sha256: str) -> None:
+    """Compare a part's hash with the one that it was written with.
+
+    Raises:
+        UserError: they differ.
+    """
+    digest = part_digest_path(part)
+    written = digest.read_text(errors="replace") if digest.exists() else ""
+    # a crash of the machine may leave an empty file
+    if written and written != sha256:
+        raise UserError(
+            f"{part}: its content is not what this stage wrote; delete it and start again"
+        )

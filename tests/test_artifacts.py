@@ -182,6 +182,15 @@ def test_a_file_that_went_missing_or_shrank_is_noticed(tmp_path: Path) -> None:
         check_files(tmp_path / "s", manifest)
 
 
+def test_a_part_that_changed_is_not_read_again(tmp_path: Path) -> None:
+    with stage_folder(tmp_path / "s") as folder:
+        folder.write_part(1, Message, messages(1))
+        path = folder.written_part(1)
+        path.write_bytes(path.read_bytes()[:-1])
+        with pytest.raises(UserError, match="its content is not what this stage wrote"):
+            folder.written_part(1)
+
+
 def test_a_part_that_changed_before_the_end_is_noticed(tmp_path: Path) -> None:
     for part in ("part-00001.parquet", "set_aside-00001.parquet"):
         with stage_folder(tmp_path / "s") as folder:

@@ -10,6 +10,8 @@ import pickle
 
 _MAX_WEIGHT = 10_000
 """Values that a key may hold, and so what its hash costs; those inside its parts are counted."""
+_MOST_MARKS = 1000
+"""Containers that may be begun inside one another; Python's pickler cannot nest more."""
 _ENOUGH = 10**9
 """Heavier values all weigh this."""
 _EMPTY = frozenset(b"]}\x8f")
@@ -102,6 +104,8 @@ class _Follower:
             elif opcode in _EMPTY:
                 self._stack.append([1])
             elif opcode == ord("("):
+                if len(self._below_marks) == _MOST_MARKS:
+                    raise pickle.UnpicklingError(f"nests over {_MOST_MARKS:,} values: refused")
                 self._below_marks.append(self._stack)
                 self._stack = []
             elif opcode in _PUT_IN_TO_MARK:

@@ -77,9 +77,14 @@ def read_metadata(folder: Path) -> Metadata:
     if not path.exists():
         raise UserError(f"{path}: no such file; wanted a torch_dist checkpoint")
     metadata = _unpickled(_file(folder, METADATA, path))
-    _check_types(path, metadata)
-    _check_files(folder, metadata)
-    _check_entries(folder, metadata)
+    try:
+        _check_types(path, metadata)
+        _check_files(folder, metadata)
+        _check_entries(folder, metadata)
+    except UserError:
+        raise
+    except Exception as error:  # an object of it may lack any attribute
+        raise UserError(f"{path}: damaged ({_shown(error)})") from None
     return metadata
 
 

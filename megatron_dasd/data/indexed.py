@@ -219,19 +219,21 @@ def _read_sizes(shards: Sequence[Path], data_format: DataFormat) -> npt.NDArray[
         UserError: a shard's files do not have the sizes that its documents ask for.
     """
     found = []
+    columns = 2 + len(data_format.companions)
     for shard in shards:
         try:
             sizes = np.load(shard / _SIZES, allow_pickle=False)
+            if sizes.dtype != np.int32 or sizes.shape[1:] != (columns,):
+                raise ValueError(f"{_SIZES} is of another shape")
             actual = {
                 n: (shard / f"{n}.bin").stat().st_size // t().itemsize
                 for n, t in data_format.dtypes().items()
             }
-        except (OSError, ValueError) as error:
+        except Exception as error:  # of a damaged file numpy raises any kind
             raise UserError(f"{shard}: damaged ({error}); delete the stage's folder") from None
         if set(actual.values()) != {int(sizes[:, 0].sum(dtype=np.int64))}:
             raise UserError(f"{shard}: damaged (files cut short); delete the stage's folder")
         found.append(sizes)
-    columns = 2 + len(data_format.companions)
     return np.concatenate([np.empty((0, columns), np.int32), *found])
 
 

@@ -5,6 +5,7 @@ depends on is checked when the row is read; ``data.integrity`` checks everything
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,7 +78,7 @@ class PackedDataset:
                 else None
                 for name in (SEQUENCE_WEIGHTS, DOCUMENT_GROUPS)
             )
-        except (AssertionError, EOFError, OSError, OverflowError, ValueError) as error:
+        except Exception as error:  # of damaged files numpy and Megatron raise any kind
             raise UserError(f"{self._folder}: damaged ({error}); {_AGAIN}") from None
         self.packs = Packs(documents, offsets)
         self._numbers = renumbered(self.meta.groups, self.meta.groups if names is None else names)
@@ -98,12 +99,10 @@ class PackedDataset:
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         self._refuse(self._misfits_of_row(index))
-        documents = [self.document(number) for number in self.packs[index].tolist()]
         meta = self.meta
-        try:
+        with self._reading(index):
+            documents = [self.document(number) for number in self.packs[index].tolist()]
             row = packed_row(documents, meta.seq_length, meta.pack_align, self._fields)
-        except ValueError as error:  # values of other lengths, or more than a row of them
-            raise UserError(f"{self._folder}: row {index}: {error}; {_AGAIN}") from None
         if not 0 <= row["tokens"].min() <= row["tokens"].max() < meta.vocab_size:
             raise UserError(
                 f"{self._folder}: row {index} holds a token id outside the vocabulary of "
@@ -112,13 +111,24 @@ class PackedDataset:
         return row
 
     def lengths(self, index: int) -> npt.NDArray[np.number]:
-        """[documents] tokens of each document in a row."""
-        lengths: npt.NDArray[np.number] = self.datasets[TOKENS].sequence_lengths[self.packs[index]]
+        """[documents] tokens of each document in a row.
+
+        Raises:
+            UserError: the row names a document that is not there.
+        """
+        with self._reading(index):
+            lengths: npt.NDArray[np.number]
+            lengths = self.datasets[TOKENS].sequence_lengths[self.packs[index]]
         return lengths
 
     def loss_counts(self, index: int) -> LossCounts:
-        """What of a row a loss is taken of, without reading the rest of it."""
-        tokens = [self._num_loss_tokens(number) for number in self.packs[index].tolist()]
+        """What of a row a loss is taken of, without reading the rest of it.
+
+        Raises:
+            UserError: the row names a document that is not there.
+        """
+        with self._reading(index):
+            tokens = [self._num_loss_tokens(number) for number in self.packs[index].tolist()]
         return LossCounts(sum(tokens), sum(count > 0 for count in tokens))
 
     def _num_loss_tokens(self, number: int) -> int:
@@ -148,6 +158,14 @@ class PackedDataset:
         """A row without documents, which adds nothing to the loss."""
         return packed_row([], self.meta.seq_length, self.meta.pack_align, self._fields)
 
+    @contextmanager
+    def _reading(self, index: int) -> Iterator[None]:
+        """Report a row whose documents have no place in the files, or not the row's lengths."""
+        try:
+            yield
+        except (IndexError, ValueError) as error:
+            raise UserError(f"{self._folder}: row {index}: {error}; {_AGAIN}") from None
+
     def _refuse(self, misfits: Iterator[str]) -> None:
         for misfit in misfits:
             raise UserError(f"{self._folder}: {misfit}; {_AGAIN}")
@@ -171,6 +189,12 @@ class PackedDataset:
         """Packing that belongs to other documents or packs."""
         meta = self.meta
         borders = self.packs.offsets
+        for name, values in ((PACK_DOCUMENTS, self.packs.documents), (PACK_OFFSETS, borders)):
+            if values.dtype.kind != "i":
+                yield f"{name} is of {values.dtype}, not of integers"
+        for name, found in ((SEQUENCE_WEIGHTS, self._weights), (DOCUMENT_GROUPS, self._groups)):
+            if found is not None and found.dtype.kind not in "iuf":
+                yield f"{name} is of {found.dtype}, not of numbers"
         if self.packs.documents.shape != (meta.num_documents,):
             yield f"{PACK_DOCUMENTS} does not hold {meta.num_documents} documents"
         if self._weights is not None and self._weights.shape != (meta.num_documents,):

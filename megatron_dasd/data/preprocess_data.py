@@ -42,7 +42,7 @@ from megatron_dasd.data.weights import sequence_weights
 from megatron_dasd.data.workers import run_all
 from megatron_dasd.errors import NothingLeftError, UserError
 from megatron_dasd.json_values import Figures
-from megatron_dasd.manifests import model_folder
+from megatron_dasd.manifests import hashing_threads, model_folder
 from megatron_dasd.printing import say
 from megatron_dasd.progress import progress
 from megatron_dasd.records_io import ignore_malformed, read_records
@@ -174,7 +174,9 @@ class _Preprocessing:
         return [shard_path(self._shards, job.index) for job in jobs]
 
     def _do(self, jobs: Sequence[ShardJob], label: str) -> None:
-        missing = [job for job in jobs if not is_done(job)]
+        with hashing_threads() as threads:
+            is_there = list(threads.map(is_done, jobs))
+        missing = [job for job, there in zip(jobs, is_there, strict=True) if not there]
         num_tokens = 0
         done = len(jobs) - len(missing)
         results = run_all(make_shard, missing, self._settings.num_workers)

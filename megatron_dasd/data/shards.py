@@ -26,7 +26,8 @@ from megatron_dasd.data.meta import COMPANIONS, LOSS_MASK, TOKENS, Document
 from megatron_dasd.data.pieces import InputShard
 from megatron_dasd.data.response_companions import CompanionColumns
 from megatron_dasd.data.responses import FIELDS, ResponseBatch, read_shard
-from megatron_dasd.manifests import part_path
+from megatron_dasd.json_values import checked_as
+from megatron_dasd.manifests import file_sha256, part_path
 from megatron_dasd.records_io import SetAside
 from megatron_dasd.text.bulk import BulkEncoder, Library
 from megatron_dasd.text.encoding import load_tokenizer
@@ -34,6 +35,8 @@ from megatron_dasd.text.encoding import load_tokenizer
 CHECK_EVERY = 4096
 """Of this many responses one is also tokenised by the exact library, and the ids are compared: a
 fast library that is wrong for some text is found without tokenising everything twice."""
+_DIGESTS = "digests.json"
+"""In a shard's folder: SHA-256 of its other files, by name."""
 _CHECK_STRIDE = 997
 """The first place that is checked moves on by this many responses from shard to shard.  Without it
 every shard would check its first response and, being short, little else."""
@@ -68,8 +71,19 @@ def shard_path(shards: Path, index: int) -> Path:
 
 
 def is_done(job: ShardJob) -> bool:
-    """Whether the shard's files exist, and its part, which is written last."""
-    return part_path(job.stage, job.index).exists() and shard_path(job.shards, job.index).exists()
+    """Whether the shard's files hold what was written, and its part exists, which comes last."""
+    shard = shard_path(job.shards, job.index)
+    try:
+        written = checked_as(dict[str, str], (shard / _DIGESTS).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return part_path(job.stage, job.index).exists() and written == _digests(shard)
+
+
+def _digests(shard: Path) -> dict[str, str]:
+    """SHA-256 of a shard's files."""
+    files = (path for path in shard.iterdir() if path.name != _DIGESTS)
+    return {path.name: file_sha256(path) for path in files}
 
 
 def make_shard(job: ShardJob) -> int:
@@ -89,6 +103,7 @@ def make_shard(job: ShardJob) -> int:
     scratch.mkdir()
     work = _ShardWork(job, maker, own.token_bytes, ShardWriter(scratch, job.data_format))
     num_tokens = work.run()
+    (scratch / _DIGESTS).write_text(json.dumps(_digests(scratch)))
     # The folder first, then the part: after a kill in between, is_done() is false and the shard is
     # made again, which gives the same bytes.
     shutil.rmtree(final, ignore_errors=True)

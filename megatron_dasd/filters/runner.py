@@ -39,7 +39,7 @@ def run(
     with progress("filtering", total=len(files), unit="files") as bar:
         for index, file in enumerate(files):
             if folder.has_part(index):
-                for batch in read_batches(folder.part_path(index), FilteredResponse):
+                for batch in read_batches(folder.written_part(index), FilteredResponse):
                     seen.update(identity_of(r, r.output) for r in batch.records)
             else:
                 _filter_file(index, file, settings, tools, seen, folder)

@@ -30,13 +30,15 @@ from megatron_dasd.data.teacher_top import (
 )
 from megatron_dasd.errors import UserError
 from megatron_dasd.json_values import Figures
-from megatron_dasd.manifests import model_folder
+from megatron_dasd.manifests import file_sha256, hashing_threads, model_folder
 from megatron_dasd.progress import progress
 from megatron_dasd.records_io import read_records
 from megatron_dasd.text.encoding import load_tokenizer
 
 _SHARDS = ".shards.tmp"
 """Deleted when the stage finishes, as everything that ends in ``.tmp``."""
+_DIGEST = ".sha256"
+"""Of a shard's files, in a file that is written last."""
 _SHARD_TOKENS = 65_536
 _LOGIT_TOKENS = 256
 """Positions whose logits exist at a time."""
@@ -84,8 +86,8 @@ def _score(settings: ScoreTopk, teacher: Path, data: PackedDataset, folder: Path
     lengths = data.datasets[TOKENS].sequence_lengths
     plan = list(_plan(lengths))
     shards = [folder / f"{index:06d}" for index in range(len(plan))]
-    # the log-probs are written last
-    done = [shard.with_suffix(f".{LOGPROBS}").exists() for shard in shards]
+    with hashing_threads() as threads:
+        done = list(threads.map(_is_made, shards))
     num_done = sum(
         int(lengths[documents].sum()) for documents, d in zip(plan, done, strict=True) if d
     )
@@ -111,7 +113,21 @@ def _score(settings: ScoreTopk, teacher: Path, data: PackedDataset, folder: Path
             for name in (IDS, LOGPROBS):
                 values_of_all = np.concatenate(made[name])
                 write_atomic(shard.with_suffix(f".{name}"), values_of_all.tobytes())
+            write_atomic(shard.with_suffix(_DIGEST), _digest(shard).encode())
     return shards
+
+
+def _is_made(shard: Path) -> bool:
+    """Whether the shard's files hold what an earlier attempt wrote."""
+    try:
+        return shard.with_suffix(_DIGEST).read_text() == _digest(shard)
+    except (OSError, ValueError):
+        return False
+
+
+def _digest(shard: Path) -> str:
+    """SHA-256 of a shard's files."""
+    return " ".join(file_sha256(shard.with_suffix(f".{name}")) for name in (IDS, LOGPROBS))
 
 
 def _not_rollouts(data: PackedDataset) -> set[int]:

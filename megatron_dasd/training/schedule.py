@@ -17,7 +17,7 @@ def check_schedule(args: Namespace, weights: Path) -> None:
     It would do so itself once all ranks have met and the model is loaded.
 
     Args:
-        args: Megatron's.
+        args: Megatron's, as its ``get_args()`` gives them too.
         weights: folder of an iteration whose pickles were inspected.
 
     Raises:
@@ -26,7 +26,6 @@ def check_schedule(args: Namespace, weights: Path) -> None:
     if args.finetune or args.no_load_optim:
         return
     from megatron.core.dist_checkpointing import load_common_state_dict
-    from megatron.training import global_vars
     from megatron.training.training import get_optimizer_param_scheduler
 
     with warnings.catch_warnings(action="ignore", category=UserWarning):
@@ -34,7 +33,6 @@ def check_schedule(args: Namespace, weights: Path) -> None:
         saved = load_common_state_dict(str(weights)).get("opt_param_scheduler")
     if saved is None:
         return
-    global_vars.set_args(args)
     try:
         get_optimizer_param_scheduler(SimpleNamespace(param_groups=[])).load_state_dict(saved)
     except AssertionError as error:
@@ -46,5 +44,3 @@ def check_schedule(args: Namespace, weights: Path) -> None:
             "give the same --train-iters and --lr-..., or --override-opt_param-scheduler to take "
             "this command's"
         ) from None
-    finally:
-        global_vars.destroy_global_vars()

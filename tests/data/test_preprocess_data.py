@@ -208,7 +208,7 @@ def test_any_number_of_workers_gives_the_same_bytes(
     assert settings(num_workers=1).identity() == settings(num_workers=3).identity()
 
 
-def test_what_an_earlier_attempt_made_is_not_made_again(
+def test_what_an_earlier_attempt_made_is_not_made_again_unless_it_is_damaged(
     run_stage: RunStage,
     many: dict[str, Path],
     tmp_path: Path,
@@ -227,8 +227,11 @@ def test_what_an_earlier_attempt_made_is_not_made_again(
     with pytest.raises(KeyboardInterrupt):
         run_stage(run, settings(num_workers=1), many)
     made.append(-1)  # no interruption this time
+    damaged = tmp_path / "stage" / ".shards.tmp" / "00001" / "loss_mask.bin"
+    content = damaged.read_bytes()
+    damaged.write_bytes(bytes([content[0], content[1] ^ 1]) + content[2:])
     assert run_stage(run, settings(num_workers=1), many).files == whole.files
-    assert made == [0, 1, 2, -1, 3, 4, 5]
+    assert made == [0, 1, 2, -1, 1, 3, 4, 5]
 
 
 def test_a_library_that_turns_out_not_to_be_exact(
