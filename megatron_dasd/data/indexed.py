@@ -212,6 +212,11 @@ def index_head(dtype: type[np.number], num_documents: int) -> bytes:
     return _INDEX_HEADER + _INDEX_CODES[dtype].to_bytes(1, "little") + counts
 
 
+def index_bytes(head: bytes, num_documents: int) -> int:
+    """Size of the ``.idx`` of some documents: its head, then lengths, offsets and borders."""
+    return len(head) + (4 + 8 + 8) * num_documents + 8
+
+
 def _read_sizes(shards: Sequence[Path], data_format: DataFormat) -> npt.NDArray[np.int32]:
     """[documents, 2 + companions] tokens, loss tokens and known values of every document.
 

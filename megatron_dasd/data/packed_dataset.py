@@ -14,7 +14,7 @@ import numpy.typing as npt
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from megatron_dasd.data.groups import Names, renumbered
-from megatron_dasd.data.indexed import index_head
+from megatron_dasd.data.indexed import index_bytes, index_head
 from megatron_dasd.data.meta import (
     COMPANIONS,
     DOCUMENT_GROUPS,
@@ -179,10 +179,11 @@ class PackedDataset:
             elif path.stat().st_size != size:
                 yield f"{name} has {path.stat().st_size} bytes, {META} asks for {size}"
         for name, dtype in dtypes(self.meta).items():
-            head = index_head(dtype, self.meta.num_documents)
-            with (self._folder / f"{name}.idx").open("rb") as file:
-                if file.read(len(head)) != head:
-                    count = self.meta.num_documents
+            count = self.meta.num_documents
+            head, index = index_head(dtype, count), self._folder / f"{name}.idx"
+            with index.open("rb") as file:
+                whole = index.stat().st_size == index_bytes(head, count)
+                if file.read(len(head)) != head or not whole:
                     yield f"{name}.idx is not of {count} {dtype.__name__} documents"
 
     def _misfits_of_counts(self) -> Iterator[str]:
