@@ -131,8 +131,8 @@ class ForkedFunction:
 
     def _be_child(self, connection: int) -> None:
         """Give up what is not needed, and take on the limits."""
-        for number in _IGNORED:
-            signal.signal(number, signal.SIG_IGN)
+        for stop in _IGNORED:
+            signal.signal(stop, signal.SIG_IGN)
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
         connection = fcntl.fcntl(connection, fcntl.F_DUPFD, _SOCKET)
         nothing = os.open(os.devnull, os.O_RDWR)
