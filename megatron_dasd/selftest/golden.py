@@ -14,6 +14,7 @@ from megatron_dasd.artifacts import write_atomic
 from megatron_dasd.json_values import read_as
 from megatron_dasd.last_net import guard
 from megatron_dasd.manifests import LOGS, METRICS, part_files
+from megatron_dasd.printing import say
 from megatron_dasd.records import ScoredResponse
 from megatron_dasd.records_io import read_records
 from megatron_dasd.selftest.plan import PRECISIONS
@@ -81,7 +82,7 @@ def _keep(folder: Path) -> None:
         logprobs={t: mean_logprob(folder / f"score_{t}") for t in ("float32", "bfloat16")},
     )
     write_atomic(PLACE, (json.dumps(asdict(golden), indent=1) + "\n").encode())
-    print(f"{PLACE}: kept")
+    say(f"{PLACE}: kept")
 
 
 if __name__ == "__main__":
