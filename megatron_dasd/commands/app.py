@@ -18,6 +18,7 @@ from megatron_dasd.pipeline.cli import run
 from megatron_dasd.pipeline.conversion import export_hf, import_hf, verify_conversion
 from megatron_dasd.pipeline.stage_commands import StageGroup
 from megatron_dasd.planning.cli import plan
+from megatron_dasd.printing import say
 
 NAME = "dasd"
 _COMPLETING = "_DASD_COMPLETE"
@@ -64,7 +65,7 @@ def _are_options(given: Sequence[str]) -> bool:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"{NAME} {__version__}")
+        say(f"{NAME} {__version__}")
         raise typer.Exit
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from megatron_dasd.command_line import guarded, start_function
+from megatron_dasd.printing import say, shown
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -58,7 +59,7 @@ def _examine(as_json: bool) -> int:
 
     findings = examine()
     if as_json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+        say(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
         from rich.console import Console
 
@@ -86,7 +87,7 @@ def _self_test(folder: Path) -> int:
         table.add_row(verdict.check, f"[{style}]{verdict.state}[/]", escape(verdict.found))
     Console().print(table)
     failed = [verdict.check for verdict in verdicts if verdict.state == "failed"]
-    print(f"{len(failed)} of {len(verdicts)} checks failed; all of it: {folder / REPORT}")
+    say(f"{len(failed)} of {len(verdicts)} checks failed; all of it: {folder / REPORT}")
     return 1 if failed else _is_broken(findings)
 
 
@@ -105,5 +106,6 @@ def _table(findings: "Sequence[Finding]") -> "Table":
     for finding in findings:
         style = _STYLES[finding.state]
         state = f"[{style}]{finding.state}[/]"
-        table.add_row(finding.name, state, escape(finding.found), escape(finding.meaning))
+        cells = (escape(shown(text)) for text in (finding.found, finding.meaning))
+        table.add_row(finding.name, state, *cells)
     return table

@@ -83,7 +83,7 @@ def run(
 def _show_graph(pipeline: Path, run_dir: Path | None, overrides: Sequence[str]) -> None:
     from megatron_dasd.config.pipeline import graph_text
 
-    print(graph_text(pipeline, run_dir, overrides), end="")
+    say(graph_text(pipeline, run_dir, overrides).removesuffix("\n"))
 
 
 def _announce_changes(pipeline: "Pipeline", stages: Sequence[str], yes: bool) -> None:

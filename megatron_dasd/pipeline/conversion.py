@@ -23,6 +23,7 @@ from megatron_dasd.command_line import (
 from megatron_dasd.errors import UserError
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.pipeline.of_kind import FileOptions, run_stages_of
+from megatron_dasd.printing import say
 
 if TYPE_CHECKING:
     from megatron_dasd.checkpoint.process import Conversion
@@ -61,7 +62,7 @@ def import_hf(
         source, target = _given("hf", hf), _given("out", out)
         with _new_folder(target) as (scratch, logs):
             done = convert(model_folder(source), scratch, logs)
-        print(f"{target}: {_summary(done)}")
+        say(f"{target}: {_summary(done)}")
 
     _end(
         "import_hf",
@@ -144,7 +145,7 @@ def _export(
     with _new_folder(out) as (scratch, logs):
         done = convert(checkpoint, source, scratch, logs, shard_gb)
         write_card(scratch, card, source, ckpt)
-    print(f"{out}: {_summary(done)}")
+    say(f"{out}: {_summary(done)}")
 
 
 def verify_conversion(
@@ -201,11 +202,11 @@ def _verify(
         verification = verify(model, open_checkpoint(ckpt), token_ids, logs)
     tensors, logits = verification.tensors, verification.logits
     equal = tensors.num_tensors - len(tensors.different)
-    print(f"tensors equal bit for bit:       {equal:,} of {tensors.num_tensors:,}")
-    print(f"positions compared:              {logits.num_tokens:,}")
-    print(f"largest difference of a logit:   {logits.max_difference:.2e}")
-    print(f"smallest cosine:                 {logits.min_cosine:.7f}")
-    print(f"agreement of the top token:      {logits.top_token_agreement:.2%}")
+    say(f"tensors equal bit for bit:       {equal:,} of {tensors.num_tensors:,}")
+    say(f"positions compared:              {logits.num_tokens:,}")
+    say(f"largest difference of a logit:   {logits.max_difference:.2e}")
+    say(f"smallest cosine:                 {logits.min_cosine:.7f}")
+    say(f"agreement of the top token:      {logits.top_token_agreement:.2%}")
     check(model, verification, _or_default(tolerance, VerifyConversion, "tolerance"))
 
 
