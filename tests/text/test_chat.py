@@ -67,7 +67,7 @@ ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% 
 HOSTILE = {
     ENDLESS: "it takes more than 2 s",
     "{{ 'x' * 10**11 }}": "it takes more than 512 MiB",
-    "{{ 'x' * 10**8 }}": "it gives more than 32 MiB",
+    "{{ 'x' * 4 * 10**7 }}": "it gives more than 32 MiB",
     "{{ 1 // 0 }}": "integer division or modulo by zero",
     "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}": "maximum recursion depth exceeded",
     "{{ " + "(" * 100_000 + "1" + ")" * 100_000 + " }}": "maximum recursion depth exceeded",
