@@ -17,6 +17,7 @@ from megatron_dasd.filters.rules import first_reason
 from megatron_dasd.filters.rules.contamination import searched_turns
 from megatron_dasd.filters.token_counter import StudentTokenCounter
 from megatron_dasd.manifests import model_folder
+from megatron_dasd.printing import say
 from megatron_dasd.progress import progress
 from megatron_dasd.record_batches import read_batches
 from megatron_dasd.records import FilteredResponse, Response
@@ -47,7 +48,7 @@ def run(
     figures = collect(settings, folder)
     write_report(folder, figures)
     if not figures["kept"] and (figures["malformed"] or any(figures["dropped"].values())):
-        print(what_took_all(figures), flush=True)
+        say(what_took_all(figures))
     return {"kept_share": figures["kept_share"], "dropped": figures["dropped"]}
 
 

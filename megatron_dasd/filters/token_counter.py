@@ -8,6 +8,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from megatron_dasd.config.base import TemplateVariables
+from megatron_dasd.printing import say
 from megatron_dasd.records import Response, Span
 from megatron_dasd.text.bulk import BulkEncoder, ExactnessError, choose_library
 from megatron_dasd.text.encoding import most_words_in_a_token
@@ -79,4 +80,4 @@ class StudentTokenCounter:
 
 
 def _report_fallback(reason: str) -> None:
-    print(f"tokenising with tokenizers, not gigatoken: {reason}", flush=True)
+    say(f"tokenising with tokenizers, not gigatoken: {reason}")

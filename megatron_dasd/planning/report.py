@@ -156,22 +156,20 @@ def show(figures: PlanFigures) -> None:
     for stage, row in figures["memory"].items():
         others = "; ".join(f"{o['layout']} ({o['gb']:.0f} GB)" for o in row["plainest"])
         fits = "" if row["fits"] else "DOES NOT FIT; "
-        print(
-            f"{stage}: {fits}{row['num_fitting']} layouts of as many GPUs fit: {others or 'none'}"
-        )
+        say(f"{stage}: {fits}{row['num_fitting']} layouts of as many GPUs fit: {others or 'none'}")
         host = row["host_gb"]
-        print(
+        say(
             f"{stage}: a node's host needs {host['interim']:.0f} GB to save on the way, "
             f"{host['last']:.0f} GB for the last save and to gather a checkpoint"
         )
     price = f", {figures['price']:,.0f} at the stated price" if figures["price"] else ""
-    print(f"{figures['gpu_hours']:,.0f} GPU hours{price}; disk {figures['disk_gb']:,.0f} GB")
+    say(f"{figures['gpu_hours']:,.0f} GPU hours{price}; disk {figures['disk_gb']:,.0f} GB")
     for stage, by_gpus in figures["growth"].items():
         hours = ", ".join(
             f"{gpus}: {both[0]:.1f} to {both[1]:.1f}" if both else f"{gpus}: does not fit"
             for gpus, both in by_gpus.items()
         )
-        print(f"{stage}, hours by GPUs: {hours}")
+        say(f"{stage}, hours by GPUs: {hours}")
 
 
 def _stage_table(figures: PlanFigures) -> Table:

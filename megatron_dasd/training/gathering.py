@@ -11,6 +11,7 @@ from megatron_dasd.errors import UserError
 from megatron_dasd.manifests import LOGS
 from megatron_dasd.models.architecture import Flags
 from megatron_dasd.models.program import layout_flags
+from megatron_dasd.printing import say
 from megatron_dasd.training.job import TrainingJob
 
 
@@ -41,10 +42,9 @@ def gather_if_needed(job: TrainingJob, launch: Launch, stage: Path, iteration: i
             "that layout, which is needed once to go on under another; go on with it, and stop the "
             "run by SIGTERM: what it then saves loads under any layout"
         )
-    print(
+    say(
         f"    checkpoint of iteration {iteration} is gathered on {old.num_ranks} ranks for another "
-        "layout",
-        flush=True,
+        "layout"
     )
     gathered = saves / interim.GATHERED
     start(

@@ -54,7 +54,7 @@ def run(
         say("    precision bf16: slow on a CPU, where precision: fp32 trains faster")
     fp8 = where_fp8_runs() if settings.precision in RECIPES else None
     if fp8:
-        print(f"    {settings.precision}: {fp8}", flush=True)
+        say(f"    {settings.precision}: {fp8}")
     interim.adopt_gathered(saves)
     done = tracker.repair(saves)
     assert job.metrics is not None
@@ -68,7 +68,7 @@ def run(
         worker = _worker(settings, inputs, folder, worker_program)
         _Ranks(job, settings.launch.num_ranks, folder.path, iterations, worker).train_from(done)
     else:
-        print(f"    iteration {done} was the last and is saved: nothing to train", flush=True)
+        say(f"    iteration {done} was the last and is saved: nothing to train")
     tracker.keep_only(saves, iterations)
     exchange.tidy_up()
     remember_source(model_folder(inputs[settings.model]), saves)
