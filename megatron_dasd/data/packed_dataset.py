@@ -179,6 +179,8 @@ class PackedDataset:
             elif path.stat().st_size != size:
                 yield f"{name} has {path.stat().st_size} bytes, {META} asks for {size}"
         for name, dtype in dtypes(self.meta).items():
+            if not (self._folder / f"{name}.bin").stat().st_size:  # which cannot be mapped
+                yield f"{name}.bin is empty"
             count = self.meta.num_documents
             head, index = index_head(dtype, count), self._folder / f"{name}.idx"
             with index.open("rb") as file:
