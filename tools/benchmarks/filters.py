@@ -63,7 +63,10 @@ def _row(
         finish_reason="stop",
     )
     tools = Tools(counter)
-    print(f"{name}: {counter.count(response, text):,} tokens")
+    normalised = make_case(response, settings, tools).normalised
+    assert normalised is not None
+    num_tokens = counter.count(response, normalised.output, normalised.output_spans)
+    print(f"{name}: {num_tokens:,} tokens")
     return at_most(
         1.0,
         name=name,
