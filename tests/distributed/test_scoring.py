@@ -14,12 +14,15 @@ from megatron_dasd.records import FilteredResponse, Message, Prompt, ScoredRespo
 from megatron_dasd.records_io import read_records, to_table
 from megatron_dasd.student import scoring
 from megatron_dasd.text.layout import Layout, encode_laid
+from megatron_dasd.text.thinking import NORMALISED, normalise
 from tests.distributed.kills import run_with_kills
 
 OUTPUTS = ["<think>\nabc\n</think>\n\nd", "<think>\n" + "xyz " * 9 + "\n</think>\n\nend", "q"]
 
 
 def record(number: int, output: str) -> FilteredResponse:
+    normalised = normalise(output, NORMALISED.model_copy(update={"required": False}))
+    assert normalised is not None
     return FilteredResponse(
         prompt=Prompt(
             prompt_id=f"p{number}",
@@ -34,8 +37,7 @@ def record(number: int, output: str) -> FilteredResponse:
         tokens=TokenLogprobs(token_ids=[5], num_bytes=[len(output)], logprobs=[-1.0]),
         finish_reason="stop",
         output=output,
-        output_spans=[],
-        text_spans=[],
+        output_spans=normalised.output_spans,
     )
 
 

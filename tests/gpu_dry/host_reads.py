@@ -6,9 +6,11 @@ A read at another place ends the program with :class:`HostRead`.
 import sys
 from collections import Counter
 from collections.abc import Callable
+from types import FrameType
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 
 class HostRead(Exception):
@@ -25,10 +27,7 @@ def _ones(tensor: Tensor) -> Tensor:
 
 def _balanced(tensor: Tensor) -> Tensor:
     """Counts of tokens as an all-to-all dispatcher reads them, under balanced routing."""
-    frame = sys._getframe(1)
-    while frame.f_code.co_name != _DISPATCH:
-        assert frame.f_back is not None
-        frame = frame.f_back
+    frame = _caller(_DISPATCH)
     layer = frame.f_locals["self"]
     sent = layer.num_out_tokens  # copies of this rank's tokens, one for each expert of each
     ranks = layer.tp_size * layer.ep_size
@@ -43,30 +42,40 @@ def _balanced(tensor: Tensor) -> Tensor:
     return torch.full(tensor.shape, count, dtype=tensor.dtype, device="cpu")
 
 
-_borders: list[Tensor] = []
-"""Of the documents and of their slots, in the newest row that went to the GPU."""
+_newest: list[Tensor] = []
+"""The borders of the documents and of their slots, in the newest row that went to the GPU."""
+_rows = WeakTensorKeyDictionary()
+"""By the borders of the slots on the GPU: both borders of the row.  Rows go to the GPU ahead of
+their step, so the newest row is not the one in hand."""
 
 
-def note_borders(tensor: Tensor) -> None:
-    """Remember a tensor that goes to the GPU, if it is a row's borders (``data.rows``)."""
+def note_borders(tensor: Tensor, moved: Tensor) -> None:
+    """Remember a tensor that went to the GPU, if it is a row's borders (``data.rows``)."""
     if tensor.dtype == torch.int32 and tensor.device.type == "cpu" and tensor.dim() == 1:
-        _borders.append(tensor)
-        del _borders[:-2]
+        _newest.append(tensor)
+        del _newest[:-2]
+        _rows[moved] = tuple(_newest)
+
+
+def _caller(name: str) -> FrameType:
+    """The innermost call of a function of that name."""
+    frame = sys._getframe(1)
+    while frame.f_code.co_name != name:
+        assert frame.f_back is not None
+        frame = frame.f_back
+    return frame
 
 
 def _documents(tensor: Tensor) -> Tensor:
     """Lengths of the documents, or borders of their slots."""
-    documents, slots = _borders
+    documents, slots = _rows[_caller("_on_host").f_locals["params"].cu_seqlens_q_padded]
     return documents.diff() if len(tensor) < len(slots) else slots
 
 
 def _slots(tensor: Tensor) -> Tensor:
     """Each slot's positions on this context-parallel rank, or those of the whole row."""
-    slots = _borders[1]
-    frame = sys._getframe(1)
-    while frame.f_code.co_name != "_apply_rotary_pos_emb_thd":
-        assert frame.f_back is not None
-        frame = frame.f_back
+    frame = _caller("_apply_rotary_pos_emb_thd")
+    slots: Tensor = _rows[frame.f_locals["cu_seqlens"]][1]
     if tensor.dim() == 0:  # where the row ends, or where its document i begins
         return slots[frame.f_locals["i"] if "local_freqs" in frame.f_locals else -1]
     shares: Tensor = slots.diff() // frame.f_locals["cp_size"]

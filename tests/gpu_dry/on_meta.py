@@ -43,8 +43,9 @@ class OnMeta(TorchFunctionMode):
             with torch._C.DisableTorchFunction():
                 return host_reads.answer(func, args[0])
         if func is torch.Tensor.cuda:
-            host_reads.note_borders(args[0])
-            return args[0].to(META)
+            moved = args[0].to(META)
+            host_reads.note_borders(args[0], moved)
+            return moved
         if func is torch.Tensor.pin_memory:
             return args[0]
         if func is torch.tensor and isinstance(args[0], list):

@@ -1,11 +1,12 @@
 """Rollouts as packed data, token for token, for distillation on the student's own text."""
 
-import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from transformers import PreTrainedTokenizerBase
 
@@ -18,7 +19,7 @@ from megatron_dasd.data.teacher_top import IDS, DistillationDataset, with_top
 from megatron_dasd.errors import UserError
 from megatron_dasd.manifests import Manifest, model_folder
 from megatron_dasd.records import FinishReason, Prompt, Rollout
-from megatron_dasd.records_io import read_records
+from megatron_dasd.records_io import read_records, to_table
 from megatron_dasd.revision import whole
 from megatron_dasd.revision.whole import whole_response
 from megatron_dasd.teacher import top_tokens
@@ -130,15 +131,12 @@ def test_data_that_the_student_did_not_write_is_not_asked_about(
     packed: tuple[Path, list[Rollout]], random_model_dir: Path, run_stage: RunStage
 ) -> None:
     folder, _ = packed
-    documents = list(read_records(folder, Document))
-    (part,) = folder.glob("part-*.parquet")
-    part.unlink()
-    lines = [
-        {**vars(document), "num_prefix_tokens": number}  # none of it, and a part of it
-        for number, document in enumerate(documents)
+    documents = [
+        replace(document, num_prefix_tokens=number)  # none of it, and a part of it
+        for number, document in enumerate(read_records(folder, Document))
     ]
-
-    (folder / "documents.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (part,) = folder.glob("part-*.parquet")
+    pq.write_table(to_table(Document, documents, {}), part)
     inputs = {"data": folder, "model": random_model_dir}
     settings = ScoreTopk(
         kind="score_topk", only_rollouts=True, data="data", model="model", teacher="model", top_k=3
