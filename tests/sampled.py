@@ -5,11 +5,19 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import pytest
+from _pytest.mark import ParameterSet
 
 SEED = 7
 
 
-def sampled[T: tuple[Any, ...]](cases: Sequence[T], size: int, always: Collection[T] = ()) -> list:
+def left_out(*values: Any) -> ParameterSet:
+    """A parameter that CI leaves out."""
+    return pytest.param(*values, marks=pytest.mark.exhaustive)
+
+
+def sampled[T: tuple[Any, ...]](
+    cases: Sequence[T], size: int, always: Collection[T] = ()
+) -> list[ParameterSet]:
     """Parameters for ``pytest.mark.parametrize``; those that CI leaves out are marked exhaustive.
 
     Args:
@@ -19,7 +27,4 @@ def sampled[T: tuple[Any, ...]](cases: Sequence[T], size: int, always: Collectio
     """
     others = [case for case in cases if case not in always]
     chosen = {*always, *random.Random(SEED).sample(others, size - len(always))}
-    return [
-        pytest.param(*case, marks=[] if case in chosen else pytest.mark.exhaustive)
-        for case in cases
-    ]
+    return [pytest.param(*case) if case in chosen else left_out(*case) for case in cases]

@@ -7,6 +7,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from megatron_dasd.errors import Stopped, UserError
+from tests.sampled import left_out
 
 LAYOUTS = {
     "tp2": {"num_ranks": 2, "tensor_parallel": 2},
@@ -27,6 +28,8 @@ COMPARED = (
     *("loss", "grad_norm", "heldout_loss", "teacher_loss", "student_loss", "shared_loss"),
     *("domain_code_loss", "domain_math_loss", "temperature_0.6_loss", "temperature_1_loss"),
 )
+LEFT_OUT = {"tp2", "tp2 cp2"}
+"""CI has them in a sample of ``test_layout_matrix``."""
 EXPERT_TOLERANCE = 1e-5
 """Each expert's gradient is a sum over the tokens in the order in which its rank gets them."""
 
@@ -83,12 +86,14 @@ def test_losses_of_domains_and_temperatures_are_told(one_rank: list[dict[str, An
     assert heldout["heldout_domain_code_loss"] != heldout["heldout_loss"]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout", [name if name not in LEFT_OUT else left_out(name) for name in LAYOUTS]
+)
 def test_layout_equals_one_rank(layout: str, workshop: Any, one_rank: list[dict[str, Any]]) -> None:
     assert_same(workshop.train(layout, launch=LAYOUTS[layout]), one_rank)
 
 
-@pytest.mark.parametrize("layout", ["one rank", "tp2", "tp2 pp2"])
+@pytest.mark.parametrize("layout", ["one rank", "tp2", left_out("tp2 pp2")])
 def test_whole_logits_give_the_same(
     layout: str, workshop: Any, one_rank: list[dict[str, Any]]
 ) -> None:
@@ -97,7 +102,7 @@ def test_whole_logits_give_the_same(
     assert_same(metrics, one_rank)
 
 
-@pytest.mark.parametrize("layout", ["one rank", "tp2 pp2", "tp2 cp2"])
+@pytest.mark.parametrize("layout", ["one rank", "tp2 pp2", left_out("tp2 cp2")])
 def test_gradients_made_forwards_are_the_same(
     layout: str, workshop: Any, one_rank: list[dict[str, Any]]
 ) -> None:
@@ -176,7 +181,7 @@ def test_documents_that_a_layout_cannot_divide_are_an_error(workshop: Any) -> No
         workshop.train("not divided", launch=launch)
 
 
-@pytest.mark.parametrize("layout", ["cp2", "tp2 cp2"])
+@pytest.mark.parametrize("layout", ["cp2", left_out("tp2 cp2")])
 def test_sequences_divided_over_ranks_count_once(layout: str, workshop: Any) -> None:
     one = workshop.train(f"by sequence, {layout} alone", normalise_by="sequence", epochs=1)
     changes = {"launch": LAYOUTS[layout], "normalise_by": "sequence", "epochs": 1}

@@ -18,6 +18,7 @@ from megatron_dasd.errors import Stopped
 from megatron_dasd.manifests import LOGS, MANIFEST, METRICS
 from tests.distributed.kills import run_with_kills
 from tests.distributed.test_layouts import assert_same
+from tests.sampled import left_out
 
 HALF = 5
 NUM_KILLS = 10
@@ -40,7 +41,7 @@ def train_in_two(workshop: Any, name: str, first: Any, second: Any) -> list[dict
     return metrics
 
 
-@pytest.mark.parametrize("distributed_optimizer", [False, True])
+@pytest.mark.parametrize("distributed_optimizer", [left_out(False), True])
 def test_the_curve_is_the_same_bit_for_bit(distributed_optimizer: bool, workshop: Any) -> None:
     launch = {"num_ranks": 2, "distributed_optimizer": distributed_optimizer}
     name = f"resumed {distributed_optimizer}"
@@ -50,7 +51,7 @@ def test_the_curve_is_the_same_bit_for_bit(distributed_optimizer: bool, workshop
     assert steps(metrics) == steps(whole)
 
 
-@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("killed", [left_out(False), True])
 def test_a_distributed_optimizer_goes_on_under_another_layout(
     killed: bool, workshop: Any, one_rank: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,9 +145,7 @@ def test_a_damaged_checkpoint_is_named_and_an_older_one_goes_on(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "distributed_optimizer", [pytest.param(False, marks=pytest.mark.exhaustive), True]
-)
+@pytest.mark.parametrize("distributed_optimizer", [left_out(False), True])
 def test_killed_at_random_moments_the_curve_is_the_same(
     distributed_optimizer: bool, workshop: Any
 ) -> None:
