@@ -156,13 +156,12 @@ def test_a_training_stages_checkpoint_needs_no_other_folder(workshop: Any) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["dp_reshardable", "fully_reshardable"])
-def test_a_distributed_optimizers_checkpoint(kind: str, workshop: Any) -> None:
+def test_a_distributed_optimizers_checkpoint(workshop: Any) -> None:
     """Its optimizer's state is another kind of pickle and tensor beside the model's."""
-    name = f"trained dp2 {kind}"
-    flags = {"use-distributed-optimizer": True, "ckpt-fully-parallel-save": True}
-    flags |= {"dist-ckpt-optim-fully-reshardable": kind == "fully_reshardable"}
-    workshop.train(name, launch={"num_ranks": 2}, epochs=0.5, megatron=flags)
+    name = "trained dp2"
+    launch = {"num_ranks": 2, "distributed_optimizer": True}
+    flags = {"ckpt-fully-parallel-save": True}
+    workshop.train(name, launch=launch, epochs=0.5, megatron=flags)
     exported = export(workshop, f"exported {name}", workshop.place / name, "llama")
     figures = verify(workshop, f"verified {name}", exported, workshop.place / name)
     assert figures["different"] == []

@@ -21,7 +21,7 @@ from tests.distributed.test_layouts import assert_same
 from tests.sampled import left_out
 
 HALF = 5
-NUM_KILLS = 10
+NUM_KILLS = 5
 
 
 @pytest.fixture(scope="module")

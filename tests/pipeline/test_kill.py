@@ -15,7 +15,7 @@ from megatron_dasd.checkpoint.hf_folder import HfWeights
 from megatron_dasd.manifests import MANIFEST
 
 MICRO = Path(__file__).parents[2] / "examples" / "cpu_micro" / "pipeline.yaml"
-NUM_KILLS = 12
+NUM_KILLS = 6
 LAUNCHED_KINDS = ("import_hf", "train", "report")
 """Their files name the folder they lie in, or tell wall times: compared by what they say."""
 
