@@ -62,8 +62,10 @@ class StudentReader:
         """
         sizes = token_num_bytes(self._tokenizer, response_ids)
         laid = self._lay_out(record)
-        if (laid.spelled, list(laid.spans)) != (record.output, record.output_spans):
-            sizes = bytes_in_output(sizes, laid.spans, record.output, record.output_spans)
+        # a record may name no content, as a rollout that is kept whole does
+        spans = laid.spans if record.output_spans else ()
+        if (laid.spelled, list(spans)) != (record.output, record.output_spans):
+            sizes = bytes_in_output(sizes, spans, record.output, record.output_spans)
         return ScoredResponse(
             **vars(record),
             student_tokens=TokenLogprobs(
