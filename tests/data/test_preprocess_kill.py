@@ -19,7 +19,7 @@ from megatron_dasd.records_io import to_table
 
 TOOL = Path(__file__).parents[2] / "tools" / "preprocess_data.py"
 NUM_PARTS, RECORDS_OF_A_PART = 12, 60
-NUM_KILLS = 8
+NUM_KILLS = 4
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 

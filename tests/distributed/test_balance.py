@@ -69,6 +69,7 @@ def test_the_weight_is_the_same_with_few_targets(workshop: Any, balanced: list[f
     assert norms(workshop, "balanced few", few, **BALANCED) == pytest.approx(balanced, rel=1e-4)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_weight_is_the_same_by_sequence(
     workshop: Any, rows: Path, balanced: list[float]

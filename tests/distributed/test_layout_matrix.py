@@ -72,7 +72,7 @@ def one_rank(workshop: Any) -> dict[str, list[dict[str, Any]]]:
 
 @pytest.mark.parametrize(
     ("model", "name", "distributed_optimizer"),
-    sampled(CASES, 4, always=IN_CI),
+    sampled(CASES, 3, always=IN_CI),
 )
 def test_twenty_steps_equal_one_rank(
     model: str, name: str, distributed_optimizer: bool, workshop: Any, one_rank: Any

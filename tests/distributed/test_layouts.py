@@ -134,7 +134,7 @@ def test_a_checkpoint_goes_on_under_another_layout(
 
 @pytest.mark.parametrize(
     "layout",
-    ["ep2", pytest.param("tp2 ep2", marks=pytest.mark.slow)],
+    ["ep2", left_out("tp2 ep2")],
 )
 def test_experts_apart_equal_one_rank(
     layout: str, workshop: Any, experts_on_one_rank: list[dict[str, Any]]
@@ -144,6 +144,7 @@ def test_experts_apart_equal_one_rank(
     assert_same(metrics, experts_on_one_rank, EXPERT_TOLERANCE)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_checkpoint_of_experts_goes_on_under_another_layout(
     workshop: Any, experts_on_one_rank: list[dict[str, Any]]

@@ -231,6 +231,7 @@ def test_it_is_the_same_under_every_layout(
     assert_same(replay_early(finished, tmp_path / "run", **flags), early, 1e-4)
 
 
+@pytest.mark.exhaustive
 def test_the_teacher_is_asked_token_by_token_about_the_students_own_text(before: Path) -> None:
     stage = train(before, DISTIL, "--set", f"{DISTIL}.epochs=50")
     lines = [line for line in metrics(stage) if "grad_norm" in line]
@@ -246,6 +247,7 @@ def test_the_teacher_is_asked_token_by_token_about_the_students_own_text(before:
     assert steps(replay(stage, stage.with_name("distilled again"))) == steps(metrics(stage))
 
 
+@pytest.mark.exhaustive
 def test_killed_at_random_moments_nothing_is_lost_or_trained_on_twice(
     before: Path, tmp_path: Path
 ) -> None:

@@ -144,6 +144,7 @@ def test_a_damaged_checkpoint_is_named_and_an_older_one_goes_on(
     assert [path.name for path in saves.glob("*iter_*")] == [f"iter_{len(steps(whole)):07d}"]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize("distributed_optimizer", [left_out(False), True])
 def test_killed_at_random_moments_the_curve_is_the_same(

@@ -131,6 +131,7 @@ def test_one_split_alone(workshop: Any, filtered: Path) -> None:
 NUM_KILLS, NUM_PARTS = 8, 20
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_killed_again_and_again_the_files_are_the_same(workshop: Any) -> None:
     source: Path = workshop.place / "to be scored"

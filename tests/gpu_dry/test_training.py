@@ -63,7 +63,7 @@ def test_tensor_and_context_parallel(play: Play) -> None:
     ("example", "precision"),
     [
         (DENSE, "fp8-blockwise"),
-        pytest.param(DENSE, "fp8-tensorwise", marks=pytest.mark.slow),
+        pytest.param(DENSE, "fp8-tensorwise", marks=pytest.mark.exhaustive),
         pytest.param(DENSE, "fp8-delayed", marks=pytest.mark.exhaustive),
         pytest.param(EXPERTS, "fp8-blockwise", marks=pytest.mark.slow),
         pytest.param(EXPERTS, "fp8-tensorwise", marks=pytest.mark.exhaustive),
@@ -120,7 +120,7 @@ def play_layout(play: Play, layout: str, rank: int, **fields: object) -> Result:
     ("layout", "rank"),
     [
         ("PP4", 63),
-        pytest.param("interleaved PP2", 63, marks=pytest.mark.slow),
+        pytest.param("interleaved PP2", 63, marks=pytest.mark.exhaustive),
         pytest.param("CP8", 1, marks=pytest.mark.exhaustive),
         pytest.param("PP4", 0, marks=pytest.mark.exhaustive),
         pytest.param("PP4", 20, marks=pytest.mark.exhaustive),
@@ -156,6 +156,7 @@ def test_without_transformer_engine(play: Play, example: str, settings: tuple[st
     assert result.without_gradient == []
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_fp8_without_transformer_engine_is_refused(play: Play) -> None:
     result = play(DENSE, "stage1", kind="bare", settings=("precision=fp8-blockwise",), fails=True)
@@ -183,6 +184,7 @@ def test_exchanges_run_beside_the_passes(play: Play) -> None:
     assert args["async_save"]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_experts_by_fused_kernels(play: Play) -> None:
     """One layer each: tokens are routed and put in order by Transformer Engine's kernels."""

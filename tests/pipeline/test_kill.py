@@ -15,7 +15,7 @@ from megatron_dasd.checkpoint.hf_folder import HfWeights
 from megatron_dasd.manifests import MANIFEST
 
 MICRO = Path(__file__).parents[2] / "examples" / "cpu_micro" / "pipeline.yaml"
-NUM_KILLS = 6
+NUM_KILLS = 3
 LAUNCHED_KINDS = ("import_hf", "train", "report")
 """Their files name the folder they lie in, or tell wall times: compared by what they say."""
 
@@ -64,6 +64,7 @@ def test_a_run_killed_again_and_again_ends_like_an_undisturbed_one(tmp_path: Pat
         assert torch.equal(weights[0].read(name), weights[1].read(name)), name
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:

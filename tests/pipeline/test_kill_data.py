@@ -18,7 +18,7 @@ from megatron_dasd.pipeline.cli import main
 from megatron_dasd.records import Response, ScoredResponse, Span, TokenLogprobs
 from megatron_dasd.text.thinking import NORMALISED, normalise
 
-NUM_KILLS = 8
+NUM_KILLS = 4
 NUM_PARTS, PART_SIZE = 8, 8
 NUM_RELEASED = 160
 PROCESSES = multiprocessing.get_context("forkserver")

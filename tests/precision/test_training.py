@@ -102,6 +102,7 @@ def test_experts_of_two_ranks_follow_bf16(laboratory: Any, precision: str) -> No
     assert 1e-5 < apart.max() < 0.03
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_by_hand_equals_the_stage(laboratory: Any, tmp_path: Path) -> None:
     laboratory.train("by stage", STEPS, precision="fp8-blockwise")

@@ -91,6 +91,7 @@ def test_told_before_the_time_limit_and_put_back_it_gives_the_same_curve(
     site.assert_nothing_is_left()
 
 
+@pytest.mark.exhaustive
 def test_a_node_that_dies_in_training(site: Site, undisturbed: list[float]) -> None:
     site.write(training())
     curve = curve_of(site, undisturbed)
@@ -108,6 +109,7 @@ def test_a_node_that_dies_in_training(site: Site, undisturbed: list[float]) -> N
     site.assert_nothing_is_left()
 
 
+@pytest.mark.exhaustive
 def test_cancelled_it_ends_and_submitted_again_it_goes_on(
     site: Site, undisturbed: list[float]
 ) -> None:
@@ -148,6 +150,7 @@ def sampling() -> dict[str, Any]:
     return stages
 
 
+@pytest.mark.exhaustive
 def test_sampling_that_is_stopped_put_back_and_cancelled(site: Site) -> None:
     """Every candidate is there once, as without a stop."""
     site.write(sampling())

@@ -26,7 +26,7 @@ from tests.conftest import RunStage
 from tests.stub_server import MODEL, StubServer, spelled, written_ids
 
 KEY = "sk-nobody-may-read-this"
-NUM_KILLS = 20
+NUM_KILLS = 8
 
 
 def settings(url: str, server: dict[str, Any] | None = None, **fields: Any) -> SampleTeacher:
