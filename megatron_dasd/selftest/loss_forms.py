@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from megatron_dasd.device import gpus
 from megatron_dasd.losses.linear_logprobs import VocabShard, linear_logprobs
 from megatron_dasd.losses.linear_loss import linear_loss
 
@@ -49,7 +50,7 @@ class Timing:
 
 def time_loss_forms() -> tuple[Shape, list[Timing]]:
     """Measure on the GPU, or without one on the CPU.  The GPU must have 16 GB free."""
-    gpu = torch.cuda.is_available()
+    gpu = gpus.in_sight() and torch.cuda.is_available()
     shape = ON_GPU if gpu else ON_CPU
     device = torch.device("cuda" if gpu else "cpu")
     generator = torch.Generator(device).manual_seed(0)
@@ -100,5 +101,5 @@ def _measure(loss: Callable[[], Tensor], weight: Tensor) -> tuple[float, Tensor]
 
 
 def _wait() -> None:
-    if torch.cuda.is_available():
+    if gpus.in_sight() and torch.cuda.is_available():
         torch.cuda.synchronize()
