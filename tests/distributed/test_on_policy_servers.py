@@ -42,7 +42,7 @@ SMALLER = [
     "data_mixed.mix_ratio=0.5",
 ]
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.exhaustive, pytest.mark.timeout(1500)]
 
 
 def arguments(module: str, run_dir: Path, *more: str) -> list[str]:

@@ -8,6 +8,7 @@ DENSE = "qwen3_4b/h100_64.yaml"
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.exhaustive
 def test_import_and_export(play: Play) -> None:
     """They hold the whole model's shape on one rank, wherever they run."""
     for stage in ("student_checkpoint", "stage2_hf"):

@@ -127,6 +127,7 @@ def test_cancelled_it_ends_and_submitted_again_it_goes_on(
     assert_same_curve(site, curve)
 
 
+@pytest.mark.exhaustive
 def test_a_job_that_gets_nowhere_is_not_started_for_ever(site: Site) -> None:
     """Three starts have been noted, and nothing lies in the stage's folder."""
     site.write({"teacher": micro_stages()["teacher"]}, sbatch=["--hold"])
