@@ -50,7 +50,7 @@ class Timing:
 
 def time_loss_forms() -> tuple[Shape, list[Timing]]:
     """Measure on the GPU, or without one on the CPU.  The GPU must have 16 GB free."""
-    gpu = gpus.in_sight() and torch.cuda.is_available()
+    gpu = _on_gpu()
     shape = ON_GPU if gpu else ON_CPU
     device = torch.device("cuda" if gpu else "cpu")
     generator = torch.Generator(device).manual_seed(0)
@@ -100,6 +100,11 @@ def _measure(loss: Callable[[], Tensor], weight: Tensor) -> tuple[float, Tensor]
     return min(seconds[1:]), weight.grad.float()
 
 
+def _on_gpu() -> bool:
+    """Whether torch can use a GPU; the CPU adapter answers torch's own question with yes."""
+    return gpus.in_sight() and torch.cuda.is_available()
+
+
 def _wait() -> None:
-    if gpus.in_sight() and torch.cuda.is_available():
+    if _on_gpu():
         torch.cuda.synchronize()
