@@ -21,7 +21,8 @@ from megatron_dasd.text.chat import (
     turn_fields,
 )
 from megatron_dasd.text.encoding import encode
-from megatron_dasd.text.layout import Layout, encode_laid, reasoning_field
+from megatron_dasd.text.frames import reasoning_field
+from megatron_dasd.text.layout import Layout, encode_laid
 from megatron_dasd.text.thinking import NORMALISED, normalise, with_calls
 from tests.real_templates import template
 
