@@ -44,7 +44,9 @@ class _Player:
         assert said == word, f"{said or 'nothing'}: {Path(self._log.name).read_text()[-3000:]}"
 
     def close(self) -> None:
-        self._process.communicate()
+        # Not by the end of its input: a process forked by another test may hold that pipe open.
+        with self._process:
+            self._process.kill()
         self._log.close()
 
 
