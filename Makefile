@@ -1,7 +1,7 @@
 # Each target makes its own virtual environment and installs what it needs.
 PYTHON := .venv/bin/python
 STAMP := .venv/.installed
-# Processes of `make test`; a file's tests run in one of them.
+# Processes of the tests; a file's tests run in one of them.
 WORKERS ?= 2
 
 .PHONY: help setup demo test test-long test-all lint bench docs clean
@@ -34,13 +34,13 @@ lint: $(STAMP)
 
 test: lint
 	.ci/install-bubblewrap
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses $(WORKERS) --dist loadfile --durations 20 -m 'not slow and not exhaustive'
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses $(WORKERS) --dist loadgroup --durations 20 -m 'not slow and not exhaustive'
 
 test-long: $(STAMP)
 	.ci/install-vllm
 	.ci/install-slurm
 	.ci/install-bubblewrap
-	$(PYTHON) -m pytest --durations 40 -m 'slow and not exhaustive'
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses $(WORKERS) --dist loadgroup --durations 40 -m 'slow and not exhaustive'
 
 test-all: lint
 	.ci/install-vllm

@@ -28,6 +28,20 @@ RunStage = Callable[..., Manifest]
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
+_TESTS = Path(__file__).parent
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep in one process the tests of a file, and of a folder whose files share a service.
+
+    ``--dist loadgroup`` of pytest-xdist reads the group's name.
+    """
+    for item in items:
+        file = item.path.relative_to(_TESTS)
+        group = file.parent if file.parent.name in ("slurm", "gpu_dry") else file
+        item.add_marker(pytest.mark.xdist_group(str(group)))
+
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:

@@ -109,7 +109,7 @@ class SlurmCluster:
             *(f"--{name}-file={self.place / 'munge' / name}" for name in ("pid", "log", "seed")),
         )  # fmt: skip
         wait_for(socket.exists)
-        subprocess.run(["ip", "link", "del", self._bridge], stderr=subprocess.DEVNULL, check=False)
+        _delete_link(self._bridge)
         _ip("link", "add", self._bridge, "type", "bridge")
         _ip("addr", "add", f"{NETWORK}.254/24", "dev", self._bridge)
         _ip("link", "set", self._bridge, "up")
@@ -138,6 +138,7 @@ class SlurmCluster:
         outside, inside = f"{self._bridge}o{number}", f"{self._bridge}i{number}"
         # a fixed address: a node that comes back is known to the others' ARP tables
         more = ["type", "veth", "peer", "name", inside, "address", f"02:00:0a:4e:00:{number:02x}"]
+        _delete_link(outside)  # the kernel removes that of a dead node only after a while
         _ip("link", "add", outside, *more)
         _ip("link", "set", outside, "master", self._bridge, "up")
         first = _first_child(process.pid)
@@ -224,6 +225,11 @@ def _first_child(pid: int) -> int:
     children = Path(f"/proc/{pid}/task/{pid}/children")
     wait_for(lambda: children.read_text().split())
     return int(children.read_text().split()[0])
+
+
+def _delete_link(name: str) -> None:
+    """Remove a link that may not exist."""
+    subprocess.run(["ip", "link", "del", name], stderr=subprocess.DEVNULL, check=False)
 
 
 def _ip(*arguments: str) -> None:
