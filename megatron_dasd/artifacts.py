@@ -97,7 +97,8 @@ def _leaves(field: pa.Field, path: str = "") -> Iterator[str]:
 
 
 def _write_table(path: Path, table: pa.Table) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
+    # a worker that has outlived its killed run may still be writing the part, perhaps elsewhere
+    temporary = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
     columns = [name for field in table.schema for name in _leaves(field)]
     pq.write_table(
         table,
