@@ -107,7 +107,10 @@ class ScoreStudent(Settings):
 
     kind: Literal["score_student"]
     stage: ClassVar[Stage] = Stage(
-        module="megatron_dasd.student.scoring", warning_seconds=120, in_rounds=True
+        module="megatron_dasd.student.scoring",
+        warning_seconds=120,
+        over_mpi=True,
+        in_rounds=True,
     )
     responses: Input
     """Filtered responses."""

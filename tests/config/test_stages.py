@@ -58,6 +58,7 @@ def test_exactly_these_settings_are_no_part_of_a_result() -> None:
         "reload",
         "api_key_env",
         "concurrency",
+        "client_processes",
         "deadline_seconds",
         "max_attempts",
         "patience_seconds",
