@@ -97,7 +97,8 @@ def _leaves(field: pa.Field, path: str = "") -> Iterator[str]:
 
 
 def _write_table(path: Path, table: pa.Table) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
+    # a worker that has outlived its killed run may still be writing the part, perhaps elsewhere
+    temporary = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
     columns = [name for field in table.schema for name in _leaves(field)]
     pq.write_table(
         table,
@@ -122,13 +123,27 @@ def tally_of(folder: Path) -> Counter[str]:
     """
     total: Counter[str] = Counter()
     for path in part_files(folder):
-        try:
-            with parquet_errors(path):
-                metadata = pq.read_schema(path).metadata or {}
-            total.update(json.loads(metadata.get(TALLY_KEY, b"{}")))
-        except ValueError as error:
-            raise UserError(f"{path}: damaged counts ({error}); delete it") from None
+        total.update(part_counts(path))
     return total
+
+
+def part_counts(path: Path) -> dict[str, int]:
+    """The counts of a part.
+
+    Raises:
+        UserError: they are damaged.
+    """
+    try:
+        with parquet_errors(path):
+            metadata = pq.read_schema(path).metadata or {}
+        counts: dict[str, int] = json.loads(metadata.get(TALLY_KEY, b"{}"))
+    except ValueError as error:
+        raise UserError(f"{path}: damaged counts ({error}); delete it") from None
+    return counts
+
+
+class EndOfShare(Exception):
+    """One of several processes that make a stage's parts has none left to make."""
 
 
 class StageFolder:
@@ -202,6 +217,21 @@ class StageFolder:
     def part_path(self, index: int) -> Path:
         """Path of the part ``index``; it exists only when the part is whole."""
         return part_path(self.path, index)
+
+    def expect(self, num_parts: int) -> None:
+        """Note how many parts there will be, where several processes make them."""
+
+    def claim(self, index: int) -> bool:
+        """Take a part that is missing; False where another process has taken it."""
+        return True
+
+    def end_of_share(self) -> None:
+        """Note that this process has made its parts.
+
+        Raises:
+            EndOfShare: other processes have parts in the making, and one of them finishes the
+                stage.
+        """
 
     def has_part(self, index: int) -> bool:
         """Whether this part was written, by this attempt or an earlier one."""

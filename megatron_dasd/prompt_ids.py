@@ -34,10 +34,15 @@ class PromptIds:
         question = question_of(prompt.messages)
         seen, where = self._questions.setdefault(prompt.prompt_id, (question, place))
         if seen != question:
-            raise UserError(
-                f"{place}: field prompt_id: {prompt.prompt_id!r} belongs to two questions, "
-                f"the other in {where}; number the prompts over all files, or leave the ids out"
-            )
+            raise UserError(belongs_to_two(place, prompt.prompt_id, where))
+
+
+def belongs_to_two(place: str, prompt_id: str, other: str) -> str:
+    """What to tell of an id at a place that belongs to another question too."""
+    return (
+        f"{place}: field prompt_id: {prompt_id!r} belongs to two questions, the other in {other}; "
+        "number the prompts over all files, or leave the ids out"
+    )
 
 
 def read_prompts(path: Path, on_malformed: OnMalformed) -> Iterator[Prompt]:

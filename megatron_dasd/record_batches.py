@@ -70,12 +70,38 @@ def read_batches[T](
     Raises:
         UserError: the file cannot be read, or (by default) a record is malformed.
     """
-    if file.suffix != ".parquet":
-        for lines in batched(numbered_rows(file), BATCH_RECORDS):
-            yield _one_by_one(file, lines, record_type, on_malformed)
-        return
-    number = 1
-    for batch in _parquet_batches(file):
+    if file.suffix == ".parquet":
+        yield from parquet_batches(file, record_type, on_malformed)
+    else:
+        yield from row_batches(file, numbered_rows(file), record_type, on_malformed)
+
+
+def row_batches[T](
+    file: Path,
+    rows: Iterable[tuple[int, object]],
+    record_type: type[T],
+    on_malformed: OnMalformed = stop_on_malformed,
+) -> Iterator[RecordBatch[T]]:
+    """Yield the records of some numbered rows of a file; raises as :func:`read_batches`."""
+    for some in batched(rows, BATCH_RECORDS):
+        yield _one_by_one(file, some, record_type, on_malformed)
+
+
+def parquet_batches[T](
+    file: Path,
+    record_type: type[T],
+    on_malformed: OnMalformed = stop_on_malformed,
+    row_groups: range | None = None,
+    first: int = 1,
+) -> Iterator[RecordBatch[T]]:
+    """Yield the records of a Parquet file; raises as :func:`read_batches`.
+
+    Args:
+        row_groups: the row groups to read; None: all.
+        first: number of their first record in the file, from 1.
+    """
+    number = first
+    for batch in _arrow_batches(file, row_groups):
         numbers = range(number, number + batch.num_rows)
         number += batch.num_rows
         try:
@@ -85,9 +111,10 @@ def read_batches[T](
             yield _one_by_one(file, rows, record_type, on_malformed)
 
 
-def _parquet_batches(file: Path) -> Iterator[pa.RecordBatch]:
+def _arrow_batches(file: Path, row_groups: range | None) -> Iterator[pa.RecordBatch]:
+    groups = None if row_groups is None else list(row_groups)
     with parquet_errors(file):
-        yield from open_parquet(file).iter_batches(batch_size=BATCH_RECORDS)
+        yield from open_parquet(file).iter_batches(batch_size=BATCH_RECORDS, row_groups=groups)
 
 
 def _one_by_one[T](

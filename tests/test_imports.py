@@ -53,6 +53,7 @@ LAYERS = [
         "containment",
         "verification",
         "command_line",
+        "workers",
     },
     {"tasks", "text", "pages", "engines", "data", "losses", "models", "checkpoint", "precision"},
     STAGES,

@@ -64,7 +64,7 @@ def _check(options: argparse.Namespace) -> int:
         remember_bad_nodes(pipeline, bad)
         return STOPPED_STATUS
     note_start(pipeline, options.stage, os.environ["SLURM_JOB_ID"])
-    _note_mpi(pipeline.stages[options.stage].stage.over_mpi)
+    _note_mpi(pipeline.stages[options.stage].works_over_mpi)
     return 0
 
 

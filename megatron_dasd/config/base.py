@@ -25,6 +25,8 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=1
 Input = Annotated[str, Reference()]
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+NumWorkers = Annotated[Positive | None, Execution()]
+"""Processes that share a stage's work on one machine; None: one a core."""
 OnMalformed = Literal["stop", "set_aside"]
 TemplateVariables = dict[str, bool | int | float | str]
 """Variables of a chat template, e.g. ``{enable_thinking: true}`` or ``{reasoning_effort: high}``.
@@ -42,7 +44,8 @@ class Stage:
     """Seconds before the time limit of its Slurm job at which it is asked to stop: enough to keep
     its work."""
     over_mpi: bool = False
-    """Whether several tasks of its Slurm job share the work, as one MPI job."""
+    """Whether several processes share its work, unless it computes with a model itself: those of a
+    node, or the tasks of its Slurm job as one MPI job."""
     in_rounds: bool = False
     """Whether it may be a stage of an on-policy round."""
     describes_run: bool = False
@@ -98,6 +101,11 @@ class Settings(BaseModel):
     def num_ranks(self) -> int | None:
         """Ranks of a distributed stage; None: it is not distributed."""
         return None
+
+    @property
+    def works_over_mpi(self) -> bool:
+        """Whether several tasks of its Slurm job share its work, as one MPI job."""
+        return self.stage.over_mpi and not self.needs_gpus
 
     @property
     def services(self) -> list[str]:
@@ -226,7 +234,10 @@ class Server(BaseModel):
     api_key_env: Annotated[str | None, Execution()] = None
     """Environment variable that holds the API key; None: no key is sent."""
     concurrency: Annotated[Positive, Execution()] = 256
-    """Most requests in flight, over all servers."""
+    """Most requests in flight, over all servers and from all client processes."""
+    client_processes: Annotated[Positive, Execution()] = 1
+    """Processes that ask, each with a share of ``concurrency``: more where one fills its core.
+    Ignored under MPI, where all ranks but one ask."""
     deadline_seconds: Annotated[float, Field(gt=0), Execution()] = 3600.0
     """Timeout of one attempt at a request, in seconds."""
     max_attempts: Annotated[Positive, Execution()] = 6
@@ -261,6 +272,12 @@ class Server(BaseModel):
     def _who_starts_servers_again(self) -> "Server":
         if self.reload == "restart" and (self.urls or not self.service or self.model):
             raise ValueError("reload: restart needs servers of a service, without urls and model")
+        return self
+
+    @model_validator(mode="after")
+    def _one_process_loads_weights(self) -> "Server":
+        if self.reload and self.client_processes > 1:
+            raise ValueError("client_processes: one alone can have servers load weights (reload)")
         return self
 
     @model_validator(mode="after")

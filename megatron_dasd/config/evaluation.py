@@ -19,7 +19,9 @@ class Evaluate(Settings):
     """Accuracy on the held-out prompts that carry a reference answer."""
 
     kind: Literal["evaluate"]
-    stage: ClassVar[Stage] = Stage(module="megatron_dasd.evaluation.runner", warning_seconds=120)
+    stage: ClassVar[Stage] = Stage(
+        module="megatron_dasd.evaluation.runner", warning_seconds=120, over_mpi=True
+    )
     prompts: Input
     """Prompts; the held-out ones with a reference answer are asked."""
     models: dict[str, Input] = Field(min_length=1)

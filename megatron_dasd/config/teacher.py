@@ -22,7 +22,9 @@ class SampleTeacher(Settings):
     """Sample several responses from the teacher, for every prompt and temperature."""
 
     kind: Literal["sample_teacher"]
-    stage: ClassVar[Stage] = Stage(module="megatron_dasd.teacher.sampling", warning_seconds=120)
+    stage: ClassVar[Stage] = Stage(
+        module="megatron_dasd.teacher.sampling", warning_seconds=120, over_mpi=True
+    )
     model: Input | None = None
     """Hugging Face folder: the model, or with ``engine.server`` its tokenizer and chat template.
     None: a server with ``api: chat`` has its own."""
@@ -92,7 +94,10 @@ class ScoreTeacher(Settings):
 
     kind: Literal["score_teacher"]
     stage: ClassVar[Stage] = Stage(
-        module="megatron_dasd.teacher.scoring", warning_seconds=120, in_rounds=True
+        module="megatron_dasd.teacher.scoring",
+        warning_seconds=120,
+        over_mpi=True,
+        in_rounds=True,
     )
     model: Input
     """Hugging Face folder: the teacher's tokenizer and chat template."""
@@ -129,7 +134,10 @@ class RollOutStudent(Settings):
 
     kind: Literal["roll_out_student"]
     stage: ClassVar[Stage] = Stage(
-        module="megatron_dasd.revision.rollouts", warning_seconds=120, in_rounds=True
+        module="megatron_dasd.revision.rollouts",
+        warning_seconds=120,
+        over_mpi=True,
+        in_rounds=True,
     )
     model: Input
     """Hugging Face folder of the student."""
@@ -186,7 +194,10 @@ class ContinueTeacher(Settings):
 
     kind: Literal["continue_teacher"]
     stage: ClassVar[Stage] = Stage(
-        module="megatron_dasd.revision.continuation", warning_seconds=120, in_rounds=True
+        module="megatron_dasd.revision.continuation",
+        warning_seconds=120,
+        over_mpi=True,
+        in_rounds=True,
     )
     model: Input | None = None
     """As for sampling."""

@@ -1,14 +1,23 @@
 """Files of records cut into shards of about equal size, for workers that run side by side."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from megatron_dasd.arrow_rows import plain_rows
 from megatron_dasd.errors import UserError
 from megatron_dasd.json_rows import is_plain_lines
-from megatron_dasd.records_io import RawRow, numbered_rows, parquet_errors, record_files
+from megatron_dasd.record_batches import RecordBatch, parquet_batches, row_batches
+from megatron_dasd.records_io import (
+    OnMalformed,
+    RawRow,
+    numbered_rows,
+    open_parquet,
+    parquet_errors,
+    record_files,
+)
 
 SHARD_BYTES = 64 << 20
 """Uncompressed size at which a shard is full: some seconds of work."""
@@ -20,7 +29,7 @@ _LINES_BLOCK = 16 << 20
 class Piece:
     """Consecutive records of a file: a row group of Parquet, or a range of bytes of JSON lines.
 
-    A file of another kind (compressed, a JSON array, Arrow) is one piece, from 0 to 0.
+    From 0 to 0: the whole file, as where it is of another kind (compressed, a JSON array, Arrow).
     """
 
     file: Path
@@ -55,6 +64,27 @@ def plan_shards(path: Path, shard_bytes: int = SHARD_BYTES) -> list[InputShard]:
                 shards.append(tuple(waiting))
                 waiting = []
     return [*shards, tuple(waiting)] if waiting else shards
+
+
+def cut_file(file: Path, piece_bytes: int = SHARD_BYTES) -> list[Piece]:
+    """Cut a file into pieces of about equal size; a small file, even an empty one, is one piece.
+
+    The cut depends on the file alone, as in :func:`plan_shards`.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    pieces: list[Piece] = []
+    for more in _pieces(file):
+        last = pieces[-1] if pieces else None
+        if last is None or last.num_bytes >= piece_bytes:
+            pieces.append(more)
+        else:
+            num_bytes = last.num_bytes + more.num_bytes
+            pieces[-1] = replace(last, end=more.end, num_bytes=num_bytes)
+    if len(pieces) > 1:
+        return pieces
+    return [Piece(file, 0, 0, 1, pieces[0].num_bytes if pieces else 0)]
 
 
 def _pieces(file: Path) -> Iterator[Piece]:
@@ -92,15 +122,42 @@ def _line_pieces(file: Path) -> Iterator[Piece]:
         yield Piece(file, start, end, first, end - start)
 
 
+def piece_batches[T](
+    piece: Piece, record_type: type[T], on_malformed: OnMalformed
+) -> Iterator[RecordBatch[T]]:
+    """Yield the records of a piece, some at a time; raises as ``record_batches.read_batches``."""
+    file = piece.file
+    if file.suffix == ".parquet":
+        groups = range(piece.start, piece.end) if piece.end else None
+        yield from parquet_batches(file, record_type, on_malformed, groups, piece.first_record)
+    else:
+        yield from row_batches(file, piece_rows(piece), record_type, on_malformed)
+
+
 def piece_rows(piece: Piece) -> Iterator[tuple[int, RawRow]]:
-    """Yield the rows of a piece that is not Parquet, in order, with their numbers in the file.
+    """Yield the rows of a piece in order, with their numbers in the file.
 
     Raises:
         UserError: the file cannot be read, or a line is not UTF-8.
     """
     if not piece.end:
         yield from numbered_rows(piece.file)
-        return
+    elif piece.file.suffix == ".parquet":
+        yield from _group_rows(piece)
+    else:
+        yield from _lines(piece)
+
+
+def _group_rows(piece: Piece) -> Iterator[tuple[int, RawRow]]:
+    number = piece.first_record
+    groups = list(range(piece.start, piece.end))
+    with parquet_errors(piece.file):
+        for batch in open_parquet(piece.file).iter_batches(batch_size=256, row_groups=groups):
+            yield from enumerate(plain_rows(batch, piece.file, number), start=number)
+            number += batch.num_rows
+
+
+def _lines(piece: Piece) -> Iterator[tuple[int, RawRow]]:
     number = piece.first_record
     with piece.file.open("rb") as file:
         file.seek(piece.start)

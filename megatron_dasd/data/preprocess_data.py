@@ -39,7 +39,6 @@ from megatron_dasd.data.responses import IDENTITY, read_shard
 from megatron_dasd.data.shards import ShardJob, is_done, make_shard, shard_path, skipped, tools
 from megatron_dasd.data.tokenizer import read_vocab_size
 from megatron_dasd.data.weights import sequence_weights
-from megatron_dasd.data.workers import run_all
 from megatron_dasd.errors import NothingLeftError, UserError
 from megatron_dasd.json_values import Figures
 from megatron_dasd.manifests import hashing_threads, model_folder
@@ -49,6 +48,7 @@ from megatron_dasd.records_io import ignore_malformed, read_records
 from megatron_dasd.seeds import derive_seed
 from megatron_dasd.text.bulk import ExactnessError, choose_library
 from megatron_dasd.text.layout import end_of_turn_id
+from megatron_dasd.workers import Workers
 
 _SHARDS = ".shards.tmp"
 """Deleted when the stage finishes, as everything that ends in ``.tmp``."""
@@ -179,9 +179,11 @@ class _Preprocessing:
         missing = [job for job, there in zip(jobs, is_there, strict=True) if not there]
         num_tokens = 0
         done = len(jobs) - len(missing)
-        results = run_all(make_shard, missing, self._settings.num_workers)
-        with progress(label, total=len(jobs), unit="shards", done=done) as bar:
-            for more in results:
+        with (
+            Workers(self._settings.num_workers, len(missing)) as workers,
+            progress(label, total=len(jobs), unit="shards", done=done) as bar,
+        ):
+            for more in workers.in_order(make_shard, missing):
                 num_tokens += more
                 bar.advance(1, note=f"{num_tokens:,} tokens")
 

@@ -1,9 +1,7 @@
 """A second scoring of the same responses: by the student after training."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 from megatron_dasd.arrays import Floats, Ints
 from megatron_dasd.divergence.provenance import ModelTokens
@@ -13,32 +11,21 @@ from megatron_dasd.records import ResponseKey, ScoredResponse
 from megatron_dasd.records_io import SetAside, record_files
 
 
-@dataclass(frozen=True)
-class DistilledTokens:
-    """The parts of the second scoring; each has the responses of one part of the first."""
+def distilled_files(folder: Path | None, first_scoring: Sequence[Path]) -> Sequence[Path | None]:
+    """The file of the second scoring for each file of the first; None for each without a folder.
 
-    files: Sequence[Path]
-
-    @classmethod
-    def open(cls, folder: Path | None, first_scoring: Sequence[Path]) -> Self | None:
-        """Find the parts of the second scoring in a folder; None without a folder.
-
-        Raises:
-            UserError: it has another number of parts than the first.
-        """
-        if folder is None:
-            return None
-        files = record_files(folder)
-        if len(files) != len(first_scoring):
-            raise UserError(
-                f"{folder}: distilled: has {len(files)} parts, the responses "
-                f"{len(first_scoring)}; score the same responses before and after training"
-            )
-        return cls(files)
-
-    def read_part(self, index: int) -> "DistilledPart":
-        """Read the part with the responses of file ``index`` of the first scoring."""
-        return DistilledPart(self.files[index])
+    Raises:
+        UserError: the folder has another number of parts than the first scoring.
+    """
+    if folder is None:
+        return [None] * len(first_scoring)
+    files = record_files(folder)
+    if len(files) != len(first_scoring):
+        raise UserError(
+            f"{folder}: distilled: has {len(files)} parts, the responses "
+            f"{len(first_scoring)}; score the same responses before and after training"
+        )
+    return files
 
 
 class DistilledPart:

@@ -68,7 +68,7 @@ class BarMeter:
 
 
 def generate_parts[R](
-    jobs: Iterable[GenerationJob[R]],
+    jobs: Iterable[Callable[[], GenerationJob[R]]],
     record_type: type[R],
     *,
     num_jobs: int,
@@ -86,7 +86,8 @@ def generate_parts[R](
     batches in flight.
 
     Args:
-        jobs: consumed as needed, in batches of ``settings.batch_size``.
+        jobs: consumed as needed, in batches of ``settings.batch_size``; each is made when its
+            batch is.
         num_jobs: the number of ``jobs``.
         model: Hugging Face folder, loaded when a part is missing.
         aside: records set aside while the jobs were made; written with the first part.
@@ -94,20 +95,21 @@ def generate_parts[R](
     """
     size = settings.batch_size
     num_parts = max(1, -(-num_jobs // size))
+    folder.expect(num_parts)
     missing = {index for index in range(num_parts) if not folder.has_part(index)}
-    if not missing:
-        return
-    if not num_jobs:
+    if missing and not num_jobs and folder.claim(0):
         none = {"generated": 0, "generated tokens": 0}
         folder.write_part(0, record_type, [], aside.counts | none, aside.rows)
+    if not missing or not num_jobs:
+        folder.end_of_share()
         return
     open_batches: dict[int, Sequence[GenerationJob[R]]] = {}
 
     def batches() -> Iterator[tuple[int, Sequence[GenerationRequest]]]:
         for index, batch in enumerate(batched(jobs, size)):
-            if index in missing:
-                open_batches[index] = batch
-                yield index, [job.request for job in batch if not job.refused]
+            if index in missing and folder.claim(index):
+                open_batches[index] = made = [make() for make in batch]
+                yield index, [job.request for job in made if not job.refused]
 
     engine = open_engine(settings, model, model_name)
     done = num_jobs - sum(min(size, num_jobs - index * size) for index in missing)
@@ -118,6 +120,7 @@ def generate_parts[R](
             records = _records(open_batches.pop(index), answers, engine, part)
             part.counts.update(meter.take_faults())
             folder.write_part(index, record_type, records, part.counts, part.rows)
+    folder.end_of_share()
 
 
 def _records[R](

@@ -1,6 +1,6 @@
 """The teacher's responses for a whole stage: to prompts, or continuing what a student began."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -62,8 +62,9 @@ def generate_responses(
         folder: see :func:`engines.parts.generate_parts`, as for ``aside`` and ``what``.
     """
     model = model_folder(inputs[settings.model]) if settings.model else None
+    make = _JobMaker(settings, inputs, model)
     generate_parts(
-        _jobs(asked, settings, inputs, model),
+        (partial(make, candidate, prefix) for candidate, prefix in asked),
         Response,
         num_jobs=num_asked,
         folder=folder,
@@ -75,16 +76,23 @@ def generate_responses(
     )
 
 
-def _jobs(
-    asked: Iterable[tuple[Candidate, Prefix | None]],
-    settings: SampleTeacher | ContinueTeacher,
-    inputs: Mapping[str, Path],
-    model: Path | None,
-) -> Iterator[GenerationJob[Response]]:
-    tokenizer = load_tokenizer(model) if model and not settings.engine.own_template else None
-    few_shot = read_few_shot(inputs[settings.few_shot] if settings.few_shot else None)
-    for candidate, prefix in asked:
-        turns = all_turns(candidate.prompt.messages, settings.system_prompt, few_shot)
+class _JobMaker:
+    """Makes the requests of a stage's candidates."""
+
+    def __init__(
+        self,
+        settings: SampleTeacher | ContinueTeacher,
+        inputs: Mapping[str, Path],
+        model: Path | None,
+    ) -> None:
+        self._settings = settings
+        own_template = settings.engine.own_template
+        self._tokenizer = load_tokenizer(model) if model and not own_template else None
+        self._few_shot = read_few_shot(inputs[settings.few_shot] if settings.few_shot else None)
+
+    def __call__(self, candidate: Candidate, prefix: Prefix | None) -> GenerationJob[Response]:
+        settings, tokenizer = self._settings, self._tokenizer
+        turns = all_turns(candidate.prompt.messages, settings.system_prompt, self._few_shot)
         beginning = prefix.teacher_form if prefix else ""
         tools, variables = candidate.prompt.tools, settings.chat_template_kwargs
         text, refused = beginning, ""
@@ -105,7 +113,7 @@ def _jobs(
             stop=tuple(settings.stop),
         )
         record = partial(generated_response, made, prefix)
-        yield GenerationJob(request=request, record=record, about=prefix or made, refused=refused)
+        return GenerationJob(request=request, record=record, about=prefix or made, refused=refused)
 
 
 def generated_response(

@@ -45,11 +45,14 @@ def score_parts[R](
         what: the work, for the progress bar.
     """
     open_parts: dict[int, tuple[list[ScoringJob[R]], SetAside]] = {}
+    folder.expect(len(files))
     missing = [index for index in range(len(files)) if not folder.has_part(index)]
     counts = [count_records(file) for file in files]
 
     def batches() -> Iterator[tuple[int, list[ScoringRequest]]]:
         for index in missing:
+            if not folder.claim(index):
+                continue
             aside = SetAside(on_malformed)
             made = list(jobs(files[index], aside))
             open_parts[index] = (made, aside)
@@ -71,3 +74,4 @@ def score_parts[R](
             aside.counts.update(meter.take_faults())
             folder.write_part(index, record_type, records, aside.counts, aside.rows)
             bar.advance(counts[index] - len(made))
+    folder.end_of_share()

@@ -57,18 +57,22 @@ def run(settings: Evaluate, inputs: Mapping[str, Path], folder: StageFolder) -> 
     tasks = [(prompt, sample) for prompt in prompts for sample in range(settings.num_samples)]
     batches = list(batched(tasks, settings.engine.batch_size))
     sizes = [len(batch) for _ in settings.models for batch in batches]
+    folder.expect(len(sizes))
     done = sum(size for index, size in enumerate(sizes) if folder.has_part(index))
     with progress("evaluating", sum(sizes), "answers", done) as bar:
         for number, (name, reference) in enumerate(settings.models.items()):
             parts = dict(enumerate(batches, start=number * len(batches)))
             missing = {index: part for index, part in parts.items() if not folder.has_part(index)}
             meter = BarMeter(bar)
-            for index, answers in _answer(name, inputs[reference], missing, settings, meter):
+            for index, answers in _answer(
+                name, inputs[reference], missing, settings, meter, folder
+            ):
                 part = aside if index == 0 else SetAside()  # counts skipped prompts once
                 graded = _grade_all(name, parts[index], answers, part)
                 part.counts.update(meter.take_faults())
                 folder.write_part(index, Graded, graded, part.counts, part.rows)
     close_workers()
+    folder.end_of_share()
     figures = accuracies(read_records(folder.path, Graded))
     return {"models": figures, "base": next(iter(settings.models))}
 
@@ -83,7 +87,12 @@ def _graded_prompts(path: Path, aside: SetAside) -> Iterable[Prompt]:
 
 
 def _answer(
-    name: str, path: Path, parts: Mapping[int, Sequence[Task]], settings: Evaluate, meter: Meter
+    name: str,
+    path: Path,
+    parts: Mapping[int, Sequence[Task]],
+    settings: Evaluate,
+    meter: Meter,
+    stage: StageFolder,
 ) -> Iterator[tuple[int, list[Generation | Failure]]]:
     """Generate a model's answers to the tasks of each part."""
     if not parts:
@@ -93,6 +102,7 @@ def _answer(
     requests = (
         (index, [_request(task, tokenizer, settings) for task in tasks])
         for index, tasks in parts.items()
+        if stage.claim(index)
     )
     yield from engine.generate(requests, meter)
 

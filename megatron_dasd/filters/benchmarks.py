@@ -5,6 +5,7 @@ and without punctuation.  A run of words that many of the user's own prompts sha
 and gives no benchmark away.  The index takes some 24 bytes of memory for each word.
 """
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,8 @@ TEXT_SUFFIX = ".txt"
 _WORD = re.compile(r"\w")
 _FEWEST_COMMON = 5
 """Different prompts that must share a run at least, however few prompts there are."""
+PromptRuns = dict[bytes, tuple[int, ...]]
+"""By a hash of each different prompt, the hashes of the benchmarks' runs of words in it."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +74,21 @@ class Benchmarks:
         Args:
             prompts: the prompts of the user's own data; equal ones count as one.
         """
-        different = {" ".join(_plain_words(prompt)) for prompt in prompts}
-        counts: Counter[int] = Counter()
-        for prompt in different:
-            counts.update({hash_ for _, _, _, hash_ in self._runs_in(prompt.split())})
-        many = max(_FEWEST_COMMON, min(settings.common_prompts, len(different) // 10))
-        common = frozenset(hash_ for hash_, count in counts.items() if count >= many)
+        return self.without(common_runs([self.runs_in_prompts(prompts)], settings))
+
+    def without(self, common: frozenset[int]) -> Self:
+        """The benchmarks without some runs, given by their hashes."""
         return replace(self, common=common)
+
+    def runs_in_prompts(self, prompts: Iterable[str]) -> PromptRuns:
+        """Hashes of the benchmarks' runs in each different prompt."""
+        found: PromptRuns = {}
+        for prompt in prompts:
+            plain = list(_plain_words(prompt))
+            key = hashlib.blake2b(" ".join(plain).encode(), digest_size=16).digest()
+            if key not in found:
+                found[key] = tuple({hash_ for _, _, _, hash_ in self._runs_in(plain)})
+        return found
 
     def found_in(self, text: str) -> str | None:
         """Describe a run of a benchmark's words that a text contains; None when there is none.
@@ -109,6 +120,23 @@ class Benchmarks:
                 place = int(places[at[run]])
                 if np.array_equal(self.words[place : place + size], words[run : run + size]):
                     yield run, size, place, int(runs[run])
+
+
+def common_runs(found: Iterable[PromptRuns], settings: Decontamination) -> frozenset[int]:
+    """Hashes of the runs that many different prompts share.
+
+    Args:
+        found: the runs in prompts; equal prompts, of different items too, count as one.
+    """
+    different: set[bytes] = set()
+    counts: Counter[int] = Counter()
+    for runs in found:
+        for prompt, hashes in runs.items():
+            if prompt not in different:
+                different.add(prompt)
+                counts.update(hashes)
+    many = max(_FEWEST_COMMON, min(settings.common_prompts, len(different) // 10))
+    return frozenset(hash_ for hash_, count in counts.items() if count >= many)
 
 
 def _plain_words(text: str) -> Iterable[str]:

@@ -1,7 +1,7 @@
 """A response in the form in which the filter rules look at it, and what a rule consists of."""
 
 import hashlib
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -54,8 +54,6 @@ class Case:
     """Thinking part and answer; empty without ``normalised``."""
     settings: FilterResponses
     tools: Tools = Tools()
-    seen: Set[bytes] = frozenset()
-    """``identity`` of every response that was kept before this one."""
 
     @cached_property
     def identity(self) -> bytes:
@@ -87,12 +85,11 @@ def make_case(
     response: Response,
     settings: FilterResponses,
     tools: Tools = Tools(),
-    seen: Set[bytes] = frozenset(),
 ) -> Case:
     """Bring a response into the form in which the rules look at it."""
     normalised = normalise_response(response, settings.thinking)
     parts = contents(normalised) if normalised else []
-    return Case(response, normalised, parts, settings, tools, seen)
+    return Case(response, normalised, parts, settings, tools)
 
 
 def normalise_response(response: Response, delimiters: ThinkingFormat | None) -> Normalised | None:

@@ -1,50 +1,74 @@
 """Stage filter_responses: applies the rules to every response; counts and sets aside each drop.
 
-A part of the result holds what was kept of one input file, in order.
+A part of the result holds what was kept of one input file, or of one piece of a large one, in
+order.  The pieces are cut by the files alone, so the result is the same byte for byte for any
+number of processes.
 """
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from megatron_dasd.artifacts import StageFolder
+import numpy as np
+
+from megatron_dasd.artifacts import StageFolder, write_atomic
 from megatron_dasd.config.selection import FilterResponses
-from megatron_dasd.filters.benchmarks import Benchmarks
-from megatron_dasd.filters.case import Case, Tools, identity_of, make_case
+from megatron_dasd.data.pieces import Piece, cut_file
+from megatron_dasd.filters.benchmarks import common_runs
+from megatron_dasd.filters.judging import (
+    Identities,
+    Judge,
+    PieceJob,
+    SettleJob,
+    forget,
+    judge_piece,
+    read_benchmarks,
+    runs_in_prompts,
+    settle_piece,
+    tools_of,
+)
 from megatron_dasd.filters.report import collect, what_took_all, write_report
-from megatron_dasd.filters.rules import first_reason
-from megatron_dasd.filters.rules.contamination import searched_turns
-from megatron_dasd.filters.token_counter import StudentTokenCounter
+from megatron_dasd.filters.token_counter import library_for
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.printing import say
-from megatron_dasd.progress import progress
-from megatron_dasd.record_batches import read_batches
-from megatron_dasd.records import FilteredResponse, Response
-from megatron_dasd.records_io import SetAside, ignore_malformed, read_records, record_files
-from megatron_dasd.text.chat import RefusedTurnsError
-from megatron_dasd.text.encoding import load_tokenizer
+from megatron_dasd.progress import Bar, progress
+from megatron_dasd.records_io import record_files
+from megatron_dasd.text.bulk import ExactnessError
+from megatron_dasd.workers import Workers
+
+_SCRATCH = ".judged.tmp"
+"""Deleted when the stage finishes, as everything that ends in ``.tmp``."""
+_INEXACT = "inexact"
+"""File in that folder that exists once ``gigatoken`` was found to give wrong ids."""
 
 
 def run(
     settings: FilterResponses, inputs: Mapping[str, Path], folder: StageFolder
 ) -> dict[str, object]:
     """Filter the responses of all inputs into parts of :class:`FilteredResponse`."""
-    tokenizer = load_tokenizer(model_folder(inputs[settings.student]))
     files = [file for name in settings.responses for file in record_files(inputs[name])]
-    tools = Tools(
-        StudentTokenCounter(tokenizer, settings.system_prompt, settings.chat_template_kwargs),
-        _read_benchmarks(settings, inputs, files),
-    )
-    seen: set[bytes] = set()
-    with progress("filtering", total=len(files), unit="files") as bar:
-        for index, file in enumerate(files):
-            if folder.has_part(index):
-                for batch in read_batches(folder.written_part(index), FilteredResponse):
-                    seen.update(identity_of(r, r.output) for r in batch.records)
-            else:
-                _filter_file(index, file, settings, tools, seen, folder)
-            bar.advance(1)
+    pieces = [piece for file in files for piece in cut_file(file)]
+    scratch = folder.path / _SCRATCH
+    scratch.mkdir(exist_ok=True)
+    forget()
+    student = model_folder(inputs[settings.student])
+    library, reason = library_for(student)
+    if (scratch / _INEXACT).exists():
+        library, reason = "tokenizers", (scratch / _INEXACT).read_text()
+    if reason:
+        say(f"tokenising with tokenizers, not gigatoken: {reason}")
+    benchmarks = tuple(inputs[name] for name in settings.benchmarks)
+    judge = Judge(settings, student, benchmarks, frozenset(), library, folder.path, scratch)
+    judge = replace(judge, common=_common_runs(judge, pieces))
+    try:
+        _filter(judge, pieces)
+    except ExactnessError as error:
+        say(f"starting again with tokenizers, not gigatoken: {error}")
+        folder.delete_parts()
+        for judged in scratch.iterdir():
+            judged.unlink()
+        write_atomic(scratch / _INEXACT, str(error).encode())  # last: all before it is deleted
+        _filter(replace(judge, library="tokenizers"), pieces)
     figures = collect(settings, folder)
     write_report(folder, figures)
     if not figures["kept"] and (figures["malformed"] or any(figures["dropped"].values())):
@@ -52,66 +76,46 @@ def run(
     return {"kept_share": figures["kept_share"], "dropped": figures["dropped"]}
 
 
-def _read_benchmarks(
-    settings: FilterResponses, inputs: Mapping[str, Path], files: Sequence[Path]
-) -> Benchmarks | None:
-    """The benchmarks, without what many prompts of the files share."""
-    if not settings.benchmarks:
-        return None
-    paths = [inputs[name] for name in settings.benchmarks]
-    benchmarks = Benchmarks.read(paths, settings.decontamination)
-    prompts = (
-        turn
-        for file in files
-        for batch in read_batches(file, Response, ignore_malformed)
-        for response in batch.records
-        for turn in searched_turns(response.prompt)
-    )
-    return benchmarks.without_common_runs(prompts, settings.decontamination)
+def _common_runs(judge: Judge, pieces: Sequence[Piece]) -> frozenset[int]:
+    """The benchmarks' runs of words that many prompts of the pieces share."""
+    settings = judge.settings
+    if read_benchmarks(judge.benchmarks, settings) is None:
+        return frozenset()
+    jobs = (PieceJob(judge, index, piece) for index, piece in enumerate(pieces))
+    with (
+        Workers(settings.num_workers, len(pieces)) as workers,
+        progress("reading prompts", total=len(pieces), unit="pieces") as bar,
+    ):
+        found = workers.in_order(runs_in_prompts, jobs)
+        return common_runs(_counted(found, bar), settings.decontamination)
 
 
-def _filter_file(
-    index: int,
-    file: Path,
-    settings: FilterResponses,
-    tools: Tools,
-    seen: set[bytes],
-    folder: StageFolder,
-) -> None:
-    """Judge the responses of one file; adds the identities of those that are kept to ``seen``."""
-    aside, kept = SetAside(settings.on_malformed), []
-    for response in read_records(file, Response, aside.malformed):
-        case = make_case(response, settings, tools, seen)
-        try:
-            verdict = judge(case)
-        except RefusedTurnsError as error:
-            where = f"{file}: prompt {response.prompt.prompt_id}: {error}"
-            aside.malformed(where, json.dumps(asdict(response), ensure_ascii=False))
-            continue
-        if isinstance(verdict, FilteredResponse):
-            seen.add(case.identity)
-            kept.append(verdict)
-            aside.counts["kept"] += 1
-            aside.counts[f"kept T={response.temperature:g}"] += 1
-        else:
-            reason, detail = verdict
-            aside.drop(reason, response, detail)
-            aside.counts[f"dropped T={response.temperature:g}"] += 1
-    folder.write_part(index, FilteredResponse, kept, aside.counts, aside.rows)
+def _filter(judge: Judge, pieces: Sequence[Piece]) -> None:
+    """Judge all pieces apart, and take out duplicates in the order of the inputs."""
+    tools_of(judge)  # before the processes are forked, which share it
+    jobs = (PieceJob(judge, index, piece) for index, piece in enumerate(pieces))
+    with (
+        Workers(judge.settings.num_workers, len(pieces)) as workers,
+        progress("filtering", total=len(pieces), unit="pieces") as bar,
+    ):
+        judged = workers.in_order(judge_piece, jobs)
+        for _ in workers.in_order(settle_piece, _settle_jobs(judge, judged)):
+            bar.advance(1)
 
 
-def judge(case: Case) -> FilteredResponse | tuple[str, str]:
-    """Apply the rules to one response.
+def _settle_jobs(judge: Judge, judged: Iterable[Identities]) -> Iterator[SettleJob]:
+    """The duplicates of each piece, given those before it; some 100 bytes a kept response."""
+    seen: set[bytes] = set()
+    for index, identities in enumerate(judged):
+        duplicates = []
+        for row, identity in enumerate(identities.tolist()):
+            if identity in seen:
+                duplicates.append(row)
+            seen.add(identity)
+        yield SettleJob(judge, index, np.array(duplicates, dtype=np.int64))
 
-    Returns:
-        The record to keep; or (name of the rule that drops the response, what it found).
-    """
-    reason = first_reason(case)
-    if reason or case.normalised is None:
-        return reason or ("structure", "")
-    return FilteredResponse(
-        **{field.name: getattr(case.response, field.name) for field in fields(Response)},
-        output=case.normalised.output,
-        output_spans=case.normalised.output_spans,
-        text_spans=case.normalised.text_spans,
-    )
+
+def _counted[T](items: Iterable[T], bar: Bar) -> Iterator[T]:
+    for item in items:
+        bar.advance(1)
+        yield item

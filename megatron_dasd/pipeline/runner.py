@@ -14,6 +14,7 @@ from pathlib import Path
 from megatron_dasd.artifacts import StageFolder, write_atomic
 from megatron_dasd.config.pipeline import Pipeline, references
 from megatron_dasd.config.stages import stage_kinds
+from megatron_dasd.engines.clients import share_among_clients
 from megatron_dasd.errors import UserError
 from megatron_dasd.json_values import Figures
 from megatron_dasd.last_net import working_on
@@ -156,6 +157,7 @@ def _run_stage(pipeline: Pipeline, stage: str) -> Outcome:
             gc.freeze()  # imported modules live to the end: collections need not traverse them
             # a stage that runs stages within itself is given the program that does so
             more = {"worker_program": ROLLOUT_WORKER} if settings.inner_stages else {}
+            share_among_clients(settings, pipeline.input_paths(stage), folder)
             figures = run(settings, pipeline.input_paths(stage), folder, **more)
             manifest = folder.finish(figures=figures)
         gc.collect()  # frees this stage's models before the next stage loads its own

@@ -7,6 +7,7 @@ the teacher's response, in student tokens; of several selected responses the lon
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -33,7 +34,7 @@ def run(settings: RollOutStudent, inputs: Mapping[str, Path], folder: StageFolde
     caps = prompt_caps(responses, tokenizer, settings.cap_ratio, settings.split)
     chosen = choose_prompts(caps, settings.max_prompts, settings.seed, settings.skip_prompts)
     generate_parts(
-        _jobs(caps, chosen, tokenizer, settings),
+        (partial(_job, one, tokenizer, settings) for one in _wanted(caps, chosen, settings)),
         Rollout,
         num_jobs=len(chosen) * settings.num_rollouts,
         folder=folder,
@@ -125,29 +126,30 @@ class _Rollout:
         )
 
 
-def _jobs(
-    caps: Caps,
-    chosen: Mapping[str, int],
-    tokenizer: PreTrainedTokenizerBase,
-    settings: RollOutStudent,
-) -> Iterator[GenerationJob[Rollout]]:
+def _wanted(caps: Caps, chosen: Mapping[str, int], settings: RollOutStudent) -> Iterator[_Rollout]:
     for prompt_id, times in chosen.items():
         prompt, cap = caps[prompt_id]
-        turns = all_turns(prompt.messages, settings.system_prompt)
-        with naming(prompt_id):
-            text = render_turns(tokenizer, turns, prompt.tools, settings.chat_template_kwargs)
         # a prompt that comes around again gets candidates that it has not had
         first = times * settings.num_rollouts
         for number in range(first, first + settings.num_rollouts):
             seed = derive_seed(settings.seed, "rollout", prompt_id, number)
-            wanted = _Rollout(prompt, number, settings.temperature, cap, seed)
-            request = GenerationRequest(
-                prompt=text,
-                turns=turns,
-                tools=prompt.tools,
-                max_new_tokens=cap,
-                seed=seed,
-                temperature=settings.temperature,
-                top_p=settings.top_p,
-            )
-            yield GenerationJob(request=request, record=wanted.record, about=wanted)
+            yield _Rollout(prompt, number, settings.temperature, cap, seed)
+
+
+def _job(
+    wanted: _Rollout, tokenizer: PreTrainedTokenizerBase, settings: RollOutStudent
+) -> GenerationJob[Rollout]:
+    prompt = wanted.prompt
+    turns = all_turns(prompt.messages, settings.system_prompt)
+    with naming(prompt.prompt_id):
+        text = render_turns(tokenizer, turns, prompt.tools, settings.chat_template_kwargs)
+    request = GenerationRequest(
+        prompt=text,
+        turns=turns,
+        tools=prompt.tools,
+        max_new_tokens=wanted.max_tokens,
+        seed=wanted.seed,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+    )
+    return GenerationJob(request=request, record=wanted.record, about=wanted)

@@ -1,7 +1,7 @@
 """Stage import_responses: responses that a teacher wrote elsewhere."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import batched
 from pathlib import Path
 
@@ -13,16 +13,21 @@ from megatron_dasd.json_values import Figures
 from megatron_dasd.manifests import MODEL, fingerprint_of, input_digest, read_manifest
 from megatron_dasd.printing import say
 from megatron_dasd.progress import progress
-from megatron_dasd.prompt_ids import PromptIds, question_of
-from megatron_dasd.records import Response
-from megatron_dasd.records_io import RawRow, SetAside, count_records, numbered_rows, parse_line
+from megatron_dasd.records_io import numbered_rows, parse_line
 from megatron_dasd.sources.joined import Joined
-from megatron_dasd.sources.response_rows import Row, failing, make_response, read_row, shown
+from megatron_dasd.sources.numbering import ScannedRows
+from megatron_dasd.sources.plain import (
+    PART_RECORDS,
+    cut_shards,
+    make_parts,
+    number_shards,
+    scan_shard,
+    write_rows,
+)
 from megatron_dasd.sources.row_fields import fitting_formats
 from megatron_dasd.sources.user_files import UserFile, user_files
 from megatron_dasd.text.encoding import load_tokenizer
-
-PART_RECORDS = 32
+from megatron_dasd.workers import Workers
 
 
 def run(settings: ImportResponses, inputs: Mapping[str, Path], folder: StageFolder) -> Figures:
@@ -32,34 +37,57 @@ def run(settings: ImportResponses, inputs: Mapping[str, Path], folder: StageFold
         UserError: a file cannot be read, a row is malformed, or one id belongs to two questions.
     """
     files = [file for name in settings.files for file in user_files(inputs[name], settings.splits)]
-    if settings.logprobs:
-        assert settings.tokenizer is not None  # as the settings make sure
-        path = inputs[settings.tokenizer]
-        tokenizer = load_tokenizer(path / MODEL if (path / MODEL).is_dir() else path)
-        parquet = [file.path for name in settings.logprobs for file in user_files(inputs[name])]
-        texts = [file.path for file in files]
-        source: Joined | _Plain = Joined(settings, texts, parquet, tokenizer)
-    else:
-        source = _Plain(settings, files)
-    with progress("importing", total=source.num_rows(), unit="records") as bar:
-        for index, chunk in enumerate(batched(source.rows(), PART_RECORDS)):
-            if not folder.has_part(index):
-                aside, responses = SetAside(settings.on_malformed), []
-                for row in chunk:
-                    try:
-                        responses.append(row.make())
-                    except ValueError as error:
-                        aside.malformed(f"{row.place}: {error}", row.shown())
-                aside.counts["imported"] = len(responses)
-                folder.write_part(index, Response, responses, aside.counts, aside.rows)
-            bar.advance(len(chunk))
+    not_read = dict(
+        _join(settings, files, inputs, folder)
+        if settings.logprobs
+        else _import(settings, files, folder)
+    )
     if not folder.has_part(0):
         raise UserError(f"{files[0].path}: holds no record")
-    not_read = dict(source.not_read.most_common())
     if not_read:
         fields = ", ".join(f"{name} ({count:,})" for name, count in not_read.items())
         say(f"fields that are not read: {fields}")
     return {"fields_not_read": not_read}
+
+
+def _import(
+    settings: ImportResponses, files: Sequence[UserFile], folder: StageFolder
+) -> list[tuple[str, int]]:
+    """Import rows that each hold whole responses; returns the fields that are not read."""
+    shards = cut_shards(settings, _columns_of(settings, files), files)
+    scans: list[ScannedRows] = []
+    not_read: Counter[str] = Counter()
+    with Workers(settings.num_workers, len(shards)) as workers:
+        with progress("reading", total=len(shards), unit="shards") as bar:
+            for scan in workers.in_order(scan_shard, shards):
+                scans.append(scan.rows)
+                not_read += scan.not_read
+                bar.advance(1)
+        jobs, num_records = number_shards(shards, scans, folder.path)
+        with progress("importing", total=num_records, unit="records") as bar:
+            for made in workers.in_order(make_parts, jobs):
+                bar.advance(made)
+    return not_read.most_common()
+
+
+def _join(
+    settings: ImportResponses,
+    files: Sequence[UserFile],
+    inputs: Mapping[str, Path],
+    folder: StageFolder,
+) -> list[tuple[str, int]]:
+    """Import texts whose log-probs lie in other files; returns the fields that are not read."""
+    assert settings.tokenizer is not None  # as the settings make sure
+    path = inputs[settings.tokenizer]
+    tokenizer = load_tokenizer(path / MODEL if (path / MODEL).is_dir() else path)
+    parquet = [file.path for name in settings.logprobs for file in user_files(inputs[name])]
+    source = Joined(settings, [file.path for file in files], parquet, tokenizer)
+    with progress("importing", total=source.num_rows(), unit="records") as bar:
+        for index, chunk in enumerate(batched(source.rows(), PART_RECORDS)):
+            if not folder.has_part(index):
+                write_rows(folder.path, index, chunk, settings)
+            bar.advance(len(chunk))
+    return source.not_read.most_common()
 
 
 def import_files(settings: ImportResponses, folder: Path) -> Path:
@@ -109,54 +137,3 @@ def _columns_of(settings: ImportResponses, files: Sequence[UserFile]) -> Columns
             say(f"{file.path}: read as format: {fits[0]}")
             return settings.columns(PRESETS[fits[0]])
     raise UserError(f"{files[0].path}: holds no record")
-
-
-class _Plain:
-    """Rows that each hold whole responses."""
-
-    def __init__(self, settings: ImportResponses, files: Sequence[UserFile]) -> None:
-        self._settings = settings
-        self._files = files
-        self._columns = _columns_of(settings, files)
-        self._candidates: Counter[str] = Counter()
-        self._splits: dict[bytes, str] = {}
-        self._ids = PromptIds()
-        self.not_read: Counter[str] = Counter()
-        """Fields that have a value and are not read, by name: rows that have them."""
-
-    def num_rows(self) -> int:
-        """Number of rows in all files."""
-        return sum(count_records(file.path) for file in self._files)
-
-    def rows(self) -> Iterator[Row]:
-        """Yield the responses of all rows in order."""
-        for file in self._files:
-            for number, row in numbered_rows(file.path):
-                yield from self._rows(f"{file.path}: record {number}", row, file)
-
-    def _rows(self, place: str, row: RawRow, file: UserFile) -> Iterator[Row]:
-        # Candidates are counted here and not in make(), which a resumed run does not call for parts
-        # that exist.
-        try:
-            parsed = parse_line(row) if isinstance(row, str) else row
-            example = read_row(self._columns, parsed, file.split)
-            prompt = example.prompt
-            self._ids.check(prompt, place)
-            question = question_of(prompt.messages)
-            if self._splits.setdefault(question, file.split) != file.split:
-                other = self._splits[question]
-                raise ValueError(f"the same question is in a file of the split {other} too")
-        except ValueError as error:
-            yield Row(place, failing(error), lambda: shown(row))
-            return
-        self.not_read += example.not_read
-        for answer in example.answers:
-            candidate = self._candidates[prompt.prompt_id]
-            self._candidates[prompt.prompt_id] += 1
-            yield Row(
-                place,
-                lambda answer=answer, candidate=candidate: make_response(  # type: ignore[misc]
-                    self._settings, prompt, answer, candidate, None
-                ),
-                lambda: shown(row),
-            )

@@ -38,8 +38,11 @@ def execution_settings(model: type[BaseModel]) -> set[str]:
 def test_exactly_these_settings_are_no_part_of_a_result() -> None:
     marked = {kind: execution_settings(settings) for kind, settings in stage_kinds().items()}
     assert {kind: names for kind, names in marked.items() if names} == {
+        "filter_responses": {"num_workers"},
+        "import_responses": {"num_workers"},
         "preprocess_data": {"num_workers"},
         "score_student": {"launch"},
+        "select_das": {"num_workers"},
         "train": {
             "launch",
             "loader",
@@ -55,6 +58,7 @@ def test_exactly_these_settings_are_no_part_of_a_result() -> None:
         "reload",
         "api_key_env",
         "concurrency",
+        "client_processes",
         "deadline_seconds",
         "max_attempts",
         "patience_seconds",

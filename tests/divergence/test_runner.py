@@ -1,6 +1,7 @@
 """Stage select_das: groups, figures, parts and restarts."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from math import log
@@ -8,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.selection import SelectDas
-from megatron_dasd.divergence.runner import run
+from megatron_dasd.divergence.figures import collect
+from megatron_dasd.divergence.runner import run, select
 from megatron_dasd.errors import UserError
 from megatron_dasd.manifests import Manifest
 from megatron_dasd.records import (
@@ -43,7 +46,11 @@ def make_scored(
     """
 
     def make(
-        classes: str, prompt_id: str = "p0", split: str = "train", **fields: object
+        classes: str,
+        prompt_id: str = "p0",
+        split: str = "train",
+        domain: str = "unknown",
+        **fields: object,
     ) -> ScoredResponse:
         thinking = " ".join(["ok."] * len(classes))
         output = f"<think>\n{thinking}\n</think>\n\nz"
@@ -66,7 +73,7 @@ def make_scored(
         return make_response(  # type: ignore[return-value]
             output,
             ScoredResponse,
-            prompt=make_prompt(prompt_id, split=split),
+            prompt=make_prompt(prompt_id, split=split, domain=domain),
             tokens=tokens("t", 0),
             output=output,
             output_spans=spans,
@@ -184,6 +191,39 @@ def test_a_restart_gives_the_same_bytes(
         whole.counts,
         whole.figures,
     )
+
+
+@pytest.mark.parametrize("how", [{"keep": 2}, {"budget": {"responses": 9}}], ids=str)
+def test_any_number_of_processes_gives_the_same_bytes(
+    run_stage: RunStage,
+    make_scored: MakeScored,
+    write_records: Callable[..., Path],
+    how: dict[str, object],
+) -> None:
+    parts = [
+        [
+            make_scored("t" * (1 + (5 * part + n) % 4), f"p{n}", candidate=part, domain=f"d{part}")
+            for n in range(6)
+        ]
+        for part in range(5)
+    ]
+    inputs = {"scored": write_records("scored", parts)}
+
+    def figures_alone(
+        given: SelectDas, inputs: dict[str, Path], folder: StageFolder
+    ) -> dict[str, object]:  # pictures take seconds to draw
+        return dict(collect(select(given, inputs, folder), False, folder.path))
+
+    expected = run_stage(figures_alone, settings(num_workers=1, **how), inputs, name="one")
+    for num_workers in (2, 3):
+        given = settings(num_workers=num_workers, **how)
+        found = run_stage(figures_alone, given, inputs, name="many")
+        assert (found.files, found.counts) == (expected.files, expected.counts)
+        assert found.figures == expected.figures
+        shutil.rmtree(inputs["scored"].with_name("many"))
+    assert {file for file in expected.files if file.startswith("part")} == {
+        f"part-{part:05d}.parquet" for part in range(5)
+    }
 
 
 def test_a_response_whose_tokens_do_not_fit_is_malformed(

@@ -37,7 +37,7 @@ def generate(
 ) -> Manifest:
     with StageFolder(path, "stage", "test", {}, {}) as folder:
         generate_parts(
-            jobs,
+            [lambda one=one: one for one in jobs],  # type: ignore[misc]
             Written,
             num_jobs=len(jobs),
             folder=folder,

@@ -1,8 +1,9 @@
 """Stage filter_responses: each response kept or under one reason, and the same after a restart."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -10,11 +11,14 @@ import pytest
 
 from megatron_dasd.config.base import ThinkingFormat
 from megatron_dasd.config.selection import FilterResponses
+from megatron_dasd.data.pieces import cut_file
 from megatron_dasd.errors import UserError
+from megatron_dasd.filters import runner, token_counter
 from megatron_dasd.filters.runner import run
 from megatron_dasd.manifests import Manifest
 from megatron_dasd.records import FilteredResponse, Prompt, Response, Span
-from megatron_dasd.records_io import read_records
+from megatron_dasd.records_io import read_records, to_table
+from megatron_dasd.text.bulk import BulkEncoder, ExactnessError
 
 GOOD = "We add. Answer: five"
 OUTPUT = "<think>\nWe add.\n</think>\n\nfive"
@@ -128,6 +132,56 @@ def test_a_restart_gives_the_same_bytes(
     again = run_stage(run, settings(), inputs, name="stage")
     assert again.digest == whole.digest
     assert again.counts == whole.counts
+
+
+@pytest.mark.parametrize("num_workers", [2, 3])
+def test_any_number_of_processes_gives_the_same_bytes(
+    run_stage: Callable[..., Manifest],
+    inputs: dict[str, Path],
+    make_response: Callable[..., Response],
+    monkeypatch: pytest.MonkeyPatch,
+    num_workers: int,
+) -> None:
+    monkeypatch.setattr(runner, "cut_file", partial(cut_file, piece_bytes=1))
+    # row groups of one record each: duplicates of a piece lie in others, before and after it
+    texts = [GOOD, "b. Answer: 5", GOOD, "We add.", "b. Answer:  5", "c. Answer: 5", GOOD + "s"]
+    records = [make_response(text, candidate=n) for n, text in enumerate(texts * 2)]
+    folder = inputs["a"].with_name("c")
+    folder.mkdir()
+    pq.write_table(to_table(Response, records, {}), folder / "rows.parquet", row_group_size=3)
+    inputs["c"] = folder
+    one = settings(responses=["c", "a", "b"], num_workers=1)
+    expected = run_stage(run, one, inputs, name="one")
+    assert expected.counts["kept"] == 6
+    assert expected.counts["dropped: duplicate"] == 10
+    many = one.model_copy(update={"num_workers": num_workers})
+    found = run_stage(run, many, inputs, name="many")
+    assert (found.files, found.counts) == (expected.files, expected.counts)
+    assert sum(name.startswith("part-") for name in found.files) == 8
+
+
+def test_an_inexact_tokenizer_is_left_and_all_is_judged_again(
+    run_stage: Callable[..., Manifest],
+    inputs: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The last piece finds it out, when the others have been judged."""
+    expected = run_stage(run, settings(num_workers=1), inputs, name="exact")
+    check = BulkEncoder.check
+
+    def found_out(encoder: BulkEncoder, texts: Iterable[str]) -> None:
+        texts = list(texts)
+        if encoder._fast and any("two" in text for text in texts):
+            raise ExactnessError("ids differ for a text")
+        check(encoder, texts)
+
+    monkeypatch.setattr(BulkEncoder, "check", found_out)
+    monkeypatch.setattr(token_counter, "is_checked", lambda response: True)
+    found = run_stage(run, settings(num_workers=1), inputs, name="inexact")
+    assert found.files == expected.files
+    told = "starting again with tokenizers, not gigatoken: ids differ for a text"
+    assert told in capsys.readouterr().out
 
 
 def test_malformed_records_stop_or_are_set_aside(

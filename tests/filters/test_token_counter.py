@@ -1,15 +1,14 @@
 """Lengths of responses in the student's tokens: those of what training sees."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from megatron_dasd.filters import token_counter
-from megatron_dasd.filters.token_counter import StudentTokenCounter
+from megatron_dasd.arrays import Ints
+from megatron_dasd.filters.token_counter import StudentTokenCounter, is_checked
 from megatron_dasd.records import Response, Span
-from megatron_dasd.text.bulk import BulkEncoder, ExactnessError, Library
+from megatron_dasd.text.bulk import BulkEncoder, ExactnessError
 from megatron_dasd.text.chat import render_prompt
 from megatron_dasd.text.encoding import encode
 
@@ -34,29 +33,22 @@ def test_prompt_response_and_end_of_turn(
         assert counter.count(response, OUTPUT, spans) == num_tokens
 
 
-def test_a_fast_tokenizer_that_is_not_exact_is_left(
-    tokenizer: PreTrainedTokenizerBase,
-    make_response: Callable[..., Response],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_a_fast_tokenizer_that_is_not_exact_is_found_out(
+    tokenizer: PreTrainedTokenizerBase, make_response: Callable[..., Response]
 ) -> None:
-    used: list[Library] = []
-
     class Inexact(BulkEncoder):
-        def __init__(self, tokenizer: PreTrainedTokenizerBase, library: Library) -> None:
-            super().__init__(tokenizer, library)
-            self.library = library
+        def encode(self, texts: Sequence[str], *, parse_special: bool) -> list[Ints]:
+            found = super().encode(texts, parse_special=parse_special)
+            return [
+                ids[1:] if "1234567" in text else ids
+                for text, ids in zip(texts, found, strict=True)
+            ]
 
-        def check(self, texts: Any) -> None:
-            if self.library == "gigatoken" and any("1234567" in text for text in texts):
-                raise ExactnessError("ids differ for a text")
-
-        def encode(self, texts: Any, *, parse_special: bool) -> Any:
-            used.append(self.library)
-            return super().encode(texts, parse_special=parse_special)
-
-    monkeypatch.setattr(token_counter, "BulkEncoder", Inexact)
-    StudentTokenCounter(tokenizer, None).count(make_response(OUTPUT), OUTPUT, [])
-    assert set(used) == {"tokenizers"}
-    told = capsys.readouterr().out
-    assert told == "tokenising with tokenizers, not gigatoken: ids differ for a text\n"
+    counter = StudentTokenCounter(tokenizer, None, encoder=Inexact(tokenizer, "gigatoken"))
+    responses = [make_response(OUTPUT, candidate=number) for number in range(640)]
+    checked = [response for response in responses if is_checked(response)]
+    assert 2 <= len(checked) <= 20  # a hash of the key chooses one of 64
+    with pytest.raises(ExactnessError, match="ids differ for a text"):
+        counter.count(checked[0], OUTPUT, [])
+    unchecked = next(response for response in responses if not is_checked(response))
+    counter.count(unchecked, OUTPUT, [])

@@ -2,7 +2,9 @@
 
 import json
 import random
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from math import log
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,12 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from megatron_dasd.config.sources import ImportResponses
+from megatron_dasd.data.pieces import cut_file
 from megatron_dasd.errors import UserError
 from megatron_dasd.manifests import Manifest
 from megatron_dasd.records import Response
 from megatron_dasd.records_io import read_records
-from megatron_dasd.sources import joined, responses
+from megatron_dasd.sources import joined, plain, responses
 from megatron_dasd.sources.given_tokens import tokens_of_text
 from megatron_dasd.text.encoding import encode, load_tokenizer, token_bytes
 from tests.real_tokenizers import tokenizer_folder
@@ -273,6 +276,49 @@ def test_a_question_is_in_one_split_only(run_stage: RunStage, tmp_path: Path) ->
         run_stage(responses.run, settings(format="messages"), {"files": tmp_path / "d"})
     reason = "the same question is in a file of the split train too"
     assert str(caught.value).startswith(f"{test}: record 1: {reason};")
+
+
+@pytest.mark.parametrize("num_workers", [2, 3])
+def test_any_number_of_processes_gives_the_same_bytes(
+    run_stage: RunStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_workers: int
+) -> None:
+    """Candidates of one prompt lie in several shards, and a question in both splits."""
+    monkeypatch.setattr(plain, "SHARD_BYTES", 200)
+    monkeypatch.setattr(plain, "cut_file", partial(cut_file, piece_bytes=200))
+    rows = [{"q": f"q{n % 7}", "a": [f"a{n}", f"b{n}"][: 1 + n % 2]} for n in range(60)]
+    rows[40] |= {"a": ""}  # malformed
+    (tmp_path / "d").mkdir()
+    table = pa.Table.from_pylist([{"q": r["q"], "a": list(r["a"])} for r in rows[:30]])
+    pq.write_table(table, tmp_path / "d" / "train-1.parquet", row_group_size=8)
+    write_lines(tmp_path / "d" / "train-2.jsonl", rows[30:])
+    write_lines(tmp_path / "d" / "validation.jsonl", [rows[3], {"q": "new", "a": "x"}])
+    columns = {"prompt_field": "q", "response_field": "a", "on_malformed": "set_aside"}
+    inputs = {"files": tmp_path / "d"}
+    expected = run_stage(responses.run, settings(**columns, num_workers=1), inputs, name="one")
+    assert expected.counts == {"imported": 90, "malformed": 2}
+    given = settings(**columns, num_workers=num_workers)
+    found = run_stage(responses.run, given, inputs, name="many")
+    assert (found.files, found.counts) == (expected.files, expected.counts)
+    assert sum(name.startswith("part-") for name in found.files) >= 5
+    keys = [record.key for record in read_records(tmp_path / "many", Response)]
+    assert len(set(keys)) == len(keys)
+    by_prompt = Counter(prompt_id for prompt_id, _, _ in keys)
+    assert all(candidate < by_prompt[prompt_id] for prompt_id, _, candidate in keys)
+
+
+def test_one_id_of_two_questions_is_told_of_with_both_places(
+    run_stage: RunStage, tmp_path: Path
+) -> None:
+    rows = [{"id": 1, "q": "a", "a": "x"}, {"id": 2, "q": "b", "a": "x"}]
+    first = write_lines(tmp_path / "a.jsonl", rows)
+    second = write_lines(tmp_path / "b.jsonl", [rows[0], {"id": 2, "q": "c", "a": "x"}])
+    given = settings(files=["a", "b"], prompt_field="q", response_field="a", id_field="id")
+    with pytest.raises(UserError) as caught:
+        run_stage(responses.run, given, {"a": first, "b": second})
+    told = (
+        f"{second}: record 2: field prompt_id: '2' belongs to two questions, the other in {first}"
+    )
+    assert str(caught.value).startswith(f"{told}: record 2; number the prompts")
 
 
 def test_the_memory_of_a_join_does_not_grow_with_the_tokens(

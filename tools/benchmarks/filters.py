@@ -12,7 +12,7 @@ from benchmarks.chains import chain_of_thought
 from benchmarks.figures import Row, at_most, seconds
 from megatron_dasd.config.selection import FilterResponses
 from megatron_dasd.filters.case import Tools, make_case
-from megatron_dasd.filters.runner import judge
+from megatron_dasd.filters.judging import judge
 from megatron_dasd.filters.token_counter import StudentTokenCounter
 from megatron_dasd.records import Message, Prompt, Response, TokenLogprobs
 from megatron_dasd.text.encoding import load_tokenizer

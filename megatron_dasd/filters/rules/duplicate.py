@@ -1,12 +1,16 @@
-"""Rule ``duplicate``, the only one that depends on the responses before this one."""
+"""Rule ``duplicate``, the only one that depends on other responses than the one it judges."""
 
 from megatron_dasd.filters.case import Case, FilterRule
 
+FOUND = "the same text as another candidate's"
+
 
 def _check(case: Case) -> str | None:
-    if case.normalised is None or case.identity not in case.seen:
-        return None
-    return "the same text as another candidate's"
+    """Pass the response: duplicates are found by ``Case.identity``, over all responses.
+
+    ``filters.runner`` does so once every response has been judged by the other rules.
+    """
+    return None
 
 
 DUPLICATE = FilterRule(
