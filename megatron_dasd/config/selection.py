@@ -17,6 +17,8 @@ from megatron_dasd.config.base import (
     ThinkingFormat,
 )
 from megatron_dasd.config.execution import Execution
+from megatron_dasd.config.products import RECORDS, Checkpoint, Model
+from megatron_dasd.records import FilteredResponse, Response, ScoredResponse, SelectedResponse
 
 
 class Repetition(BaseModel):
@@ -69,7 +71,12 @@ class FilterResponses(Settings):
     """Quality filters with named reasons, over responses and over continuations."""
 
     kind: Literal["filter_responses"]
-    stage: ClassVar[Stage] = Stage(module="megatron_dasd.filters.runner", in_rounds=True)
+    stage: ClassVar[Stage] = Stage(
+        module="megatron_dasd.filters.runner",
+        in_rounds=True,
+        makes=FilteredResponse,
+        reads={"responses": Response, "student": Model, "benchmarks": RECORDS},
+    )
     responses: list[Input] = Field(min_length=1)
     """Stages or files of responses; all of them are filtered together."""
     student: Input
@@ -102,7 +109,16 @@ class ScoreStudent(Settings):
 
     kind: Literal["score_student"]
     stage: ClassVar[Stage] = Stage(
-        module="megatron_dasd.student.scoring", warning_seconds=120, in_rounds=True
+        module="megatron_dasd.student.scoring",
+        warning_seconds=120,
+        in_rounds=True,
+        makes=ScoredResponse,
+        reads={
+            "responses": FilteredResponse,
+            "model": Model,
+            "checkpoint": Checkpoint,
+            "few_shot": (),
+        },
     )
     responses: Input
     """Filtered responses."""
@@ -172,7 +188,11 @@ class SelectDas(Settings):
     """Divergence-aware sampling: per prompt and temperature, the candidates that teach most."""
 
     kind: Literal["select_das"]
-    stage: ClassVar[Stage] = Stage(module="megatron_dasd.divergence.runner")
+    stage: ClassVar[Stage] = Stage(
+        module="megatron_dasd.divergence.runner",
+        makes=SelectedResponse,
+        reads={"responses": ScoredResponse, "distilled": ScoredResponse},
+    )
     responses: Input
     """Scored by the student before training."""
     distilled: Input | None = None

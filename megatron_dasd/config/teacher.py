@@ -16,13 +16,20 @@ from megatron_dasd.config.base import (
     TemplateVariables,
     ThinkingFormat,
 )
+from megatron_dasd.config.products import Model, PackedData, TopTokens
+from megatron_dasd.records import FilteredResponse, Prompt, Response, Rollout
 
 
 class SampleTeacher(Settings):
     """Sample several responses from the teacher, for every prompt and temperature."""
 
     kind: Literal["sample_teacher"]
-    stage: ClassVar[Stage] = Stage(module="megatron_dasd.teacher.sampling", warning_seconds=120)
+    stage: ClassVar[Stage] = Stage(
+        module="megatron_dasd.teacher.sampling",
+        warning_seconds=120,
+        makes=Response,
+        reads={"model": Model, "prompts": Prompt, "few_shot": ()},
+    )
     model: Input | None = None
     """Hugging Face folder: the model, or with ``engine.server`` its tokenizer and chat template.
     None: a server with ``api: chat`` has its own."""
@@ -65,7 +72,11 @@ class ScoreTopk(Settings):
 
     kind: Literal["score_topk"]
     stage: ClassVar[Stage] = Stage(
-        module="megatron_dasd.teacher.top_tokens", warning_seconds=120, in_rounds=True
+        module="megatron_dasd.teacher.top_tokens",
+        warning_seconds=120,
+        in_rounds=True,
+        makes=TopTokens,
+        reads={"data": PackedData, "model": Model, "teacher": Model},
     )
     data: Input
     """Packed data."""
@@ -92,7 +103,11 @@ class ScoreTeacher(Settings):
 
     kind: Literal["score_teacher"]
     stage: ClassVar[Stage] = Stage(
-        module="megatron_dasd.teacher.scoring", warning_seconds=120, in_rounds=True
+        module="megatron_dasd.teacher.scoring",
+        warning_seconds=120,
+        in_rounds=True,
+        makes=Response,
+        reads={"model": Model, "responses": Response, "rollouts": Rollout, "few_shot": ()},
     )
     model: Input
     """Hugging Face folder: the teacher's tokenizer and chat template."""
@@ -129,7 +144,11 @@ class RollOutStudent(Settings):
 
     kind: Literal["roll_out_student"]
     stage: ClassVar[Stage] = Stage(
-        module="megatron_dasd.revision.rollouts", warning_seconds=120, in_rounds=True
+        module="megatron_dasd.revision.rollouts",
+        warning_seconds=120,
+        in_rounds=True,
+        makes=Rollout,
+        reads={"model": Model, "responses": FilteredResponse},
     )
     model: Input
     """Hugging Face folder of the student."""
@@ -171,7 +190,12 @@ class KeepRollouts(Settings):
     """Keep rollouts whole, as responses to pack, for distillation on the student's own text."""
 
     kind: Literal["keep_rollouts"]
-    stage: ClassVar[Stage] = Stage(module="megatron_dasd.revision.whole", in_rounds=True)
+    stage: ClassVar[Stage] = Stage(
+        module="megatron_dasd.revision.whole",
+        in_rounds=True,
+        makes=FilteredResponse,
+        reads={"rollouts": Rollout, "model": Model},
+    )
     rollouts: Input
     """Rollout records."""
     model: Input
@@ -186,7 +210,11 @@ class ContinueTeacher(Settings):
 
     kind: Literal["continue_teacher"]
     stage: ClassVar[Stage] = Stage(
-        module="megatron_dasd.revision.continuation", warning_seconds=120, in_rounds=True
+        module="megatron_dasd.revision.continuation",
+        warning_seconds=120,
+        in_rounds=True,
+        makes=Response,
+        reads={"model": Model, "rollouts": Rollout, "few_shot": ()},
     )
     model: Input | None = None
     """As for sampling."""
