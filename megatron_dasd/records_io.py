@@ -124,7 +124,9 @@ def parse_record[T](record_type: type[T], row: object) -> T:
     except ValidationError as error:
         faults = error.errors(include_url=False)
         if nulls := [fault["loc"] for fault in faults if fault["input"] is None and fault["loc"]]:
-            with suppress(ValidationError, LookupError, TypeError):  # then the error is of the row as it came
+            with suppress(
+                ValidationError, LookupError, TypeError
+            ):  # then the error is of the row as it came
                 return adapter.validate_python(_without(row, nulls))
         first = faults[0]
         where = "".join(f"{part}." for part in first["loc"])

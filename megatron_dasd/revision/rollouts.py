@@ -21,7 +21,7 @@ from megatron_dasd.records import FilteredResponse, Prompt, Rollout, Split
 from megatron_dasd.records_io import SetAside, read_records
 from megatron_dasd.revision.lengths import length_figures
 from megatron_dasd.seeds import derive_seed
-from megatron_dasd.text.chat import all_turns, naming, render_turns
+from megatron_dasd.text.chat import all_turns, render_or_refuse
 from megatron_dasd.text.encoding import encode, load_tokenizer
 
 
@@ -134,8 +134,8 @@ def _jobs(
     for prompt_id, times in chosen.items():
         prompt, cap = caps[prompt_id]
         turns = all_turns(prompt.messages, settings.system_prompt)
-        with naming(prompt_id):
-            text = render_turns(tokenizer, turns, prompt.tools, settings.chat_template_kwargs)
+        variables = settings.chat_template_kwargs
+        text, refused = render_or_refuse(tokenizer, turns, prompt.tools, variables)
         # a prompt that comes around again gets candidates that it has not had
         first = times * settings.num_rollouts
         for number in range(first, first + settings.num_rollouts):
@@ -150,4 +150,6 @@ def _jobs(
                 temperature=settings.temperature,
                 top_p=settings.top_p,
             )
-            yield GenerationJob(request=request, record=wanted.record, about=wanted)
+            yield GenerationJob(
+                request=request, record=wanted.record, about=wanted, refused=refused
+            )
