@@ -6,8 +6,9 @@ stops the run or is set aside with its reason.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from copy import deepcopy
 from dataclasses import Field, asdict, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -110,6 +111,9 @@ def _adapter(record_type: type) -> TypeAdapter[object]:
 def parse_record[T](record_type: type[T], row: object) -> T:
     """Check one row and make it a record.
 
+    Null in a field that may be left out is as good as none: a column of Parquet or Arrow has no
+    other way to leave a field out of one row.
+
     Raises:
         ValueError: with the field and what is wrong with it.
     """
@@ -118,11 +122,29 @@ def parse_record[T](record_type: type[T], row: object) -> T:
     try:
         return adapter.validate_python(row)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        faults = error.errors(include_url=False)
+        if nulls := [fault["loc"] for fault in faults if fault["input"] is None and fault["loc"]]:
+            with suppress(
+                ValidationError, LookupError, TypeError
+            ):  # then the error is of the row as it came
+                return adapter.validate_python(_without(row, nulls))
+        first = faults[0]
         where = "".join(f"{part}." for part in first["loc"])
         if first["type"] == "value_error":  # a record's own check, which begins with the field
             raise ValueError(f"field {where}{first['ctx']['error']}") from None
         raise ValueError(f"field {where.removesuffix('.')}: {first['msg']}") from None
+
+
+def _without(row: object, paths: Sequence[tuple[str | int, ...]]) -> object:
+    """A copy of a row without the fields at some paths."""
+    copy = deepcopy(row)
+    for *path, name in paths:
+        place: Any = copy
+        for part in path:
+            place = place[part]
+        if isinstance(place, dict):
+            del place[name]
+    return copy
 
 
 OnMalformed = Callable[[str, str], None]

@@ -5,7 +5,7 @@ registers it; ``config.stages`` finds it by its kind.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, get_args
 from urllib.parse import urlsplit
 
@@ -51,6 +51,11 @@ class Stage:
     describes_run: bool = False
     """Whether the manifests of all stages that it depends on, wall times included, are its inputs
     too."""
+    makes: type | None = None
+    """What it makes: a type of record or one of ``config.products``; None: not declared."""
+    reads: Mapping[str, type | tuple[type, ...]] = field(default_factory=dict)
+    """By the name of an input's setting, what another stage must have made for it to be read; an
+    empty tuple: the input is files, and no stage makes them."""
 
 
 class Settings(BaseModel):

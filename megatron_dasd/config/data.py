@@ -13,6 +13,8 @@ from megatron_dasd.config.base import (
     Stage,
     TemplateVariables,
 )
+from megatron_dasd.config.products import TEXTS, Model, PackedData
+from megatron_dasd.records import FilteredResponse
 
 
 class Packed(Settings):
@@ -38,7 +40,11 @@ class PreprocessText(Packed):
     """Plain text to packed indexed data, loss on every token."""
 
     kind: Literal["preprocess_text"]
-    stage: ClassVar[Stage] = Stage(module="megatron_dasd.data.preprocess_text")
+    stage: ClassVar[Stage] = Stage(
+        module="megatron_dasd.data.preprocess_text",
+        makes=PackedData,
+        reads={"model": Model, "files": TEXTS},
+    )
     model: Input
     """Hugging Face folder of the tokenizer."""
     packages: dict[str, str] = {}
@@ -58,7 +64,11 @@ class PreprocessData(Packed):
 
     kind: Literal["preprocess_data"]
     stage: ClassVar[Stage] = Stage(
-        module="megatron_dasd.data.preprocess_data", over_mpi=True, in_rounds=True
+        module="megatron_dasd.data.preprocess_data",
+        over_mpi=True,
+        in_rounds=True,
+        makes=PackedData,
+        reads={"model": Model, "responses": FilteredResponse, "mix": FilteredResponse},
     )
     model: Input
     """Hugging Face folder of the tokenizer, the student's."""

@@ -13,6 +13,16 @@ from megatron_dasd.config.base import (
     Stage,
     TemplateVariables,
 )
+from megatron_dasd.config.products import Comparison, Model, Page, TrainedCheckpoint
+from megatron_dasd.records import (
+    FilteredResponse,
+    Graded,
+    Prompt,
+    Response,
+    Rollout,
+    ScoredResponse,
+    SelectedResponse,
+)
 
 
 class Evaluate(Settings):
@@ -20,7 +30,11 @@ class Evaluate(Settings):
 
     kind: Literal["evaluate"]
     stage: ClassVar[Stage] = Stage(
-        module="megatron_dasd.evaluation.runner", warning_seconds=120, over_mpi=True
+        module="megatron_dasd.evaluation.runner",
+        warning_seconds=120,
+        over_mpi=True,
+        makes=Graded,
+        reads={"prompts": Prompt, "models": Model},
     )
     prompts: Input
     """Prompts; the held-out ones with a reference answer are asked."""
@@ -62,7 +76,24 @@ class Report(Settings):
     """``report.html`` and ``report.json`` of a run."""
 
     kind: Literal["report"]
-    stage: ClassVar[Stage] = Stage(module="megatron_dasd.evaluation.report", describes_run=True)
+    stage: ClassVar[Stage] = Stage(
+        module="megatron_dasd.evaluation.report",
+        describes_run=True,
+        makes=Page,
+        reads={
+            "heldout_scores": ScoredResponse,
+            "exposure_scores": ScoredResponse,
+            "sample": Response,
+            "filters": FilteredResponse,
+            "select": SelectedResponse,
+            "train": TrainedCheckpoint,
+            "rollouts": Rollout,
+            "continuations": Response,
+            "evaluate": Graded,
+            "verify": Comparison,
+            "export": Model,
+        },
+    )
     title: str
     """Title of the page."""
     heldout_scores: dict[str, Input] = Field(min_length=1)

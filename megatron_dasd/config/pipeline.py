@@ -5,13 +5,19 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import get_args
 
-from megatron_dasd.config.base import Reference, Settings
+from megatron_dasd.config.base import Settings
 from megatron_dasd.config.cluster import Cluster
+from megatron_dasd.config.connections import (
+    check_connections,
+    makes,
+    named_references,
+    reference_fields,
+)
 from megatron_dasd.config.on_policy import CHECKPOINT, WEIGHTS
 from megatron_dasd.config.pipeline_file import Expanded, checked, read_expanded
 from megatron_dasd.config.planning import Plan
+from megatron_dasd.config.products import Model
 from megatron_dasd.config.yaml_files import yaml_text
 from megatron_dasd.errors import UserError
 
@@ -80,10 +86,7 @@ def references(settings: Settings) -> list[str]:
 
 def own_references(settings: Settings) -> Iterator[str]:
     """The references of a stage itself."""
-    for name in _reference_fields(settings):
-        value = getattr(settings, name)
-        values = value.values() if isinstance(value, dict) else value
-        yield from [values] if isinstance(values, str) else list(values or [])
+    yield from (reference for _, reference in named_references(settings))
 
 
 def resolved(settings: Settings, places: Mapping[str, Path]) -> Settings:
@@ -96,22 +99,8 @@ def resolved(settings: Settings, places: Mapping[str, Path]) -> Settings:
             return [renamed(one) for one in value]
         return str(places.get(value, value)) if isinstance(value, str) else value
 
-    new = {name: renamed(getattr(settings, name)) for name in _reference_fields(settings)}
+    new = {name: renamed(getattr(settings, name)) for name in reference_fields(settings)}
     return settings.model_copy(update=new)
-
-
-def _reference_fields(settings: Settings) -> Iterator[str]:
-    for name, info in type(settings).model_fields.items():
-        if any(isinstance(m, Reference) for m in info.metadata) or _holds_reference(
-            info.annotation
-        ):
-            yield name
-
-
-def _holds_reference(annotation: object) -> bool:
-    """Whether an annotation is a list, dict or optional of ``Input``."""
-    arguments = get_args(annotation)
-    return any(isinstance(a, Reference) or _holds_reference(a) for a in arguments)
 
 
 def load_pipeline(
@@ -178,7 +167,9 @@ def _pipeline(path: Path, run_dir: Path | None, expanded: Expanded) -> Pipeline:
         raise UserError(f"{path}: run_dir: holds a line break or another control character")
     _check_references(pipeline, expanded.left_out)
     _check_cluster(pipeline)
-    return in_order(pipeline)
+    ordered = in_order(pipeline)
+    check_connections(path, ordered.stages)
+    return ordered
 
 
 def _expand_variables(path: Path, run_dir: str) -> Path:
@@ -210,6 +201,12 @@ def _check_cluster(pipeline: Pipeline) -> None:
             raise UserError(f"{pipeline.path}: cluster.stages.{name}: neither a stage nor a kind")
     for name, server in pipeline.cluster.servers.items():
         model = server.model
+        stage = pipeline.stages.get(model or "")
+        if stage and not makes(type(stage), (Model,)):
+            raise UserError(
+                f"{pipeline.path}: cluster.servers.{name}.model: {model} ({stage.kind}) makes no "
+                "model"
+            )
         if model and model not in pipeline.stages and not pipeline.resolve(model).exists():
             raise UserError(
                 f"{pipeline.path}: cluster.servers.{name}.model: {model!r} is neither a stage nor "

@@ -18,6 +18,8 @@ from megatron_dasd.config.base import (
     ThinkingFormat,
 )
 from megatron_dasd.config.execution import Execution
+from megatron_dasd.config.products import RECORDS, Checkpoint, Model
+from megatron_dasd.records import FilteredResponse, Response, ScoredResponse, SelectedResponse
 
 
 class Repetition(BaseModel):
@@ -71,7 +73,11 @@ class FilterResponses(Settings):
 
     kind: Literal["filter_responses"]
     stage: ClassVar[Stage] = Stage(
-        module="megatron_dasd.filters.runner", over_mpi=True, in_rounds=True
+        module="megatron_dasd.filters.runner",
+        over_mpi=True,
+        in_rounds=True,
+        makes=FilteredResponse,
+        reads={"responses": Response, "student": Model, "benchmarks": RECORDS},
     )
     responses: list[Input] = Field(min_length=1)
     """Stages or files of responses; all of them are filtered together."""
@@ -111,6 +117,13 @@ class ScoreStudent(Settings):
         warning_seconds=120,
         over_mpi=True,
         in_rounds=True,
+        makes=ScoredResponse,
+        reads={
+            "responses": FilteredResponse,
+            "model": Model,
+            "checkpoint": Checkpoint,
+            "few_shot": (),
+        },
     )
     responses: Input
     """Filtered responses."""
@@ -180,7 +193,12 @@ class SelectDas(Settings):
     """Divergence-aware sampling: per prompt and temperature, the candidates that teach most."""
 
     kind: Literal["select_das"]
-    stage: ClassVar[Stage] = Stage(module="megatron_dasd.divergence.runner", over_mpi=True)
+    stage: ClassVar[Stage] = Stage(
+        module="megatron_dasd.divergence.runner",
+        over_mpi=True,
+        makes=SelectedResponse,
+        reads={"responses": ScoredResponse, "distilled": ScoredResponse},
+    )
     responses: Input
     """Scored by the student before training."""
     distilled: Input | None = None

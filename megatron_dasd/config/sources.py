@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 
 from megatron_dasd.config.base import Input, NumWorkers, Positive, Settings, Stage
 from megatron_dasd.config.formats import Column, UserFiles
+from megatron_dasd.config.products import Model
+from megatron_dasd.records import FilteredResponse, Prompt, Response
 
 Carries = Literal["any", "none"]
 Style = Literal["terse", "explained", "wordy"]
@@ -15,7 +17,10 @@ class ImportGguf(Settings):
     """A GGUF file that a Python package carries, dequantised to a Hugging Face folder."""
 
     kind: Literal["import_gguf"]
-    stage: ClassVar[Stage] = Stage(module="megatron_dasd.sources.gguf")
+    stage: ClassVar[Stage] = Stage(
+        module="megatron_dasd.sources.gguf",
+        makes=Model,
+    )
     package: str
     """Name of the installed Python package."""
     file: str
@@ -28,7 +33,10 @@ class RandomModel(Settings):
     """A small Llama-shaped Hugging Face model with random weights and a byte-level tokenizer."""
 
     kind: Literal["random_model"]
-    stage: ClassVar[Stage] = Stage(module="megatron_dasd.sources.random_model")
+    stage: ClassVar[Stage] = Stage(
+        module="megatron_dasd.sources.random_model",
+        makes=Model,
+    )
     num_layers: Positive
     """Transformer layers."""
     hidden_size: Positive
@@ -52,7 +60,11 @@ class PruneLayers(Settings):
     """A student made from a model by removing layers, the rest evenly spaced."""
 
     kind: Literal["prune_layers"]
-    stage: ClassVar[Stage] = Stage(module="megatron_dasd.sources.prune")
+    stage: ClassVar[Stage] = Stage(
+        module="megatron_dasd.sources.prune",
+        makes=Model,
+        reads={"model": Model},
+    )
     model: Input
     """Hugging Face folder of the model that layers are removed from."""
     num_layers_removed: Positive
@@ -103,7 +115,11 @@ class MakePrompts(UserFiles):
     """Tasks from generators and prompts from files, with a held-out part."""
 
     kind: Literal["make_prompts"]
-    stage: ClassVar[Stage] = Stage(module="megatron_dasd.sources.prompts")
+    stage: ClassVar[Stage] = Stage(
+        module="megatron_dasd.sources.prompts",
+        makes=Prompt,
+        reads={"files": Prompt},
+    )
     files: list[Input] = []
     """JSON lines, JSON arrays, Parquet, Arrow, or folders of them: of Prompt records, or of other
     programs' rows where ``format`` or columns are given, whose responses are left out."""
@@ -129,7 +145,12 @@ class ImportResponses(UserFiles):
     """Responses that a teacher wrote elsewhere, with or without its log-probs."""
 
     kind: Literal["import_responses"]
-    stage: ClassVar[Stage] = Stage(module="megatron_dasd.sources.responses", over_mpi=True)
+    stage: ClassVar[Stage] = Stage(
+        module="megatron_dasd.sources.responses",
+        over_mpi=True,
+        makes=Response,
+        reads={"files": (), "logprobs": (), "tokenizer": Model},
+    )
     files: list[Input] = Field(min_length=1)
     """JSON lines, JSON arrays, Parquet, Arrow, or folders of them; also those of ``datasets``'
     ``save_to_disk``.  Without ``format`` and columns, the one format is taken that the first
@@ -159,7 +180,11 @@ class WorkedSums(Settings):
     """Worked solutions of column addition, as responses: what a small model is trained on first."""
 
     kind: Literal["worked_sums"]
-    stage: ClassVar[Stage] = Stage(module="megatron_dasd.sources.worked_sums")
+    stage: ClassVar[Stage] = Stage(
+        module="megatron_dasd.sources.worked_sums",
+        makes=FilteredResponse,
+        reads={"without": Prompt},
+    )
     size: Positive
     """Problems, each worked once, in a style drawn at random."""
     carries: Carries = "any"

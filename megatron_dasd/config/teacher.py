@@ -16,6 +16,8 @@ from megatron_dasd.config.base import (
     TemplateVariables,
     ThinkingFormat,
 )
+from megatron_dasd.config.products import Model, PackedData, TopTokens
+from megatron_dasd.records import FilteredResponse, Prompt, Response, Rollout
 
 
 class SampleTeacher(Settings):
@@ -23,7 +25,11 @@ class SampleTeacher(Settings):
 
     kind: Literal["sample_teacher"]
     stage: ClassVar[Stage] = Stage(
-        module="megatron_dasd.teacher.sampling", warning_seconds=120, over_mpi=True
+        module="megatron_dasd.teacher.sampling",
+        warning_seconds=120,
+        over_mpi=True,
+        makes=Response,
+        reads={"model": Model, "prompts": Prompt, "few_shot": ()},
     )
     model: Input | None = None
     """Hugging Face folder: the model, or with ``engine.server`` its tokenizer and chat template.
@@ -67,7 +73,11 @@ class ScoreTopk(Settings):
 
     kind: Literal["score_topk"]
     stage: ClassVar[Stage] = Stage(
-        module="megatron_dasd.teacher.top_tokens", warning_seconds=120, in_rounds=True
+        module="megatron_dasd.teacher.top_tokens",
+        warning_seconds=120,
+        in_rounds=True,
+        makes=TopTokens,
+        reads={"data": PackedData, "model": Model, "teacher": Model},
     )
     data: Input
     """Packed data."""
@@ -98,6 +108,8 @@ class ScoreTeacher(Settings):
         warning_seconds=120,
         over_mpi=True,
         in_rounds=True,
+        makes=Response,
+        reads={"model": Model, "responses": Response, "rollouts": Rollout, "few_shot": ()},
     )
     model: Input
     """Hugging Face folder: the teacher's tokenizer and chat template."""
@@ -138,6 +150,8 @@ class RollOutStudent(Settings):
         warning_seconds=120,
         over_mpi=True,
         in_rounds=True,
+        makes=Rollout,
+        reads={"model": Model, "responses": FilteredResponse},
     )
     model: Input
     """Hugging Face folder of the student."""
@@ -179,7 +193,12 @@ class KeepRollouts(Settings):
     """Keep rollouts whole, as responses to pack, for distillation on the student's own text."""
 
     kind: Literal["keep_rollouts"]
-    stage: ClassVar[Stage] = Stage(module="megatron_dasd.revision.whole", in_rounds=True)
+    stage: ClassVar[Stage] = Stage(
+        module="megatron_dasd.revision.whole",
+        in_rounds=True,
+        makes=FilteredResponse,
+        reads={"rollouts": Rollout, "model": Model},
+    )
     rollouts: Input
     """Rollout records."""
     model: Input
@@ -198,6 +217,8 @@ class ContinueTeacher(Settings):
         warning_seconds=120,
         over_mpi=True,
         in_rounds=True,
+        makes=Response,
+        reads={"model": Model, "rollouts": Rollout, "few_shot": ()},
     )
     model: Input | None = None
     """As for sampling."""

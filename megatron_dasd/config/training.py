@@ -16,6 +16,15 @@ from megatron_dasd.config.choices import (
 from megatron_dasd.config.execution import Execution
 from megatron_dasd.config.megatron_flags import canonical, checked_mapping
 from megatron_dasd.config.on_policy import OnPolicy
+from megatron_dasd.config.products import (
+    Checkpoint,
+    Comparison,
+    Model,
+    PackedData,
+    TopTokens,
+    TrainedCheckpoint,
+)
+from megatron_dasd.records import FilteredResponse
 
 SET_BY_PRECISION = ("bf16", "fp16", "fp8-format", "fp8-recipe")
 """Megatron's flags that ``precision`` stands for."""
@@ -52,7 +61,19 @@ class Train(Settings):
     """One training stage through Megatron's ``pretrain()``."""
 
     kind: Literal["train"]
-    stage: ClassVar[Stage] = Stage(module="megatron_dasd.training.stage", warning_seconds=300)
+    stage: ClassVar[Stage] = Stage(
+        module="megatron_dasd.training.stage",
+        warning_seconds=300,
+        makes=TrainedCheckpoint,
+        reads={
+            "model": Model,
+            "checkpoint": Checkpoint,
+            "data": PackedData,
+            "ramp_data": PackedData,
+            "heldout": PackedData,
+            "teacher_topk": TopTokens,
+        },
+    )
     model: Input
     """Hugging Face folder: architecture and tokenizer."""
     checkpoint: Input
@@ -177,7 +198,11 @@ class ImportHf(Settings):
     """Hugging Face folder to Megatron ``torch_dist`` checkpoint."""
 
     kind: Literal["import_hf"]
-    stage: ClassVar[Stage] = Stage(module="megatron_dasd.checkpoint.import_stage")
+    stage: ClassVar[Stage] = Stage(
+        module="megatron_dasd.checkpoint.import_stage",
+        makes=Checkpoint,
+        reads={"model": Model},
+    )
     model: Input
     """Hugging Face folder to import."""
 
@@ -206,7 +231,11 @@ class ExportHf(Settings):
     """Megatron checkpoint to a Hugging Face folder."""
 
     kind: Literal["export_hf"]
-    stage: ClassVar[Stage] = Stage(module="megatron_dasd.checkpoint.export_stage")
+    stage: ClassVar[Stage] = Stage(
+        module="megatron_dasd.checkpoint.export_stage",
+        makes=Model,
+        reads={"model": Model, "checkpoint": Checkpoint},
+    )
     model: Input
     """Hugging Face folder that the student was made from: config, tokenizer, chat template."""
     checkpoint: Input
@@ -221,7 +250,11 @@ class VerifyConversion(Settings):
     """Logits of the Megatron checkpoint against ``transformers``, fp32, on real text."""
 
     kind: Literal["verify_conversion"]
-    stage: ClassVar[Stage] = Stage(module="megatron_dasd.checkpoint.verify_stage")
+    stage: ClassVar[Stage] = Stage(
+        module="megatron_dasd.checkpoint.verify_stage",
+        makes=Comparison,
+        reads={"model": Model, "checkpoint": Checkpoint, "responses": FilteredResponse},
+    )
     model: Input
     """The exported Hugging Face folder."""
     checkpoint: Input

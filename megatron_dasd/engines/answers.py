@@ -22,6 +22,9 @@ from megatron_dasd.text.thinking import NORMALISED
 Spell = Callable[[Sequence[int]], list[bytes]]
 """The bytes of text that each token id adds."""
 
+Sampled = tuple[list[float], tuple[list[int], list[int]] | None]
+"""Log-probs of generated tokens; (prompt ids, generated ids) where both are told."""
+
 UNKNOWN_ID = -1
 _REPLACEMENT = "\ufffd"
 _ABOVE_ZERO = 1e-3
@@ -132,8 +135,24 @@ def read_generation(raw: bytes, stop: Sequence[str] = (), spell: Spell | None = 
     )
 
 
-def read_sampled(raw: bytes) -> tuple[list[float], tuple[list[int], list[int]] | None]:
-    """(log-probs of the generated tokens, (prompt ids, generated ids) where both are told).
+def keeps_bytes(raw: bytes) -> bool:
+    """Whether an answer tells every token's bytes, by its id or themselves.
+
+    Where it does not, it writes a part of a character as U+FFFD: a character that is spread over
+    tokens, as an emoji, is then lost.
+
+    Raises:
+        Fault: the answer is not sound.
+    """
+    choice = _decode(raw).choices[0]
+    told = choice.logprobs
+    if choice.token_ids is not None or told is None:
+        return True
+    return told.content is not None and all(token.bytes is not None for token in told.content)
+
+
+def read_sampled(raw: bytes) -> Sampled:
+    """What a probe compares with a rescoring.
 
     Raises:
         Fault: the answer is not sound.

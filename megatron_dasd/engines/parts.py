@@ -17,6 +17,7 @@ from megatron_dasd.engines.base import Engine, Failure, Generation, GenerationRe
 from megatron_dasd.engines.open import open_engine
 from megatron_dasd.progress import Bar, progress
 from megatron_dasd.records_io import Dataclass, SetAside
+from megatron_dasd.text.chat import REFUSED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +135,7 @@ def _records[R](
     given = iter(answers)
     for job in jobs:
         if job.refused:
-            part.drop("refused by the chat template", job.about, job.refused)
+            part.drop(REFUSED, job.about, job.refused)
             continue
         answer = next(given)
         if isinstance(answer, Failure):

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from megatron_dasd.engines.answers import read_sampled
+from megatron_dasd.engines.answers import Sampled, keeps_bytes, read_sampled
 from megatron_dasd.engines.base import Failure, GenerationRequest, Scored
 from megatron_dasd.engines.client import Client
 from megatron_dasd.errors import UserError
@@ -23,6 +23,12 @@ _TOLERANCE_NATS = 0.02
 _TOLERANCE_SHARE = 0.05
 _TOLERANCE_MEAN = 0.025
 """Rounding in bfloat16 differs between drawing and scoring; see docs/sampling.md."""
+LOSES_BYTES = (
+    "the server tells neither the ids nor the bytes of its tokens, so an answer with a character "
+    "that is spread over tokens (emoji, rare scripts) will be set aside; start a server that knows "
+    "return_token_ids (vLLM), or use api: chat with one that gives the tokens' bytes"
+)
+"""What a server is missing that writes parts of characters as U+FFFD."""
 
 
 def choose_probes(requests: Sequence[GenerationRequest]) -> list[GenerationRequest]:
@@ -68,13 +74,13 @@ async def check_untempered(
     rescored: list[float] = []
     failure: Failure | None = None
     for request in probes:
-        answer = await client.ask(*to_body(request), read_sampled)
+        answer = await client.ask(*to_body(request), _read)
         if isinstance(answer, Failure):  # of this request alone, or of all
             failure = answer
             continue
-        logprobs, ids = answer
+        (logprobs, ids), lost = answer
         if ids is None:
-            raise UserError(_cannot("it gives no token ids (return_token_ids)"))
+            raise UserError(_cannot("it gives no token ids (return_token_ids)") + lost)
         found = await score(*ids)
         if isinstance(found, Failure):
             raise UserError(
@@ -92,6 +98,10 @@ async def check_untempered(
             f"those of the untempered distribution: {gap:.3f} nats a token apart from a rescoring "
             "of the same text; start vLLM with --logprobs-mode raw_logprobs"
         )
+
+
+def _read(raw: bytes) -> tuple[Sampled, str]:
+    return read_sampled(raw), "" if keeps_bytes(raw) else f"; {LOSES_BYTES}"
 
 
 def _cannot(why: str) -> str:

@@ -12,7 +12,7 @@ from megatron_dasd.engines.parts import GenerationJob, generate_parts
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.records import Prompt, Response
 from megatron_dasd.records_io import SetAside
-from megatron_dasd.text.chat import RefusedTurnsError, all_turns, read_few_shot, render_turns
+from megatron_dasd.text.chat import all_turns, read_few_shot, render_or_refuse
 from megatron_dasd.text.encoding import load_tokenizer
 
 
@@ -95,11 +95,10 @@ class _JobMaker:
         turns = all_turns(candidate.prompt.messages, settings.system_prompt, self._few_shot)
         beginning = prefix.teacher_form if prefix else ""
         tools, variables = candidate.prompt.tools, settings.chat_template_kwargs
-        text, refused = beginning, ""
-        try:
-            text = render_turns(tokenizer, turns, tools, variables) + beginning if tokenizer else ""
-        except RefusedTurnsError as error:
-            refused = str(error)
+        text, refused = "", ""
+        if tokenizer:
+            text, refused = render_or_refuse(tokenizer, turns, tools, variables)
+            text = text and text + beginning
         made = replace(candidate, teacher_prompt=text)
         request = GenerationRequest(
             prompt=text,

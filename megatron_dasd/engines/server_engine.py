@@ -19,10 +19,11 @@ from megatron_dasd.engines.base import (
 )
 from megatron_dasd.engines.client import Client, connected
 from megatron_dasd.engines.flow import run_batches
-from megatron_dasd.engines.probe import check_untempered, choose_probes
+from megatron_dasd.engines.probe import LOSES_BYTES, check_untempered, choose_probes
 from megatron_dasd.engines.weights import Weights
 from megatron_dasd.errors import UserError
 from megatron_dasd.json_values import JsonObject
+from megatron_dasd.printing import say
 from megatron_dasd.records import Message
 from megatron_dasd.text.chat import turn_fields
 from megatron_dasd.text.encoding import encode, load_tokenizer
@@ -57,6 +58,7 @@ class ServerEngine:
         self._settings = settings
         self._tokenizer = load_tokenizer(tokenizer_folder) if tokenizer_folder else None
         self._weights: Weights | None = None
+        self._has_answered = False
         if settings.reload and tokenizer_folder is None:
             raise UserError(f"reload: {settings.reload} needs the folder of the weights, model")
         if settings.reload and tokenizer_folder:
@@ -143,6 +145,7 @@ class ServerEngine:
         spell = self._speller()
 
         def read(raw: bytes) -> Generation:
+            self._look_at_first(raw)
             generation = answers.read_generation(raw, request.stop, spell)
             client.require_no_secret(generation.text)
             return generation
@@ -150,6 +153,14 @@ class ServerEngine:
         generation = await client.ask(path, body, read)
         meter.ended(0 if isinstance(generation, Failure) else len(generation.tokens.token_ids))
         return generation
+
+    def _look_at_first(self, raw: bytes) -> None:
+        """Say at the first answer, not after hours, that others will be set aside."""
+        if not self._has_answered:
+            loses = not answers.keeps_bytes(raw)
+            self._has_answered = True
+            if loses:
+                say(f"warning: {LOSES_BYTES}")
 
     def _generation_body(self, request: GenerationRequest) -> tuple[str, JsonObject]:
         """(path, body) of a request."""

@@ -30,7 +30,7 @@ from megatron_dasd.prompt_ids import read_prompts
 from megatron_dasd.records import Graded, Prompt
 from megatron_dasd.records_io import SetAside, read_records
 from megatron_dasd.seeds import derive_seed
-from megatron_dasd.text.chat import all_turns, naming, render_turns
+from megatron_dasd.text.chat import REFUSED, all_turns, render_or_refuse
 from megatron_dasd.text.encoding import load_tokenizer
 
 if TYPE_CHECKING:  # transformers takes seconds to import
@@ -38,6 +38,8 @@ if TYPE_CHECKING:  # transformers takes seconds to import
 
 Task = tuple[Prompt, int]
 """A prompt and the number of the sample."""
+Answer = Generation | Failure | str
+"""What a model wrote, why no server answered well, or why the chat template refuses the prompt."""
 
 
 def run(settings: Evaluate, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, object]:
@@ -93,24 +95,33 @@ def _answer(
     settings: Evaluate,
     meter: Meter,
     stage: StageFolder,
-) -> Iterator[tuple[int, list[Generation | Failure]]]:
+) -> Iterator[tuple[int, list[Answer]]]:
     """Generate a model's answers to the tasks of each part."""
     if not parts:
         return
     folder = model_folder(path)
     engine, tokenizer = open_engine(settings.engine, folder, name), load_tokenizer(folder)
-    requests = (
-        (index, [_request(task, tokenizer, settings) for task in tasks])
-        for index, tasks in parts.items()
-        if stage.claim(index)
-    )
-    yield from engine.generate(requests, meter)
+    open_parts: dict[int, list[GenerationRequest | str]] = {}
+
+    def requests() -> Iterator[tuple[int, list[GenerationRequest]]]:
+        for index, tasks in parts.items():
+            if stage.claim(index):
+                open_parts[index] = [_request(task, tokenizer, settings) for task in tasks]
+                asked = [one for one in open_parts[index] if isinstance(one, GenerationRequest)]
+                yield index, asked
+
+    for index, given in engine.generate(requests(), meter):
+        answers = iter(given)
+        yield (
+            index,
+            [one if isinstance(one, str) else next(answers) for one in open_parts.pop(index)],
+        )
 
 
 def _grade_all(
-    name: str, tasks: Sequence[Task], answers: Sequence[Generation | Failure], aside: SetAside
+    name: str, tasks: Sequence[Task], answers: Sequence[Answer], aside: SetAside
 ) -> list[Graded]:
-    """Grade what a model wrote; tasks that a server failed at are set aside.
+    """Grade what a model wrote; tasks without an answer are set aside.
 
     An answer at which its grader fails is wrong; the counts say why, as ``grader: timeout``.
     """
@@ -118,6 +129,8 @@ def _grade_all(
     for task, answer in zip(tasks, answers, strict=True):
         if isinstance(answer, Failure):
             aside.drop(f"server: {answer.kind}", task[0], answer.detail)
+        elif isinstance(answer, str):
+            aside.drop(REFUSED, task[0], answer)
         else:
             written.append((task, answer))
     grades = grade_all([(task[0], answer.text) for task, answer in written])
@@ -132,12 +145,13 @@ def _grade_all(
 
 def _request(
     task: Task, tokenizer: PreTrainedTokenizerBase, settings: Evaluate
-) -> GenerationRequest:
+) -> GenerationRequest | str:
+    """What the model is asked, or why its chat template refuses it."""
     prompt, sample = task
     turns = all_turns(prompt.messages, settings.system_prompt)
-    with naming(prompt.prompt_id):
-        rendered = render_turns(tokenizer, turns, prompt.tools, settings.chat_template_kwargs)
-    return GenerationRequest(
+    variables = settings.chat_template_kwargs
+    rendered, refused = render_or_refuse(tokenizer, turns, prompt.tools, variables)
+    return refused or GenerationRequest(
         prompt=rendered,
         turns=turns,
         tools=prompt.tools,

@@ -28,6 +28,7 @@ from megatron_dasd.manifests import (
     input_digest,
     read_manifest,
 )
+from megatron_dasd.pipeline.given import check_given
 from megatron_dasd.printing import say
 from megatron_dasd.verification import verify_stages
 
@@ -111,6 +112,8 @@ def run_stages(pipeline: Pipeline, stages: Collection[str]) -> list[Outcome]:
     Raises:
         UserError: a stage raises it, or an input has not finished with the pipeline's settings.
     """
+    for stage in stages:
+        check_given(pipeline, stage)
     outcomes = []
     for number, stage in enumerate(stages, start=1):
         say(f"[{number}/{len(stages)}] {stage} ({pipeline.stages[stage].kind})")

@@ -22,7 +22,7 @@ from megatron_dasd.records import FilteredResponse, Prompt, Rollout, Split
 from megatron_dasd.records_io import SetAside, read_records
 from megatron_dasd.revision.lengths import length_figures
 from megatron_dasd.seeds import derive_seed
-from megatron_dasd.text.chat import all_turns, naming, render_turns
+from megatron_dasd.text.chat import all_turns, render_or_refuse
 from megatron_dasd.text.encoding import encode, load_tokenizer
 
 
@@ -141,8 +141,8 @@ def _job(
 ) -> GenerationJob[Rollout]:
     prompt = wanted.prompt
     turns = all_turns(prompt.messages, settings.system_prompt)
-    with naming(prompt.prompt_id):
-        text = render_turns(tokenizer, turns, prompt.tools, settings.chat_template_kwargs)
+    variables = settings.chat_template_kwargs
+    text, refused = render_or_refuse(tokenizer, turns, prompt.tools, variables)
     request = GenerationRequest(
         prompt=text,
         turns=turns,
@@ -152,4 +152,4 @@ def _job(
         temperature=settings.temperature,
         top_p=settings.top_p,
     )
-    return GenerationJob(request=request, record=wanted.record, about=wanted)
+    return GenerationJob(request=request, record=wanted.record, about=wanted, refused=refused)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,24 +25,13 @@ if TYPE_CHECKING:  # transformers takes seconds to import
 
 REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 """Fields of an assistant's turn in which templates look for the thinking part."""
+REFUSED = "refused by the chat template"
+"""The reason under which prompts are set aside that a template refuses."""
 _NO_VARIABLES: TemplateVariables = {}
 
 
 class RefusedTurnsError(UserError, ValueError):
     """The chat template refuses these turns.  Of a record, a malformed one; else the user's."""
-
-
-@contextmanager
-def naming(prompt_id: str) -> Iterator[None]:
-    """Name the prompt whose turns a template refuses.
-
-    Raises:
-        UserError: the body's RefusedTurnsError, with the prompt.
-    """
-    try:
-        yield
-    except RefusedTurnsError as error:
-        raise UserError(f"prompt {prompt_id}: {error}") from None
 
 
 def render_prompt(
@@ -92,6 +80,23 @@ def render_turns(
         UserError, RefusedTurnsError: as :func:`render_prompt`.
     """
     return render(tokenizer, [turn_fields(turn) for turn in turns], tools, variables, begin=True)
+
+
+def render_or_refuse(
+    tokenizer: PreTrainedTokenizerBase,
+    turns: Sequence[Message],
+    tools: str | None,
+    variables: TemplateVariables,
+) -> tuple[str, str]:
+    """(the turns as :func:`render_turns` writes them, why the template refuses them); one is empty.
+
+    Raises:
+        UserError: the tokenizer has no chat template.
+    """
+    try:
+        return render_turns(tokenizer, turns, tools, variables), ""
+    except RefusedTurnsError as error:
+        return "", str(error)
 
 
 def turn_fields(turn: Message, reasoning: str = REASONING_FIELDS[0]) -> JsonObject:

@@ -58,10 +58,16 @@ ROUND = {
         "max_new_tokens": 8,
         "engine": {"server": {"service": "teacher"}},
     },
+    "kept": {
+        "kind": "filter_responses",
+        "responses": ["continuations"],
+        "student": "model",
+        "max_length": 64,
+    },
     "data": {
         "kind": "preprocess_data",
         "model": "model",
-        "responses": "continuations",
+        "responses": "kept",
         "seq_length": 64,
     },
 }

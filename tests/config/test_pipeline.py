@@ -87,15 +87,29 @@ def test_a_report_rests_on_all_stages_before_it(tmp_path: Path) -> None:
     sample = (
         "  sample: {kind: sample_teacher, model: teacher, prompts: prompts, max_new_tokens: 4}\n"
     )
+    filtered = "  filter: {kind: filter_responses, responses: [sample], student: student"
+    filtered += ", max_length: 64}\n"
+    score = "  score: {kind: score_student, responses: filter, model: student"
+    score += ", checkpoint: checkpoint}\n"
+    select = "  select: {kind: select_das, responses: score}\n"
     report = (
-        "  report: {kind: report, title: t, heldout_scores: {before: sample},"
-        " sample: sample, select: sample, export: student}\n"
+        "  report: {kind: report, title: t, heldout_scores: {before: score},"
+        " sample: sample, select: select, export: student}\n"
     )
-    pipeline = load_pipeline(
-        write(tmp_path, HEAD + TEACHER + STUDENT + CHECKPOINT + prompts + sample + report)
-    )
-    assert pipeline.upstream("report") == ["sample", "student"]
-    assert list(pipeline.input_paths("report")) == ["teacher", "student", "prompts", "sample"]
+    unused = "  unused: {kind: import_hf, model: teacher}\n"
+    stages = TEACHER + STUDENT + CHECKPOINT + prompts + sample + filtered + score + select
+    pipeline = load_pipeline(write(tmp_path, HEAD + stages + unused + report))
+    assert pipeline.upstream("report") == ["score", "sample", "select", "student"]
+    assert list(pipeline.input_paths("report")) == [
+        "teacher",
+        "student",
+        "checkpoint",
+        "prompts",
+        "sample",
+        "filter",
+        "score",
+        "select",
+    ]
     assert list(pipeline.input_paths("sample")) == ["teacher", "prompts"]
 
 

@@ -355,9 +355,25 @@ def test_one_request_that_is_refused_does_not_fail_the_probe(model_dir: Path) ->
 
 def test_a_server_that_cannot_be_probed(model_dir: Path) -> None:
     server = {"probe": True, "extra_body": {"return_token_ids": None}}
-    line = r"gives no token ids.* probe: false"
+    line = r"gives no token ids.* probe: false; the server tells neither the ids nor the bytes of"
     with StubServer() as stub, pytest.raises(UserError, match=line):
         generate(settings(stub.url, **server), model_dir, [[request(1)]])
+
+
+def test_a_server_that_loses_bytes_is_told_at_its_first_answer(
+    model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(**server: Any) -> list[str]:
+        with StubServer() as stub:
+            generate(settings(stub.url, **server), model_dir, [[request(i) for i in range(5)]])
+        return capsys.readouterr().out.splitlines()
+
+    without_ids = {"extra_body": {"return_token_ids": None}}
+    (line,) = said(**without_ids)
+    assert line.startswith("warning: the server tells neither the ids nor the bytes of its tokens")
+    assert "start a server that knows return_token_ids (vLLM)" in line
+    assert said() == []
+    assert said(**without_ids, api="chat") == []
 
 
 def test_given_texts_are_scored_in_order(model_dir: Path) -> None:

@@ -210,3 +210,35 @@ def test_a_bad_choice_of_stages(load: Callable[..., Pipeline]) -> None:
         choose_stages(load(), only=["fifth"])
     with pytest.raises(UserError, match="stage third comes after first"):
         choose_stages(load(), first="third", last="first")
+
+
+def test_what_a_stage_cannot_read_is_said_before_any_stage_runs(
+    load: Callable[..., Pipeline], tmp_path: Path
+) -> None:
+    run_stages(load(), ["first"])
+    path = tmp_path / "other.yaml"
+
+    def told(responses: str) -> str:
+        path.write_text(
+            f"name: other\nrun_dir: {tmp_path / 'other'}\nstages:\n"
+            "  made: {kind: make_prompts, files: [q.jsonl]}\n"
+            f"  kept: {{kind: select_das, responses: {responses}}}\n"
+        )
+        pipeline = load_pipeline(path)
+        with pytest.raises(UserError) as caught:
+            ran(pipeline)
+        assert not (tmp_path / "other").exists()
+        return str(caught.value)
+
+    # another run's stage
+    assert told("run/first").startswith(
+        "stage kept: responses: run/first (make_prompts) makes prompts, but select_das reads "
+        "scored responses (of score_student, select_das)"
+    )
+    # a file of another program
+    (tmp_path / "chats.jsonl").write_text('{"prompt": "2+2?", "response": "4"}\n')
+    assert told("chats.jsonl") == (
+        f"stage kept: {tmp_path / 'chats.jsonl'}: record 1: field prompt: Input should be a "
+        "dictionary or an instance of Prompt; select_das reads scored responses (of "
+        "score_student, select_das)"
+    )

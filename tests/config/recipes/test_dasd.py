@@ -201,6 +201,14 @@ def test_what_is_not_given_is_left_to_the_defaults_of_the_stage(load: Load) -> N
     assert pipeline.stages["select"].model_fields_set == {"kind", "responses", "seed"}
 
 
+def test_plain_answers_are_filtered_as_they_are(load: Load) -> None:
+    figures: dict[str, Any] = {"title": "x", "exposure": None, "evaluate": []}
+    pipeline = load(plain_answers=True, mixed_policy=None, figures=figures)
+    assert settings(pipeline, "filter")["thinking"] is None
+    assert not {"rollouts", "continuations", "evaluate"} & set(pipeline.stages)
+    assert "report" in pipeline.stages
+
+
 # -- stages laid over it ---------------------------------------------------------------------------
 
 
@@ -334,6 +342,23 @@ def test_anchors(load: Load, tmp_path: Path) -> None:
         (
             {"prompts": ..., "responses": "r", "figures": {"title": "x"}},
             "recipe dasd: figures needs held-out prompts: give prompts, not responses",
+        ),
+        (
+            {"plain_answers": True},
+            "recipe dasd: plain_answers have no thinking part: give mixed_policy: null",
+        ),
+        (
+            {"plain_answers": True, "mixed_policy": None, "figures": {"title": "x"}},
+            "recipe dasd: plain_answers have no thinking part: give figures.exposure: null",
+        ),
+        (
+            {
+                "plain_answers": True,
+                "mixed_policy": None,
+                "figures": {"title": "x", "exposure": None},
+            },
+            "recipe dasd: plain_answers: accuracy is that of the answer after a thinking part: "
+            "give figures.evaluate: []",
         ),
         (
             {"temperatures": [1.0, 0.6]},

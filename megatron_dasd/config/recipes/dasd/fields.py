@@ -173,6 +173,9 @@ class Dasd(Part):
     """Precedes every prompt, in sampling, scoring, training and evaluation alike."""
     thinking: ThinkingFormat | None = None
     """The teacher's delimiters of its thinking part; None: the defaults of ``thinking``."""
+    plain_answers: bool = False
+    """Whether responses are plain answers, for a student that does not think.  Stage 3, exposure
+    bias and accuracy need a thinking part, and must be left out."""
     temperatures: list[Annotated[float, Field(gt=0)]] = Field([0.6, 1.0], min_length=1)
     """At which the teacher samples, ascending; each has a training stage of its own.  One or two:
     low (``data_low``, ``stage1``), then high (``data_high``, ``stage2``)."""
@@ -259,6 +262,24 @@ class Dasd(Part):
             raise ValueError("max_new_tokens must be given, since the teacher writes texts")
         if self.student.prune and not self.teacher:
             raise ValueError("student.prune needs a teacher, whose layers are left out")
+        return self
+
+    @model_validator(mode="after")
+    def _plain_answers_have_no_thinking_part(self) -> "Dasd":
+        of_thinking = {
+            "thinking": self.thinking,
+            "mixed_policy": self.mixed_policy,
+            "live": self.live,
+            "figures.exposure": self.figures and self.figures.exposure,
+        }
+        for name, part in of_thinking.items():
+            if self.plain_answers and part:
+                raise ValueError(f"plain_answers have no thinking part: give {name}: null")
+        if self.plain_answers and self.evaluated:
+            raise ValueError(
+                "plain_answers: accuracy is that of the answer after a thinking part: give "
+                "figures.evaluate: []"
+            )
         return self
 
     @model_validator(mode="after")

@@ -40,7 +40,9 @@ def engine(*engines: Engine | None) -> Content:
 
 
 def thinking(recipe: Dasd) -> Content:
-    """The setting ``thinking``: the teacher's delimiters."""
+    """The setting ``thinking``: the teacher's delimiters, or that there are none."""
+    if recipe.plain_answers:
+        return {"thinking": None}
     return {"thinking": given(recipe.thinking)} if recipe.thinking else {}
 
 
