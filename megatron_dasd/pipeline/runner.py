@@ -28,6 +28,7 @@ from megatron_dasd.manifests import (
     read_manifest,
 )
 from megatron_dasd.printing import say
+from megatron_dasd.replaced import delete_replaced, restore
 from megatron_dasd.verification import verify_stages
 
 StageFunction = Callable[..., Figures]
@@ -141,12 +142,14 @@ def _run_stage(pipeline: Pipeline, stage: str) -> Outcome:
     given = settings.identity()
     digests = _input_digests(pipeline, stage)
     path = pipeline.stage_dir(stage)
+    fingerprint = fingerprint_of(settings.kind, given, digests)
+    if restore(path, fingerprint):
+        say("    the settings of the kept result are back, and so is that result")
     manifest = read_manifest(path)
-    skipped = manifest is not None and (
-        manifest.fingerprint == fingerprint_of(settings.kind, given, digests)
-    )
+    skipped = manifest is not None and manifest.fingerprint == fingerprint
     if manifest is not None and skipped:
         check_files(path, manifest)
+        delete_replaced(path)
     else:
         if pipeline.verify_inputs:  # first of all: what a stage has saved is never made again
             # other stages that a report describes are read by their manifests alone
