@@ -14,6 +14,7 @@ from megatron_dasd.errors import UserError
 from megatron_dasd.manifests import ATTEMPT, read_manifest
 from megatron_dasd.pipeline.runner import stages_to_run
 from megatron_dasd.printing import say
+from megatron_dasd.progress import at_work
 from megatron_dasd.replaced import replaced_folder
 
 
@@ -99,7 +100,8 @@ def announce(pipeline: Pipeline, stages: Collection[str], yes: bool) -> None:
     Raises:
         UserError: the user says no.
     """
-    lines = changes(pipeline, stages).lines(pipeline.run_dir)
+    with at_work("comparing the inputs with those of earlier results"):
+        lines = changes(pipeline, stages).lines(pipeline.run_dir)
     for line in lines:
         say(line)
     asks = lines and not yes and sys.stdin.isatty() and sys.stdout.isatty()

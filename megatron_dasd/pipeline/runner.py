@@ -28,6 +28,7 @@ from megatron_dasd.manifests import (
     read_manifest,
 )
 from megatron_dasd.printing import say
+from megatron_dasd.progress import at_work
 from megatron_dasd.replaced import delete_replaced, restore
 from megatron_dasd.verification import verify_stages
 
@@ -115,7 +116,7 @@ def run_stages(pipeline: Pipeline, stages: Collection[str]) -> list[Outcome]:
     for number, stage in enumerate(stages, start=1):
         say(f"[{number}/{len(stages)}] {stage} ({pipeline.stages[stage].kind})")
         try:
-            with working_on(stage, pipeline.stage_dir(stage) / LOGS):
+            with working_on(stage, pipeline.stage_dir(stage) / LOGS), at_work(stage):
                 outcome = _run_stage(pipeline, stage)
         except UserError as error:
             raise type(error)(f"stage {stage}: {error}") from None
