@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Protocol
+from typing import Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -82,7 +82,7 @@ def progress(what: str, total: int, unit: str, done: int = 0, plain: bool = Fals
 
 
 @contextmanager
-def at_work(what: str) -> Iterator[None]:
+def at_work(what: str, file: TextIO | None = None) -> Iterator[None]:
     """Show that work goes on, whether or not it counts anything.
 
     On a terminal a spinner shows the seconds since it began.  Elsewhere a line is printed whenever
@@ -90,6 +90,7 @@ def at_work(what: str) -> Iterator[None]:
 
     Args:
         what: the work, e.g. ``"examining torch"``.
+        file: where the lines go; None: to standard output.
     """
     if _CONSOLE.is_terminal:
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False))
@@ -98,7 +99,7 @@ def at_work(what: str) -> Iterator[None]:
             yield
         return
     began, ended = time.monotonic(), threading.Event()
-    thread = threading.Thread(target=_break_silence, args=(what, began, ended), daemon=True)
+    thread = threading.Thread(target=_break_silence, args=(what, file, began, ended), daemon=True)
     thread.start()
     try:
         yield
@@ -107,7 +108,7 @@ def at_work(what: str) -> Iterator[None]:
         thread.join()
 
 
-def _break_silence(what: str, began: float, ended: threading.Event) -> None:
+def _break_silence(what: str, file: TextIO | None, began: float, ended: threading.Event) -> None:
     while not ended.wait(_SILENT_SECONDS / 15):
         if silent_seconds() < _SILENT_SECONDS:
             continue

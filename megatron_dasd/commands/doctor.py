@@ -1,8 +1,8 @@
 """The command that says what a machine has and lacks, and can train on it to see that it works."""
 
 import json
+import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -59,9 +59,7 @@ def _examine(as_json: bool) -> int:
     from megatron_dasd.device.doctor import examine
     from megatron_dasd.progress import at_work
 
-    with (
-        nullcontext() if as_json else at_work("importing what is installed, each package by itself")
-    ):
+    with at_work("importing what is installed, each package by itself", sys.stderr):
         findings = examine()
     if as_json:
         say(json.dumps([asdict(finding) for finding in findings], indent=2))
