@@ -10,11 +10,11 @@
       manifest.json           written last; its presence means "finished"
 
 A part is written to a temporary name, flushed to disk and renamed, so a kill leaves complete parts
-only.  A restart with the same fingerprint resumes; with another fingerprint the folder is emptied
-first.  A folder is emptied only when it holds our ``attempt.json``.
+only.  A restart with the same fingerprint resumes.  With another fingerprint, a finished result is
+moved aside until the new one is whole (``replaced``), and an unfinished one is deleted.  Only a
+folder that holds our ``attempt.json`` is touched.
 """
 
-import fcntl
 import json
 import os
 import re
@@ -29,7 +29,7 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from megatron_dasd import __version__
+from megatron_dasd import __version__, replaced
 from megatron_dasd.errors import UserError
 from megatron_dasd.json_values import Figures, JsonObject
 from megatron_dasd.manifests import (
@@ -159,16 +159,13 @@ class StageFolder:
         self._lock_fd = -1
 
     def __enter__(self) -> Self:
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._refuse_foreign_files()
-        self._lock_fd = os.open(self.path / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+        self._open()
         try:
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._claim()
-        except BaseException as error:
+            if not self._is_same_attempt():
+                self._start_anew()
+            (self.path / MANIFEST).unlink(missing_ok=True)
+        except BaseException:
             os.close(self._lock_fd)
-            if isinstance(error, BlockingIOError):
-                raise UserError(f"{self.path}: another process is running this stage") from None
             raise
         return self
 
@@ -186,16 +183,19 @@ class StageFolder:
                 "choose another run_dir or move them away"
             )
 
-    def _claim(self) -> None:
-        """Keep what an attempt with the same fingerprint left; otherwise empty the folder."""
-        attempt = self.path / ATTEMPT
-        if self._is_same_attempt():
-            (self.path / MANIFEST).unlink(missing_ok=True)
-            return
-        # The marker goes last: a kill in here leaves a folder that is still known as ours.
-        for entry in sorted(self.path.iterdir(), key=lambda p: p.name == ATTEMPT):
-            if entry.name != LOCK:
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    def _open(self) -> None:
+        self.path.resolve().mkdir(parents=True, exist_ok=True)
+        self._refuse_foreign_files()
+        self._lock_fd = replaced.lock(self.path)
+
+    def _start_anew(self) -> None:
+        """Keep a finished result of another fingerprint beside the folder; delete any other."""
+        if (self.path / MANIFEST).exists():
+            replaced.set_aside(self.path)
+            moved = self._lock_fd
+            self._open()
+            os.close(moved)
+        replaced.empty(self.path)
         identity = {
             "stage": self._stage,
             "kind": self._kind,
@@ -203,7 +203,7 @@ class StageFolder:
             "inputs": self._inputs,
             "fingerprint": self.fingerprint,
         }
-        write_atomic(attempt, json.dumps(identity, indent=2).encode())
+        write_atomic(self.path / ATTEMPT, json.dumps(identity, indent=2).encode())
 
     def _is_same_attempt(self) -> bool:
         try:
@@ -328,6 +328,7 @@ class StageFolder:
         self.write_json(MANIFEST, asdict(manifest))
         for digest in unfinished_digests(self.path):
             digest.unlink()
+        replaced.delete_replaced(self.path)
         return manifest
 
     def _check_parts(self, files: Mapping[str, FileFacts]) -> None:

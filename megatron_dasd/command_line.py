@@ -9,8 +9,10 @@ import os
 import signal
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_type_hints
 
 import typer
 
@@ -43,6 +45,58 @@ Last = Annotated[str | None, typer.Option("--until", metavar="STAGE", help="end 
 StageName = Annotated[
     str | None, typer.Option("--stage", metavar="NAME", help="only this stage of the file")
 ]
+
+Yes = Annotated[bool, typer.Option("--yes", help="make changed stages again without asking")]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The flags that choose a pipeline and some of its stages; see :func:`spread`."""
+
+    pipeline: PipelinePath
+    run_dir: RunDir = None
+    overrides: Overrides = None
+    first: First = None
+    last: Last = None
+    yes: Yes = False
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """The flags that go with a pipeline file whose stages of one kind are run; see :func:`spread`.
+
+    Without a file, the stage is run by hand.
+    """
+
+    pipeline: MaybePipelinePath = None
+    run_dir: RunDir = None
+    overrides: Overrides = None
+    stage: StageName = None
+    yes: Yes = False
+
+
+def spread(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a command of a function whose first argument is a dataclass of flags.
+
+    The command's flags are the fields of that class, then the function's other arguments.
+    """
+    types = get_type_hints(function, include_extras=True)
+    first, *own = signature(function).parameters.values()
+    flags_class = types[first.name]
+    types |= get_type_hints(flags_class, include_extras=True)
+    of_class = signature(flags_class).parameters
+
+    def command(**values: object) -> None:
+        function(flags_class(**{name: values.pop(name) for name in of_class}), **values)
+
+    flags = [
+        one.replace(kind=Parameter.KEYWORD_ONLY, annotation=types[one.name])
+        for one in (*of_class.values(), *own)
+    ]
+    command.__name__, command.__doc__ = function.__name__, function.__doc__
+    command.__signature__ = Signature(flags)  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in flags}
+    return command
 
 
 def new_app(with_completion: bool = False) -> typer.Typer:

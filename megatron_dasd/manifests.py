@@ -206,16 +206,29 @@ def input_digest(path: Path) -> str:
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
     if path.is_file():
-        return file_sha256(path)
+        return _file_digest(path, _state(path))
     if (path / ATTEMPT).exists():
         return require_manifest(path).digest
     # many stages read the same model, and hashing it takes longer than most of them take to start
-    stats = ((str(file), file.stat()) for file in _files(path))
-    return _folder_digest(path, tuple((n, s.st_size, s.st_mtime_ns, s.st_ino) for n, s in stats))
+    return _folder_digest(path, tuple(_state(file) for file in _files(path)))
+
+
+type _State = tuple[str, int, int, int]
+"""Path, size, time of change and inode of a file: while they stay, its digest does."""
+
+
+def _state(file: Path) -> _State:
+    facts = file.stat()
+    return str(file), facts.st_size, facts.st_mtime_ns, facts.st_ino
+
+
+@lru_cache(maxsize=1024)
+def _file_digest(file: Path, _as_it_is: _State) -> str:
+    return file_sha256(file)
 
 
 @lru_cache(maxsize=64)
-def _folder_digest(folder: Path, _as_it_is: tuple[tuple[str, int, int, int], ...]) -> str:
+def _folder_digest(folder: Path, _as_it_is: tuple[_State, ...]) -> str:
     return digest_of(hash_files(folder))
 
 

@@ -1,6 +1,7 @@
 """What is printed: texts of models, servers and files cannot steer the terminal."""
 
 import sys
+import time
 from typing import TextIO
 
 _KEPT = "\n\t"
@@ -38,4 +39,14 @@ def say(text: str, file: TextIO | None = None) -> None:
         text: one or more lines.
         file: None: standard output.
     """
+    global _last_time
     print(shown(text), file=file or sys.stdout, flush=True)
+    _last_time = time.monotonic()
+
+
+def silent_seconds() -> float:
+    """Seconds since :func:`say` last printed something in this process, or since it started."""
+    return time.monotonic() - _last_time
+
+
+_last_time = time.monotonic()

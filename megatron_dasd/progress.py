@@ -1,14 +1,18 @@
 """Progress of long work: a bar on a terminal, a plain line now and then in a log file.
 
-Both tell the rate and the time left.  What an earlier attempt did counts as done, not as speed; the
+Both give the rate and the time left.  What an earlier attempt did counts as done, not as speed; the
 start of the work, before its first units are done, counts for the rate and not for the time left.
+
+Work that counts nothing, such as the import of a library, runs under :func:`at_work`, which ends
+silence.
 """
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Protocol
+from typing import Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -16,16 +20,22 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    SpinnerColumn,
     Task,
     TaskProgressColumn,
     TextColumn,
+    TimeElapsedColumn,
 )
 from rich.text import Text
 
-from megatron_dasd.printing import one_line, say
+from megatron_dasd.printing import one_line, say, silent_seconds
 
 LINE_SECONDS = 10.0
 """At least this long between two plain lines."""
+_SILENT_SECONDS = 15.0
+"""After so long without a line, :func:`at_work` prints one."""
+_CONSOLE = Console()
+"""One for all, so that a bar can be shown below the spinner of the work that it is a part of."""
 _ESTIMATE_SECONDS = 5.0
 _ESTIMATE_SHARE = 0.01
 """Work of a shorter time, or a smaller share of it all, says too little about the time left."""
@@ -55,18 +65,57 @@ def progress(what: str, total: int, unit: str, done: int = 0, plain: bool = Fals
         done: units that an earlier attempt finished.
         plain: lines also on a terminal, for a process that is not alone there.
     """
-    console = Console()
-    if console.is_terminal and not plain:
-        with _rich_progress(console, unit) as bars:
+    if _CONSOLE.is_terminal and not plain:
+        with _rich_progress(unit) as bars:
             yield _RichBar(bars, what, total, done)
         return
     lines = _LineBar(what, total, unit, done)
+    _bars.append(lines)
     try:
         yield lines
     except BaseException:
         lines.end("stopped at")
         raise
+    finally:
+        _bars.remove(lines)
     lines.end("done:")
+
+
+@contextmanager
+def at_work(what: str, file: TextIO | None = None) -> Iterator[None]:
+    """Show that work goes on, whether or not it counts anything.
+
+    On a terminal a spinner shows the seconds since it began.  Elsewhere a line is printed whenever
+    nothing else was for a while: the state of the bar that is shown, else the time since it began.
+
+    Args:
+        what: the work, e.g. ``"examining torch"``.
+        file: where the lines go; None: to standard output.
+    """
+    if _CONSOLE.is_terminal:
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False))
+        with Progress(*columns, TimeElapsedColumn(), console=_CONSOLE, transient=True) as spinner:
+            spinner.add_task(one_line(what), total=None)
+            yield
+        return
+    began, ended = time.monotonic(), threading.Event()
+    thread = threading.Thread(target=_break_silence, args=(what, file, began, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _break_silence(what: str, file: TextIO | None, began: float, ended: threading.Event) -> None:
+    while not ended.wait(_SILENT_SECONDS / 15):
+        if silent_seconds() < _SILENT_SECONDS:
+            continue
+        if bars := _bars[-1:]:
+            bars[0].show()
+        else:
+            say(f"{what}: {_clock(time.monotonic() - began)} so far")
 
 
 class _RichBar:
@@ -86,7 +135,7 @@ class _RateColumn(ProgressColumn):
         self._unit = unit
 
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
+        speed = task.finished_speed or (None if _is_early(task) else task.speed)
         return Text(f"{_rate(speed)} {self._unit}/s" if speed else "", style="progress.data.speed")
 
 
@@ -99,15 +148,25 @@ class _TimeColumn(ProgressColumn):
             return Text("")
         style = "progress.remaining"
         if task.finished:
-            return Text(f"took {timedelta(seconds=round(elapsed))}", style=style)
+            return Text(f"took {_clock(elapsed)}", style=style)
         left = task.time_remaining
-        early = elapsed < _ESTIMATE_SECONDS or task.percentage < 100 * _ESTIMATE_SHARE
-        if left is None or early:
-            return Text(f"{timedelta(seconds=round(elapsed))} so far", style=style)
-        return Text(f"{timedelta(seconds=round(left))} left", style=style)
+        if left is None or _is_early(task):
+            return Text(f"{_clock(elapsed)} so far", style=style)
+        return Text(f"{_clock(left)} left", style=style)
 
 
-def _rich_progress(console: Console, unit: str) -> Progress:
+def _is_early(task: Task) -> bool:
+    """Whether too little is done to reckon a rate from it."""
+    early = (task.elapsed or 0.0) < _ESTIMATE_SECONDS
+    return early or task.percentage < 100 * _ESTIMATE_SHARE
+
+
+def _clock(seconds: float) -> str:
+    """A time, e.g. ``0:01:30``."""
+    return str(timedelta(seconds=round(seconds)))
+
+
+def _rich_progress(unit: str) -> Progress:
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -116,7 +175,7 @@ def _rich_progress(console: Console, unit: str) -> Progress:
         _RateColumn(unit),
         _TimeColumn(),
         TextColumn("{task.fields[note]}", markup=False),
-        console=console,
+        console=_CONSOLE,
     )
 
 
@@ -136,7 +195,11 @@ class _LineBar:
         if n and self._first is None:
             self._first = time.monotonic(), self._done
         if time.monotonic() - self._last_line >= LINE_SECONDS:
-            self._print(self._line())
+            self.show()
+
+    def show(self) -> None:
+        """Print a line on how far it is."""
+        self._print(self._line())
 
     def end(self, how: str) -> None:
         seconds = time.monotonic() - self._started
@@ -151,7 +214,9 @@ class _LineBar:
         made = self._done - self._done_before
         seconds = self._seconds_left()
         if seconds is not None and made >= _ESTIMATE_SHARE * (self._total - self._done_before):
-            figures += f", {timedelta(seconds=round(seconds))} left"
+            figures += f", {_clock(seconds)} left"
+        else:
+            figures += f", {_clock(time.monotonic() - self._started)} so far"
         return f"{self._what}: {figures}{self._speed_and_note()}"
 
     def _speed_and_note(self) -> str:
@@ -173,6 +238,10 @@ class _LineBar:
     def _print(self, line: str) -> None:
         say(line)
         self._last_line = time.monotonic()
+
+
+_bars: list[_LineBar] = []
+"""Those that are shown, the innermost last."""
 
 
 def _rate(per_second: float) -> str:

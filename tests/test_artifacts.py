@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -15,14 +17,16 @@ from megatron_dasd.errors import UserError
 from megatron_dasd.manifests import (
     ATTEMPT,
     check_files,
+    hash_files,
     input_digest,
     read_manifest,
     require_manifest,
 )
 from megatron_dasd.records import Message
 from megatron_dasd.records_io import read_records
+from megatron_dasd.replaced import replaced_folder, restore
 
-NUM_PARTS = 3
+NUM_PARTS = 2
 FORK = multiprocessing.get_context("fork")
 FILE_EVENTS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.rmtree"}
 
@@ -49,8 +53,8 @@ def run_stage(path: Path, content: str = "a") -> None:
         folder.finish(figures={"content": content})
 
 
-def killed_at(event_number: int, path: Path, content: str) -> bool:
-    """Run the stage in a process that kills itself at its n-th file operation.
+def killed_at(event_number: int, path: Path, work: Callable[[], object]) -> bool:
+    """Work on a folder in a process that kills itself at its n-th file operation there.
 
     Returns:
         Whether it got so far; False: it finished before.
@@ -61,19 +65,25 @@ def killed_at(event_number: int, path: Path, content: str) -> bool:
 
         def hook(event: str, arguments: tuple[object, ...]) -> None:
             nonlocal seen
-            if event in FILE_EVENTS and str(path) in str(arguments[0]):
+            if event in FILE_EVENTS and path.name in str(arguments[0]):
                 if seen == event_number:
                     os.kill(os.getpid(), signal.SIGKILL)
                 seen += 1
 
         sys.addaudithook(hook)
-        run_stage(path, content)
+        work()
 
     process = FORK.Process(target=body)
     process.start()
     process.join()
     assert process.exitcode in (0, -signal.SIGKILL)
     return process.exitcode != 0
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a folder holds a finished result, every file as the manifest has it."""
+    manifest = read_manifest(path)
+    return manifest is not None and hash_files(path) == manifest.files
 
 
 def assert_only_whole_parts(path: Path) -> None:
@@ -95,18 +105,66 @@ def test_a_kill_at_any_file_operation_loses_and_doubles_nothing(
         path = tmp_path / f"killed-{event_number}"
         if left_before:  # what an attempt with other settings left is to be replaced
             run_stage(path, left_before)
-        killed = killed_at(event_number, path, "a")
+        killed = killed_at(event_number, path, partial(run_stage, path))
         assert_only_whole_parts(path)
         manifest = read_manifest(path)
         assert manifest is None or manifest.figures == {"content": manifest.settings["content"]}
+        if left_before:
+            assert is_whole(path) or is_whole(replaced_folder(path))
         run_stage(path)
         assert require_manifest(path).digest == wanted.digest
         assert require_manifest(path).counts == {"kept": 2 * NUM_PARTS}
         assert sorted(p.name for p in path.iterdir()) == sorted(
             p.name for p in (tmp_path / "reference").iterdir()
         )
+        assert not replaced_folder(path).exists()
         event_number += 1
     assert event_number > 10
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_kill_while_the_old_result_comes_back_loses_nothing(tmp_path: Path) -> None:
+    fingerprint = stage_folder(tmp_path, "b").fingerprint
+    event_number, killed = 0, True
+    while killed:
+        path = tmp_path / f"killed-{event_number}"
+        run_stage(path, "b")
+        with stage_folder(path, "a") as folder:
+            folder.write_part(0, Message, messages(0))
+        killed = killed_at(event_number, path, partial(restore, path, fingerprint))
+        assert is_whole(path) != is_whole(replaced_folder(path))
+        restore(path, fingerprint)
+        assert require_manifest(path).settings == {"content": "b"}
+        assert is_whole(path)
+        assert not replaced_folder(path).exists()
+        event_number += 1
+    assert event_number > 5
+
+
+def test_only_the_result_of_the_same_fingerprint_comes_back(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    run_stage(path, "a")
+    with stage_folder(path, "b"):
+        pass
+    with stage_folder(path, "c"):  # b was unfinished: a stays the result that is kept
+        pass
+    assert not restore(path, stage_folder(path, "b").fingerprint)
+    assert require_manifest(replaced_folder(path)).settings == {"content": "a"}
+    with stage_folder(path, "c"), pytest.raises(UserError, match="another process"):
+        restore(path, stage_folder(path, "a").fingerprint)
+    assert restore(path, stage_folder(path, "a").fingerprint)
+    assert is_whole(path)
+
+
+def test_a_result_behind_a_symbolic_link_stays_on_its_disk(tmp_path: Path) -> None:
+    (tmp_path / "big_disk").mkdir()
+    (tmp_path / "s").symlink_to(tmp_path / "big_disk" / "s")
+    run_stage(tmp_path / "s", "a")
+    with stage_folder(tmp_path / "s", "b"):
+        assert is_whole(tmp_path / "big_disk" / ".s.replaced")
+    run_stage(tmp_path / "s", "b")
+    assert [path.name for path in (tmp_path / "big_disk").iterdir()] == ["s"]
+    assert require_manifest(tmp_path / "big_disk" / "s").settings == {"content": "b"}
 
 
 def test_a_second_attempt_keeps_whole_parts(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ LAYERS = [
         "record_batches",
         "artifacts",
         "manifests",
+        "replaced",
         "prompt_ids",
         "json_rows",
         "arrow_rows",

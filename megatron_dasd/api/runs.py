@@ -85,7 +85,7 @@ def open_run(run_dir: str | PathLike[str]) -> dict[str, pa.Table]:
     stages: list[dict[str, object]] = []
     counts: list[dict[str, object]] = []
     metrics: list[dict[str, object]] = []
-    for place in sorted(folder.iterdir()) if folder.is_dir() else ():
+    for place in sorted(folder.glob("[!.]*")):
         manifest = read_manifest(place)
         if manifest is not None:
             stages.append({"stage": place.name, "kind": manifest.kind, "seconds": manifest.seconds})

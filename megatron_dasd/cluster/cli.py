@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from megatron_dasd.command_line import (
-    First,
-    Last,
+    Chosen,
     Overrides,
     PipelinePath,
     RunDir,
     guarded,
+    spread,
     start_function,
 )
 from megatron_dasd.printing import say
@@ -27,12 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return start_function(submit, arguments)
 
 
+@spread
 def submit(
-    pipeline: PipelinePath,
-    run_dir: RunDir = None,
-    overrides: Overrides = None,
-    first: First = None,
-    last: Last = None,
+    chosen: Chosen,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="print the jobs and their commands, submit nothing")
     ] = False,
@@ -45,17 +42,19 @@ def submit(
 ) -> None:
     """Submit a pipeline's stages that are not up to date to Slurm."""
     if show_status:
-        status(pipeline, run_dir, overrides)
+        status(chosen.pipeline, chosen.run_dir, chosen.overrides)
 
     def work() -> None:
         from megatron_dasd.config.pipeline import load_pipeline
+        from megatron_dasd.pipeline.changes import announce
         from megatron_dasd.pipeline.runner import choose_stages
 
-        loaded = load_pipeline(pipeline, run_dir, overrides)
-        stages = choose_stages(loaded, first, last)
+        loaded = load_pipeline(chosen.pipeline, chosen.run_dir, chosen.overrides)
+        stages = choose_stages(loaded, chosen.first, chosen.last)
+        announce(loaded, stages, chosen.yes or dry_run)
         # options that each job needs too; the pipeline file holds the rest
-        more = [f"--set={override}" for override in overrides or ()]
-        more += [f"--run-dir={run_dir}"] if run_dir else []
+        more = [f"--set={override}" for override in chosen.overrides or ()]
+        more += [f"--run-dir={chosen.run_dir}"] if chosen.run_dir else []
         _submit(loaded, stages, more, dry_run, show_scripts)
 
     raise typer.Exit(guarded(work))

@@ -1,6 +1,7 @@
 """The command that says what a machine has and lacks, and can train on it to see that it works."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -56,8 +57,10 @@ def doctor(
 
 def _examine(as_json: bool) -> int:
     from megatron_dasd.device.doctor import examine
+    from megatron_dasd.progress import at_work
 
-    findings = examine()
+    with at_work("importing what is installed, each package by itself", sys.stderr):
+        findings = examine()
     if as_json:
         say(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
@@ -74,9 +77,11 @@ def _self_test(folder: Path) -> int:
     from rich.table import Table
 
     from megatron_dasd.device.doctor import examine
+    from megatron_dasd.progress import at_work
     from megatron_dasd.selftest.run import REPORT, self_test
 
-    findings = examine()
+    with at_work("importing what is installed, each package by itself"):
+        findings = examine()
     verdicts = self_test(folder, findings)
     Console().print(_table(findings))
     table = Table(box=SIMPLE)

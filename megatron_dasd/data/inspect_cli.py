@@ -1,5 +1,6 @@
 """The command that shows packed data, or checks it."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -35,7 +36,10 @@ def inspect(
     """Show a row of packed data decoded, or check a whole data set."""
 
     def work() -> int:
-        from megatron_dasd.data.inspect import check, show_row  # imports torch and transformers
+        from megatron_dasd.progress import at_work
+
+        with at_work("importing torch and transformers", sys.stderr):
+            from megatron_dasd.data.inspect import check, show_row
 
         if check_all:
             return int(check(folder))

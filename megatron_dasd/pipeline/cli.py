@@ -4,30 +4,16 @@ What reads pipeline files and runs stages is imported once the arguments are par
 ``--help`` and a mistyped option answer at once.
 """
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from megatron_dasd.command_line import (
-    First,
-    Last,
-    Overrides,
-    PipelinePath,
-    RunDir,
-    guarded,
-    start,
-    start_function,
-)
-from megatron_dasd.errors import UserError
-from megatron_dasd.pipeline.of_kind import FileOptions
+from megatron_dasd.command_line import Chosen, guarded, spread, start, start_function
 from megatron_dasd.pipeline.stage_commands import stage_app
 from megatron_dasd.printing import say
 
 if TYPE_CHECKING:
-    from megatron_dasd.config.pipeline import Pipeline
     from megatron_dasd.pipeline.runner import Outcome
 
 
@@ -41,12 +27,9 @@ def run_kind(kind: str, arguments: Sequence[str] | None = None) -> int:
     return start(stage_app(kind), arguments)
 
 
+@spread
 def run(
-    pipeline: PipelinePath,
-    run_dir: RunDir = None,
-    overrides: Overrides = None,
-    first: First = None,
-    last: Last = None,
+    chosen: Chosen,
     only: Annotated[
         list[str] | None, typer.Option(metavar="STAGE", help="run this stage (repeatable)")
     ] = None,
@@ -57,22 +40,19 @@ def run(
             help="print the pipeline with its recipe expanded, a pipeline file itself; run nothing",
         ),
     ] = False,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="make changed stages anew without asking")
-    ] = False,
 ) -> None:
     """Run a pipeline: every stage that is not up to date, in order."""
-
     if show_graph:
-        raise typer.Exit(guarded(lambda: _show_graph(pipeline, run_dir, overrides or ())))
-    options = FileOptions(pipeline, run_dir, overrides)
+        raise typer.Exit(guarded(lambda: _show_graph(chosen)))
 
     def work() -> None:
+        from megatron_dasd.config.pipeline import load_pipeline
+        from megatron_dasd.pipeline.changes import announce
         from megatron_dasd.pipeline.runner import choose_stages, run_stages
 
-        loaded = options.load()
-        stages = choose_stages(loaded, first, last, only or ())
-        _announce_changes(loaded, stages, yes)
+        loaded = load_pipeline(chosen.pipeline, chosen.run_dir, chosen.overrides)
+        stages = choose_stages(loaded, chosen.first, chosen.last, only or ())
+        announce(loaded, stages, chosen.yes)
         outcomes = run_stages(loaded, stages)
         if len(outcomes) > 1:
             _print_summary(outcomes)
@@ -80,26 +60,11 @@ def run(
     raise typer.Exit(guarded(work))
 
 
-def _show_graph(pipeline: Path, run_dir: Path | None, overrides: Sequence[str]) -> None:
+def _show_graph(chosen: Chosen) -> None:
     from megatron_dasd.config.pipeline import graph_text
 
-    say(graph_text(pipeline, run_dir, overrides).removesuffix("\n"))
-
-
-def _announce_changes(pipeline: "Pipeline", stages: Sequence[str], yes: bool) -> None:
-    """Say which finished stages are made anew; on a terminal, ask first.
-
-    Raises:
-        UserError: the user would rather keep them.
-    """
-    from megatron_dasd.pipeline.changes import changes
-
-    found = changes(pipeline, stages).lines
-    for line in found:
-        say(line)
-    asks = found and not yes and sys.stdin.isatty() and sys.stdout.isatty()
-    if asks and not typer.confirm("Go on?", default=False):
-        raise UserError("nothing was run; another --run-dir keeps both results")
+    text = graph_text(chosen.pipeline, chosen.run_dir, chosen.overrides or ())
+    say(text.removesuffix("\n"))
 
 
 def _print_summary(outcomes: Sequence["Outcome"]) -> None:

@@ -13,16 +13,10 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from megatron_dasd.command_line import (
-    MaybePipelinePath,
-    Overrides,
-    RunDir,
-    StageName,
-    guarded,
-)
+from megatron_dasd.command_line import FileOptions, guarded, spread
 from megatron_dasd.errors import UserError
 from megatron_dasd.manifests import model_folder
-from megatron_dasd.pipeline.of_kind import FileOptions, run_stages_of
+from megatron_dasd.pipeline.of_kind import run_stages_of
 from megatron_dasd.printing import say
 
 if TYPE_CHECKING:
@@ -41,11 +35,9 @@ Checkpoint = Annotated[
 Many = list[str] | None
 
 
+@spread
 def import_hf(
-    pipeline: MaybePipelinePath = None,
-    run_dir: RunDir = None,
-    overrides: Overrides = None,
-    stage: StageName = None,
+    options: FileOptions,
     hf: HfFolder = None,
     out: Annotated[
         Path | None, typer.Option(metavar="CKPT", help="new folder of the checkpoint")
@@ -66,17 +58,15 @@ def import_hf(
 
     _end(
         "import_hf",
-        FileOptions(pipeline, run_dir, overrides, stage),
+        options,
         {"hf": hf, "out": out},
         by_hand,
     )
 
 
+@spread
 def export_hf(
-    pipeline: MaybePipelinePath = None,
-    run_dir: RunDir = None,
-    overrides: Overrides = None,
-    stage: StageName = None,
+    options: FileOptions,
     ckpt: Checkpoint = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="new folder of the model")] = None,
     hf: Annotated[
@@ -121,7 +111,7 @@ def export_hf(
 
     _end(
         "export_hf",
-        FileOptions(pipeline, run_dir, overrides, stage),
+        options,
         {"hf": hf, "ckpt": ckpt, "out": out},
         by_hand,
     )
@@ -148,11 +138,9 @@ def _export(
     say(f"{out}: {_summary(done)}")
 
 
+@spread
 def verify_conversion(
-    pipeline: MaybePipelinePath = None,
-    run_dir: RunDir = None,
-    overrides: Overrides = None,
-    stage: StageName = None,
+    options: FileOptions,
     hf: HfFolder = None,
     ckpt: Checkpoint = None,
     text: Annotated[
@@ -180,7 +168,7 @@ def verify_conversion(
 
     _end(
         "verify_conversion",
-        FileOptions(pipeline, run_dir, overrides, stage),
+        options,
         {"hf": hf, "ckpt": ckpt},
         by_hand,
     )

@@ -1,54 +1,35 @@
-"""The flags that go with a pipeline file, and the run of its stages of one kind."""
+"""The run of a pipeline file's stages of one kind."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from megatron_dasd.command_line import FileOptions
 from megatron_dasd.errors import UserError
 
 if TYPE_CHECKING:
     from megatron_dasd.config.pipeline import Pipeline
 
 
-@dataclass(frozen=True)
-class FileOptions:
-    """A command's flags that go with a pipeline file."""
-
-    pipeline: Path | None
-    """The file; None: the stage is run by hand."""
-    run_dir: Path | None = None
-    overrides: Sequence[str] | None = None
-    stage: str | None = None
-    """Only the stage of this name."""
-
-    def load(self) -> "Pipeline":
-        """The pipeline; raises as ``load_pipeline`` does.
-
-        Raises:
-            UserError: no file is given.
-        """
-        from megatron_dasd.config.pipeline import load_pipeline  # pydantic: no --help needs it
-
-        if self.pipeline is None:
-            raise UserError("give a pipeline file")
-        return load_pipeline(self.pipeline, self.run_dir, self.overrides)
-
-
 def run_stages_of(kind: str, options: FileOptions) -> None:
     """Run a pipeline's stages of a kind, or one of them by name; raises as :func:`stages_of`."""
+    from megatron_dasd.pipeline.changes import announce
     from megatron_dasd.pipeline.runner import run_stages
 
-    run_stages(*stages_of(kind, options))
+    pipeline, stages = stages_of(kind, options)
+    announce(pipeline, stages, options.yes)
+    run_stages(pipeline, stages)
 
 
 def stages_of(kind: str, options: FileOptions) -> "tuple[Pipeline, list[str]]":
     """A pipeline, and the names of its stages of a kind, or the one that the options name.
 
     Raises:
-        UserError: the file cannot be read, or has no such stage.
+        UserError: no file is given, it cannot be read, or it has no such stage.
     """
-    pipeline = options.load()
+    from megatron_dasd.config.pipeline import load_pipeline  # pydantic: no --help needs it
+
+    if options.pipeline is None:
+        raise UserError("give a pipeline file")
+    pipeline = load_pipeline(options.pipeline, options.run_dir, options.overrides)
     stages = [stage for stage, settings in pipeline.stages.items() if settings.kind == kind]
     name = options.stage
     if not stages:

@@ -30,6 +30,8 @@ from megatron_dasd.manifests import (
 )
 from megatron_dasd.pipeline.given import check_given
 from megatron_dasd.printing import say
+from megatron_dasd.progress import at_work
+from megatron_dasd.replaced import delete_replaced, restore
 from megatron_dasd.verification import verify_stages
 
 StageFunction = Callable[..., Figures]
@@ -118,7 +120,7 @@ def run_stages(pipeline: Pipeline, stages: Collection[str]) -> list[Outcome]:
     for number, stage in enumerate(stages, start=1):
         say(f"[{number}/{len(stages)}] {stage} ({pipeline.stages[stage].kind})")
         try:
-            with working_on(stage, pipeline.stage_dir(stage) / LOGS):
+            with working_on(stage, pipeline.stage_dir(stage) / LOGS), at_work(stage):
                 outcome = _run_stage(pipeline, stage)
         except UserError as error:
             raise type(error)(f"stage {stage}: {error}") from None
@@ -145,12 +147,14 @@ def _run_stage(pipeline: Pipeline, stage: str) -> Outcome:
     given = settings.identity()
     digests = _input_digests(pipeline, stage)
     path = pipeline.stage_dir(stage)
+    fingerprint = fingerprint_of(settings.kind, given, digests)
+    if restore(path, fingerprint):
+        say("    the settings of the kept result are back, and so is that result")
     manifest = read_manifest(path)
-    skipped = manifest is not None and (
-        manifest.fingerprint == fingerprint_of(settings.kind, given, digests)
-    )
+    skipped = manifest is not None and manifest.fingerprint == fingerprint
     if manifest is not None and skipped:
         check_files(path, manifest)
+        delete_replaced(path)
     else:
         if pipeline.verify_inputs:  # first of all: what a stage has saved is never made again
             # other stages that a report describes are read by their manifests alone

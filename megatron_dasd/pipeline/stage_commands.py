@@ -5,22 +5,15 @@ it is imported for ``--help``.  Nested settings are flags with dots, e.g. ``--en
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from inspect import Parameter, Signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_type_hints
 
 import typer
 from typer.core import TyperGroup
 
-from megatron_dasd.command_line import (
-    MaybePipelinePath,
-    Overrides,
-    RunDir,
-    StageName,
-    guarded,
-    new_app,
-)
+from megatron_dasd.command_line import FileOptions, guarded, new_app
 from megatron_dasd.config.reference import (
     Setting,
     SettingsClass,
@@ -30,7 +23,7 @@ from megatron_dasd.config.reference import (
 )
 from megatron_dasd.errors import UserError
 from megatron_dasd.pipeline.conversion import CONVERSIONS
-from megatron_dasd.pipeline.of_kind import FileOptions, run_stages_of, stages_of
+from megatron_dasd.pipeline.of_kind import run_stages_of, stages_of
 
 if TYPE_CHECKING:
     from typer._click.core import Command, Context
@@ -155,16 +148,12 @@ def _stage_function(kind: str) -> Callable[..., None]:
             elif file:
                 run_stages_of(kind, options)
             else:
-                from megatron_dasd.pipeline.alone import run_alone  # pydantic: no --help needs it
-
-                if not isinstance(out, Path):
-                    raise UserError("--out is missing (or give a pipeline file)")
-                run_alone(kind, nested(given), out, flag_text)
+                _run_by_hand(kind, nested(given), out, options.yes)
 
         raise typer.Exit(guarded(work))
 
     fixed = [
-        Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        Parameter(name, Parameter.KEYWORD_ONLY, default=_DEFAULTS.get(name), annotation=annotation)
         for name, annotation in (*_FILE_OPTIONS.items(), ("out", Out), *_own_options(kind))
     ]
     parameters = [*fixed, *(flag.parameter for flag in all_flags)]
@@ -175,6 +164,18 @@ def _stage_function(kind: str) -> Callable[..., None]:
         f"Give --out and the stage's settings, or a pipeline file, whose {kind} stages are run."
     )
     return command
+
+
+def _run_by_hand(kind: str, given: Mapping[str, object], out: object, yes: bool) -> None:
+    from megatron_dasd.pipeline.alone import pipeline_of_one  # pydantic: no --help needs it
+    from megatron_dasd.pipeline.changes import announce
+    from megatron_dasd.pipeline.runner import run_stages
+
+    if not isinstance(out, Path):
+        raise UserError("--out is missing (or give a pipeline file)")
+    pipeline = pipeline_of_one(kind, given, out, flag_text)
+    announce(pipeline, pipeline.stages, yes)
+    run_stages(pipeline, pipeline.stages)
 
 
 def _own_options(kind: str) -> list[tuple[str, object]]:
@@ -197,12 +198,8 @@ def _preview(
     print_previews(pipeline, pipeline.stages, number)
 
 
-_FILE_OPTIONS: Mapping[str, object] = {
-    "pipeline": MaybePipelinePath,
-    "run_dir": RunDir,
-    "overrides": Overrides,
-    "stage": StageName,
-}
+_DEFAULTS = {one.name: one.default for one in fields(FileOptions)}
+_FILE_OPTIONS = get_type_hints(FileOptions, include_extras=True)
 
 
 def _metavar(setting: Setting) -> str:

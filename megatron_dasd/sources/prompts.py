@@ -8,9 +8,6 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-import reasoning_gym
-from reasoning_gym.factory import DATASETS
-
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.sources import ColumnAddition, MakePrompts, ReasoningGymTask
 from megatron_dasd.errors import UserError
@@ -74,6 +71,9 @@ def task_prompts(
         for index, problem in enumerate(islice(draw_sums(rng, task.carries), task.size)):
             yield sum_prompt(problem, f"{task.generator}-{number}-{index:05d}")
         return
+    import reasoning_gym  # takes seconds, and only these tasks need it
+    from reasoning_gym.factory import DATASETS
+
     if task.generator not in DATASETS:
         raise UserError(f"tasks.{number}.generator: reasoning-gym has no {task.generator!r}")
     derived = derive_seed(seed, task.generator, number) % 2**31

@@ -1,6 +1,7 @@
 """The command line as a user meets it: exit status, one line for a mistake, what is printed."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,14 +64,45 @@ def test_a_changed_setting_is_announced_with_what_is_made_anew(
 ) -> None:
     assert cli.main([pipeline]) == 0
     assert cli.main([pipeline]) == 0
-    assert "made anew" not in capsys.readouterr().out
+    assert "made again" not in capsys.readouterr().out
     # not on a terminal: announced, not asked
     assert cli.main([pipeline, "--set", "first.heldout_fraction=0"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:2] == [
+    assert lines[:3] == [
         "first: heldout_fraction changed",
-        "made anew, or where inputs stay the same kept: first, second",
+        "will be made again: first",
+        "and where their inputs change: second",
     ]
+    kept = r"old results \(\d[\d.]* kB\) stay beside the new ones, e.g. as runs/.first.replaced, "
+    assert re.fullmatch(kept + r"until those are whole; [\d.,]+ [MG]B free", lines[3])
+    assert lines[4] == "[1/2] first (make_prompts)"
+
+
+def test_changed_inputs_are_announced(pipeline: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([pipeline]) == 0
+    Path("p.jsonl").write_text(PROMPT.replace("1 + 1", "2 + 2"))
+    capsys.readouterr()
+    assert cli.run_kind("make_prompts", [pipeline, "--stage", "first"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["first: its inputs changed", "will be made again: first"]
+
+
+def test_an_old_result_comes_back_with_its_settings(
+    pipeline: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([pipeline]) == 0
+    before = Path("runs/first/manifest.json").read_bytes()
+    Path("q.jsonl").write_text("no record\n")
+    changed = [pipeline, "--set", "first.files=[p.jsonl, q.jsonl]"]
+    assert cli.main(changed) == 2
+    assert Path("runs/.first.replaced/manifest.json").read_bytes() == before
+    capsys.readouterr()
+    assert cli.main([pipeline]) == 0
+    out = capsys.readouterr().out
+    assert "unfinished work that will be deleted: first\n" in out
+    assert out.count("unchanged, skipped: train 1") == 2
+    assert Path("runs/first/manifest.json").read_bytes() == before
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["first", "second"]
 
 
 def test_a_user_may_keep_what_has_finished(
@@ -131,10 +163,10 @@ def test_an_unexpected_error_is_one_line_and_a_log(
 def test_a_package_that_is_not_installed(
     pipeline: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in [name for name in sys.modules if name.startswith("megatron_dasd.sources.prompts")]:
-        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
-    assert cli.main([pipeline]) == 2
+    assert cli.main([pipeline]) == 0  # only generated tasks need it
+    task = "first.tasks=[{generator: chain_sum, size: 1}]"
+    assert cli.main([pipeline, "--set", task]) == 2
     told = (
         "error: stage first: needs the package reasoning_gym: pip install 'megatron_dasd[eval]'\n"
     )
@@ -145,7 +177,7 @@ def test_a_package_that_is_not_installed(
 def test_a_folder_that_cannot_be_written(pipeline: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("runs").mkdir(mode=0o500)
     assert cli.main([pipeline]) == 2
-    assert capsys.readouterr().err.startswith("error: runs/first: Permission denied; mend it")
+    assert capsys.readouterr().err.startswith("error: runs/first: Permission denied; fix it")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
