@@ -25,6 +25,8 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=1
 Input = Annotated[str, Reference()]
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+NumWorkers = Annotated[Positive | None, Execution()]
+"""Processes that share a stage's work on one machine; None: one a core."""
 OnMalformed = Literal["stop", "set_aside"]
 TemplateVariables = dict[str, bool | int | float | str]
 """Variables of a chat template, e.g. ``{enable_thinking: true}`` or ``{reasoning_effort: high}``.

@@ -6,13 +6,13 @@ from pydantic import Field, model_validator
 
 from megatron_dasd.config.base import (
     Input,
+    NumWorkers,
     OnMalformed,
     Positive,
     Settings,
     Stage,
     TemplateVariables,
 )
-from megatron_dasd.config.execution import Execution
 
 
 class Packed(Settings):
@@ -85,7 +85,7 @@ class PreprocessData(Packed):
     reweight_tau: Annotated[float, Field(gt=0)] | None = None
     """tau, in nats a token.  The loss of each of a prompt's n responses is weighted by n x softmax
     over them of (mean teacher log-prob / tau), which is 1 on average.  None: all weights are 1."""
-    num_workers: Annotated[Positive | None, Execution()] = None
+    num_workers: NumWorkers = None
     """Processes that tokenise; None: one a core.  Ignored under MPI, where its ranks tokenise."""
     on_malformed: OnMalformed = "stop"
     """``stop``: the first malformed record ends the stage; ``set_aside``: such records are kept

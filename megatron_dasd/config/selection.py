@@ -8,6 +8,7 @@ from megatron_dasd.config.base import (
     Fraction,
     Input,
     Launch,
+    NumWorkers,
     OnMalformed,
     Positive,
     Server,
@@ -69,7 +70,9 @@ class FilterResponses(Settings):
     """Quality filters with named reasons, over responses and over continuations."""
 
     kind: Literal["filter_responses"]
-    stage: ClassVar[Stage] = Stage(module="megatron_dasd.filters.runner", in_rounds=True)
+    stage: ClassVar[Stage] = Stage(
+        module="megatron_dasd.filters.runner", over_mpi=True, in_rounds=True
+    )
     responses: list[Input] = Field(min_length=1)
     """Stages or files of responses; all of them are filtered together."""
     student: Input
@@ -92,6 +95,8 @@ class FilterResponses(Settings):
     not be trained on."""
     decontamination: Decontamination = Decontamination()
     """How texts of ``benchmarks`` are found."""
+    num_workers: NumWorkers = None
+    """Processes that judge; None: one a core.  Ignored under MPI, where its ranks judge."""
     on_malformed: OnMalformed = "stop"
     """``stop``: the first malformed record ends the stage; ``set_aside``: such records are kept
     beside the result with the reason, and counted."""
@@ -172,7 +177,7 @@ class SelectDas(Settings):
     """Divergence-aware sampling: per prompt and temperature, the candidates that teach most."""
 
     kind: Literal["select_das"]
-    stage: ClassVar[Stage] = Stage(module="megatron_dasd.divergence.runner")
+    stage: ClassVar[Stage] = Stage(module="megatron_dasd.divergence.runner", over_mpi=True)
     responses: Input
     """Scored by the student before training."""
     distilled: Input | None = None
@@ -190,6 +195,9 @@ class SelectDas(Settings):
     budget: Budget | None = None
     """Instead of ``keep``: all candidates are ranked together, and the best are kept until the
     budget is used up."""
+    num_workers: NumWorkers = None
+    """Processes that compare and select; None: one a core.  Ignored under MPI, where its ranks
+    do."""
     on_malformed: OnMalformed = "stop"
     """``stop``: the first malformed record ends the stage; ``set_aside``: such records are kept
     beside the result with the reason, and counted."""

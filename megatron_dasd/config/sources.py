@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from megatron_dasd.config.base import Input, Positive, Settings, Stage
+from megatron_dasd.config.base import Input, NumWorkers, Positive, Settings, Stage
 from megatron_dasd.config.formats import Column, UserFiles
 
 Carries = Literal["any", "none"]
@@ -129,7 +129,7 @@ class ImportResponses(UserFiles):
     """Responses that a teacher wrote elsewhere, with or without its log-probs."""
 
     kind: Literal["import_responses"]
-    stage: ClassVar[Stage] = Stage(module="megatron_dasd.sources.responses")
+    stage: ClassVar[Stage] = Stage(module="megatron_dasd.sources.responses", over_mpi=True)
     files: list[Input] = Field(min_length=1)
     """JSON lines, JSON arrays, Parquet, Arrow, or folders of them; also those of ``datasets``'
     ``save_to_disk``.  Without ``format`` and columns, the one format is taken that the first
@@ -142,6 +142,9 @@ class ImportResponses(UserFiles):
     """Temperature at which the responses were sampled; the files do not record it."""
     model: str = "teacher"
     """The teacher's name."""
+    num_workers: NumWorkers = None
+    """Processes that read and make records; None: one a core.  Ignored under MPI, where its ranks
+    do."""
 
     @model_validator(mode="after")
     def _logprobs(self) -> "ImportResponses":
