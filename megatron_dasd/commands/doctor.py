@@ -55,9 +55,7 @@ def doctor(
 
 
 def _examine(as_json: bool) -> int:
-    from megatron_dasd.device.doctor import examine
-
-    findings = examine()
+    findings = _findings()
     if as_json:
         say(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
@@ -67,16 +65,25 @@ def _examine(as_json: bool) -> int:
     return _is_broken(findings)
 
 
+def _findings() -> "list[Finding]":
+    """What the machine has, and which attention kernel the shipped recipes get on it."""
+    from megatron_dasd.device.doctor import examine
+    from megatron_dasd.planning import attention
+
+    found = examine()
+    has_gpu = any(finding.name == "GPU" and finding.state == "on" for finding in found)
+    return [*found, *attention.findings(has_gpu)]
+
+
 def _self_test(folder: Path) -> int:
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    from megatron_dasd.device.doctor import examine
     from megatron_dasd.selftest.run import REPORT, self_test
 
-    findings = examine()
+    findings = _findings()
     verdicts = self_test(folder, findings)
     Console().print(_table(findings))
     table = Table(box=SIMPLE)
