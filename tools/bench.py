@@ -31,6 +31,7 @@ ROOMS = (
     "filters",
     "losses",
     "on_policy",
+    "planning",
     "teacher",
     "training",
 )

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from megatron_dasd.config.cluster import Cluster, Resources
+from megatron_dasd.config.cluster import Resources
 from megatron_dasd.config.pipeline import Pipeline
 from megatron_dasd.engines.services import SERVICES
 from megatron_dasd.errors import UserError
@@ -130,7 +130,7 @@ def _stage_job(
     more: Sequence[str],
 ) -> SlurmJob:
     settings, cluster = pipeline.stages[stage], pipeline.cluster
-    asked = _resources(cluster, stage, settings.kind)
+    asked = cluster.resources(stage, settings.kind)
     num_ranks = settings.num_ranks
     per_node = cluster.gpus_per_node if settings.needs_gpus else 0
     if asked.gpus_per_node is not None and num_ranks:
@@ -195,13 +195,6 @@ def _end_of_servers(
     arguments = (str(pipeline.run_dir / JOBS / NUMBERS), *servers)
     job = _job(pipeline, Resources(time="5"), f"{END}_{service}", END, arguments)
     return replace(job, after_any=tuple(clients))
-
-
-def _resources(cluster: Cluster, stage: str, kind: str) -> Resources:
-    """What the file asks for a stage: by its name, and where that is silent, by its kind."""
-    of_kind = cluster.stages.get(kind, Resources()).model_dump(exclude_unset=True)
-    of_stage = cluster.stages.get(stage, Resources()).model_dump(exclude_unset=True)
-    return Resources(**(of_kind | of_stage))
 
 
 def _job(

@@ -2,23 +2,24 @@
 
 import json
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
+from textwrap import wrap
 
 from megatron_dasd.artifacts import write_atomic
 from megatron_dasd.cluster import queue
-from megatron_dasd.cluster.jobs import JOBS, NUMBERS, SlurmJob, plan_jobs
+from megatron_dasd.cluster.jobs import JOBS, NUMBERS, SERVE, SlurmJob, plan_jobs
 from megatron_dasd.cluster.nodes import known_bad_nodes
 from megatron_dasd.config.pipeline import Pipeline
 from megatron_dasd.errors import UserError
 from megatron_dasd.json_values import read_as
 from megatron_dasd.pipeline.runner import stages_to_run
 from megatron_dasd.printing import say
+
+WIDTH = 80
+_NAME = 27
+"""Columns of a job's name."""
 
 
 @dataclass(frozen=True)
@@ -95,31 +96,65 @@ def job_numbers(pipeline: Pipeline) -> dict[str, str]:
 
 
 def show(submission: Submission) -> None:
-    """Print the graph of jobs."""
-    table = Table(box=SIMPLE, title="Jobs", title_justify="left", pad_edge=False)
-    for column in ("job", "script", "nodes x ranks", "GPUs a node", "time", "after"):
-        table.add_column(column, overflow="fold")
-    for job in submission.jobs:
-        waits = [*job.after_ok, *(f"start of {name}" for name in job.after_start)]
-        waits += [f"end of {name}" for name in job.after_any]
-        table.add_row(
-            job.name,
-            job.script,
-            f"{job.nodes} x {job.tasks_per_node}",
-            str(job.gpus_per_node or "-"),
-            job.time,
-            ", ".join(waits) or "-",
+    """Print the graph of jobs, replicas of a server as one line, at most 80 columns wide."""
+    for line in graph_lines(submission.jobs):
+        say(line)
+
+
+def graph_lines(jobs: Sequence[SlurmJob]) -> Iterator[str]:
+    """Yield the lines of the graph: each job's size, and under it the jobs that it waits for."""
+    families = _families(jobs)
+    known = {name: family for family, names in families.items() for name in names}
+    yield f"{'job':{_NAME}}{'jobs':>5}{'nodes x ranks':>15}{'GPUs a node':>13}{'time':>12}"
+    for family, names in families.items():
+        job = next(job for job in jobs if job.name == names[0])
+        size = f"{job.nodes} x {job.tasks_per_node}"
+        yield from _named(
+            family, f"{len(names):>5}{size:>15}{job.gpus_per_node or '-':>13}{job.time:>12}"
         )
-    Console().print(table)
+        waits = {"after": job.after_ok, "after the start of": job.after_start}
+        for words, others in (waits | {"after the end of": job.after_any}).items():
+            if others:
+                of = ", ".join(dict.fromkeys(known.get(name, name) for name in others))
+                yield from wrap(
+                    f"    {words} {of}", WIDTH, subsequent_indent=8 * " ", break_on_hyphens=False
+                )
+
+
+def _families(jobs: Sequence[SlurmJob]) -> dict[str, list[str]]:
+    """Jobs by what they are: a stage, or all replicas of a server."""
+    families: dict[str, list[str]] = {}
+    for job in jobs:
+        family = job.name.rpartition("_")[0] if job.script == SERVE else job.name
+        families.setdefault(family, []).append(job.name)
+    return families
+
+
+def _named(name: str, rest: str) -> Iterator[str]:
+    """A line that begins with a job's name; two lines, where the name is longer than others."""
+    if len(name) > _NAME:
+        yield name
+        name = ""
+    yield f"{name:{_NAME}}{rest}"
 
 
 def show_commands(submission: Submission, scripts: Path, logs: Path) -> None:
-    """Print the command that submits each job, with names in place of numbers not known yet."""
+    """Print the command that submits each job, with names in place of numbers not known yet.
+
+    Of the replicas of a server one command is printed, and the variables that all jobs share once.
+    """
     placeholders = {job.name: f"<{job.name}>" for job in submission.jobs}
-    for job in submission.jobs:
-        settings = [f"{name}={shlex.quote(value)}" for name, value in job.environment.items()]
+    shared: dict[str, str] = {}
+    for names in _families(submission.jobs).values():
+        job = next(job for job in submission.jobs if job.name == names[0])
+        if job.environment and dict(job.environment) != shared:
+            shared = dict(job.environment)
+            settings = [f"{name}={shlex.quote(value)}" for name, value in shared.items()]
+            say(f"\nexport {' '.join(settings)}")
         command = job.command(submission.under_way | placeholders, scripts, logs)
-        say(shlex.join(command) if not settings else f"{' '.join(settings)} {shlex.join(command)}")
+        say(f"\n{shlex.join(command)}")
+        if len(names) > 1:
+            say(f"and the same for {names[1]} to {names[-1]}" if names[2:] else f"and {names[1]}")
 
 
 def show_scripts(submission: Submission, scripts: Path) -> None:

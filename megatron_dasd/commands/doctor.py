@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -56,11 +56,7 @@ def doctor(
 
 
 def _examine(as_json: bool) -> int:
-    from megatron_dasd.device.doctor import examine
-    from megatron_dasd.progress import at_work
-
-    with at_work("importing what is installed, each package by itself", sys.stderr):
-        findings = examine()
+    findings = _findings(sys.stderr)
     if as_json:
         say(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
@@ -70,18 +66,27 @@ def _examine(as_json: bool) -> int:
     return _is_broken(findings)
 
 
+def _findings(stream: TextIO) -> "list[Finding]":
+    """What the machine has, and which attention kernel the shipped recipes get on it."""
+    from megatron_dasd.device.doctor import examine
+    from megatron_dasd.planning import attention
+    from megatron_dasd.progress import at_work
+
+    with at_work("importing what is installed, each package by itself", stream):
+        found = examine()
+    has_gpu = any(finding.name == "GPU" and finding.state == "on" for finding in found)
+    return [*found, *attention.findings(has_gpu)]
+
+
 def _self_test(folder: Path) -> int:
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    from megatron_dasd.device.doctor import examine
-    from megatron_dasd.progress import at_work
     from megatron_dasd.selftest.run import REPORT, self_test
 
-    with at_work("importing what is installed, each package by itself"):
-        findings = examine()
+    findings = _findings(sys.stdout)
     verdicts = self_test(folder, findings)
     Console().print(_table(findings))
     table = Table(box=SIMPLE)

@@ -81,3 +81,9 @@ class Cluster(BaseModel):
     """By the name that stages use as ``service``."""
     max_fruitless_starts: Positive = 3
     """Starts of a job in a row without any progress, after which the job fails."""
+
+    def resources(self, stage: str, kind: str) -> Resources:
+        """What the file asks for a stage: by its name, and where that is silent, by its kind."""
+        of_kind = self.stages.get(kind, Resources()).model_dump(exclude_unset=True)
+        of_stage = self.stages.get(stage, Resources()).model_dump(exclude_unset=True)
+        return Resources(**(of_kind | of_stage))

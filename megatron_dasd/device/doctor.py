@@ -138,7 +138,7 @@ def _container() -> Finding:
 def _ask_torch() -> _Torch:
     if not is_installed("torch"):
         return _Torch(error="is not installed: run make setup")
-    works, said = _run_python(_TORCH_FACTS)
+    works, said = run_python(_TORCH_FACTS)
     if not works:
         return _Torch(error=said)
     facts = json.loads(said)
@@ -200,7 +200,7 @@ def _transformer_engine(torch: _Torch) -> Finding:
         gain = f"on a GPU: fused layers, packed attention, FP8: {_ENGINE_EXTRA}"
         return Finding(name, "off", "", gain)
     found = _version_of("transformer-engine")
-    works, said = _run_python("import transformer_engine.pytorch")
+    works, said = run_python("import transformer_engine.pytorch")
     if not works:
         return Finding(name, "broken", found, f"{said} (build it for the torch that is here)")
     if not torch.gpus:
@@ -247,7 +247,7 @@ def _mpi() -> Finding:
 def _optional(name: str, module: str, package: str, code: str, on: str, off: str) -> Finding:
     if not is_installed(module):
         return Finding(name, "off", "", off)
-    works, said = _run_python(code)
+    works, said = run_python(code)
     found = _version_of(package)
     return Finding(name, "on", found, on) if works else Finding(name, "broken", found, said)
 
@@ -289,7 +289,7 @@ def _version_of(package: str) -> str:
         return ""
 
 
-def _run_python(code: str) -> tuple[bool, str]:
+def run_python(code: str) -> tuple[bool, str]:
     """Run code in an interpreter of its own: whether it worked, and the last line it printed."""
     command = [sys.executable, "-W", "ignore", "-c", code]
     try:

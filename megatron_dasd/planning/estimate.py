@@ -1,97 +1,31 @@
 """Time, money and disk of every stage of a pipeline, from shapes, lengths and stated rates."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-
-import numpy as np
+from dataclasses import replace
 
 from megatron_dasd.config.base import Launch, Settings
 from megatron_dasd.config.pipeline import Pipeline
-from megatron_dasd.config.planning import Corpus, Plan
+from megatron_dasd.config.planning import Plan
 from megatron_dasd.config.selection import ScoreStudent
-from megatron_dasd.config.training import Train
-from megatron_dasd.data.meta import META, TOKENS, data_folder
+from megatron_dasd.config.teacher import ScoreTopk
+from megatron_dasd.config.training import ExportHf, ImportHf, Train, VerifyConversion
 from megatron_dasd.errors import UserError
 from megatron_dasd.losses.slices import default_bytes
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.models.architecture import Architecture, read_architecture
 from megatron_dasd.models.flops import FLOAT32_SHARE, PEAK_FLOPS, products_of
-from megatron_dasd.models.sizes import checkpoint_bytes
+from megatron_dasd.models.sizes import checkpoint_bytes, element_bytes
+from megatron_dasd.planning.cost import Cost
+from megatron_dasd.planning.data_path import data_cost, stored_bytes
 from megatron_dasd.planning.memory import Recipe, parameters
+from megatron_dasd.planning.totals import TokenTotals, token_totals
 
 _FORWARD_SHARE = 1 / 3
 """Share of the forward pass in the operations of training."""
 _DTYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "fp8": 1}
 """Bytes of an element by Megatron's names of types."""
-_DATA_BYTES = 4 + 1 + 4 + 1
-"""Of a token of packed data: id, mask, teacher's log-prob, class."""
-
-
-@dataclass(frozen=True)
-class TokenTotals:
-    """Token counts of some documents, as the cost formulas need them."""
-
-    num_tokens: float
-    squared: float
-    """Sum of the squares of the documents' lengths."""
-
-    def plus(self, other: "TokenTotals") -> "TokenTotals":
-        """The totals of both sets of documents together."""
-        return TokenTotals(self.num_tokens + other.num_tokens, self.squared + other.squared)
-
-    def times(self, factor: float) -> "TokenTotals":
-        """Scale by ``factor``, e.g. epochs."""
-        return TokenTotals(self.num_tokens * factor, self.squared * factor)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Cost of a stage."""
-
-    stage: str
-    kind: str
-    gpus: int
-    hours: float
-    num_tokens: float
-    flops: float = 0.0
-    disk_bytes: float = 0.0
-
-    @property
-    def gpu_hours(self) -> float:
-        """GPUs times hours."""
-        return self.gpus * self.hours
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Rate over all GPUs or servers of the stage; 0 for a stage without hours."""
-        return self.num_tokens / (3600 * self.hours) if self.hours else 0.0
-
-
-def token_totals(pipeline: Pipeline, reference: str) -> TokenTotals:
-    """Count the documents of packed data that exists; otherwise take ``plan.corpora``.
-
-    Raises:
-        UserError: neither exists.
-    """
-    path = pipeline.resolve(reference)
-    if (path / META).exists() or (path / "data" / META).exists():
-        from megatron.core.datasets.indexed_dataset import IndexedDataset
-
-        sizes = IndexedDataset(str(data_folder(path) / TOKENS)).sequence_lengths.astype(np.float64)
-        return TokenTotals(float(sizes.sum()), float(np.square(sizes).sum()))
-    if reference not in pipeline.plan.corpora:
-        raise UserError(
-            f"{pipeline.path}: {reference} does not exist yet; give the number and length of its "
-            f"documents in plan.corpora.{reference} (num_documents, mean_tokens)"
-        )
-    return corpus_totals(pipeline.plan.corpora[reference])
-
-
-def corpus_totals(corpus: Corpus) -> TokenTotals:
-    """Totals of log-normal lengths: E[n^2] = E[n]^2 exp(sigma^2)."""
-    squared = corpus.num_documents * corpus.mean_tokens**2 * math.exp(corpus.sigma**2)
-    return TokenTotals(corpus.num_tokens, squared)
+_TOP_BYTES = 4 + 4
+"""Of one of the teacher's likeliest tokens: id and log-prob."""
 
 
 def architecture_of(pipeline: Pipeline, reference: str) -> Architecture:
@@ -167,13 +101,12 @@ def seq_length_of(pipeline: Pipeline, reference: str) -> int:
 
 
 def costs(pipeline: Pipeline) -> list[Cost]:
-    """Costs of the stages that run a model, in running order.
+    """Costs of all stages, in running order.
 
     Raises:
         UserError: a figure that the plan needs is missing.
     """
-    found = (_cost(pipeline, stage) for stage in pipeline.stages)
-    return [cost for cost in found if cost is not None]
+    return [_cost(pipeline, stage) for stage in pipeline.stages]
 
 
 def training_cost(pipeline: Pipeline, stage: str, recipe: Recipe | None = None) -> Cost:
@@ -208,28 +141,54 @@ def num_weights(recipe: Recipe) -> int:
     return sum(parameters(replace(recipe, launch=Launch()), 0))
 
 
-def _cost(pipeline: Pipeline, stage: str) -> Cost | None:
+def _cost(pipeline: Pipeline, stage: str) -> Cost:
     settings = pipeline.stages[stage]
     if isinstance(settings, Train):
         return training_cost(pipeline, stage)
     if services := settings.services:
         return _server_cost(pipeline, stage, settings, services[0])
-    if isinstance(settings, ScoreStudent) and settings.checkpoint is not None:
+    if isinstance(settings, ScoreStudent):
+        slower = FLOAT32_SHARE if settings.dtype == "float32" else 1
         lengths = token_totals(pipeline, settings.responses)
-        products = products_of(architecture_of(pipeline, settings.model))
-        flops = _FORWARD_SHARE * products.training_flops(lengths.num_tokens, lengths.squared)
-        ranks = settings.launch.num_ranks
-        rate = _rate(pipeline.plan) * (FLOAT32_SHARE if settings.dtype == "float32" else 1)
-        hours = flops / (ranks * rate) / 3600
-        return Cost(stage, settings.kind, ranks, hours, lengths.num_tokens, flops)
-    if settings.kind == "preprocess_data" and stage in pipeline.plan.corpora:
-        lengths = token_totals(pipeline, stage)
-        disk = _DATA_BYTES * lengths.num_tokens
-        return Cost(stage, settings.kind, 0, 0.0, lengths.num_tokens, disk_bytes=disk)
-    return None
+        cost = _forward_cost(pipeline, stage, settings.model, lengths, slower)
+        return replace(cost, disk_bytes=stored_bytes(settings.kind, lengths.num_tokens))
+    if isinstance(settings, ScoreTopk):
+        slower = FLOAT32_SHARE if settings.dtype == "float32" else 1
+        lengths = token_totals(pipeline, settings.data)
+        cost = _forward_cost(pipeline, stage, settings.teacher, lengths, slower)
+        return replace(cost, disk_bytes=_TOP_BYTES * settings.top_k * lengths.num_tokens)
+    return data_cost(pipeline, stage, _weight_bytes(pipeline, settings))
+
+
+def _forward_cost(
+    pipeline: Pipeline, stage: str, model: str, lengths: TokenTotals, slower: float
+) -> Cost:
+    """Cost of a forward pass on the ranks that the stage has; one, where it is not distributed.
+
+    Args:
+        slower: share of the bfloat16 rate at which it computes.
+    """
+    settings = pipeline.stages[stage]
+    products = products_of(architecture_of(pipeline, model))
+    flops = _FORWARD_SHARE * products.training_flops(lengths.num_tokens, lengths.squared)
+    ranks = settings.num_ranks or 1
+    hours = flops / (ranks * _rate(pipeline.plan) * slower) / 3600
+    return Cost(stage, settings.kind, ranks, hours, lengths.num_tokens, flops)
+
+
+def _weight_bytes(pipeline: Pipeline, settings: Settings) -> float | None:
+    """Of the model that a stage converts or compares, in bfloat16; None: it does neither."""
+    if not isinstance(settings, ImportHf | ExportHf | VerifyConversion):
+        return None
+    model = settings.model
+    while isinstance(export := pipeline.stages.get(model), ExportHf):
+        model = export.model
+    recipe = Recipe(architecture_of(pipeline, model), Launch(), seq_length=1)
+    return float(num_weights(recipe) * element_bytes(bf16=True))
 
 
 def _server_cost(pipeline: Pipeline, stage: str, settings: Settings, service: str) -> Cost:
+    """By the servers' tokens, or by their requests where these take longer."""
     plan, cluster = pipeline.plan, pipeline.cluster
     if service not in plan.server_tokens_per_second:
         raise UserError(
@@ -240,23 +199,16 @@ def _server_cost(pipeline: Pipeline, stage: str, settings: Settings, service: st
         raise UserError(f"{pipeline.path}: service {service} is not among cluster.servers")
     server = cluster.servers[service]
     lengths = token_totals(pipeline, stage)
-    rate = plan.server_tokens_per_second[service] * server.count
+    seconds = lengths.num_tokens / (plan.server_tokens_per_second[service] * server.count)
+    if requests := plan.server_requests_per_second.get(service):
+        seconds = max(seconds, lengths.num_documents / (requests * server.count))
     per_node = cluster.gpus_per_node if server.gpus_per_node is None else server.gpus_per_node
     gpus = server.count * (server.nodes or 1) * per_node
-    return Cost(stage, settings.kind, gpus, lengths.num_tokens / rate / 3600, lengths.num_tokens)
+    disk = stored_bytes("sample_teacher", lengths.num_tokens)
+    hours, tokens = seconds / 3600, lengths.num_tokens
+    return Cost(stage, settings.kind, gpus, hours, tokens, disk_bytes=disk)
 
 
 def _rate(plan: Plan) -> float:
     """Model operations per second of one GPU."""
     return PEAK_FLOPS[plan.gpu] * plan.mfu
-
-
-def total_disk_bytes(pipeline: Pipeline, found: list[Cost]) -> float:
-    """Checkpoints, packed data and exported models; not responses, whose size varies."""
-    exports = [s for s in pipeline.stages.values() if s.kind == "export_hf"]
-    trained = [s for s in pipeline.stages if isinstance(pipeline.stages[s], Train)]
-    of_export = 0
-    if trained:
-        recipe = recipe_of(pipeline, trained[0])
-        of_export = num_weights(recipe) * recipe.element_bytes
-    return sum(cost.disk_bytes for cost in found) + len(exports) * of_export

@@ -3,19 +3,23 @@
 from pathlib import Path
 from typing import TypedDict
 
-from rich.box import SIMPLE
-from rich.console import Console
-from rich.table import Table
-
 from megatron_dasd.artifacts import write_atomic
 from megatron_dasd.config.pipeline import Pipeline
 from megatron_dasd.config.training import Train
 from megatron_dasd.pages.render import render
-from megatron_dasd.planning.estimate import costs, recipe_of, total_disk_bytes
+from megatron_dasd.planning.estimate import costs, recipe_of
 from megatron_dasd.planning.growth import Growth, growth, growth_chart
 from megatron_dasd.planning.host_memory import host_memory
 from megatron_dasd.planning.layouts import Fit, fitting, usable_bytes
 from megatron_dasd.planning.memory import highest
+from megatron_dasd.planning.text import plan_text
+from megatron_dasd.planning.timeline import (
+    most_gpus,
+    side_by_side,
+    streams,
+    time_line,
+    whole_hours,
+)
 from megatron_dasd.printing import say
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "loss", "total")
@@ -29,12 +33,36 @@ class StageFigures(TypedDict):
     stage: str
     kind: str
     gpus: int
+    cores: int
+    """At work; 0: the stage computes on GPUs, or waits for servers."""
     tokens: float
     exaflops: float
     """1e18 operations."""
     tokens_per_second: float
     hours: float
     gpu_hours: float
+    disk_gb: float
+
+
+class StepFigures(TypedDict):
+    """A stage's place on the time line, in hours from the beginning."""
+
+    stage: str
+    waits_for: list[str]
+    start: float
+    end: float
+    slack: float
+    """How much longer it may take."""
+    critical: bool
+    """Whether the whole waits for it."""
+
+
+class StreamFigures(TypedDict):
+    """Stages that could take up each other's parts as they come."""
+
+    stages: list[str]
+    hours: float
+    hours_as_stream: float
 
 
 class LayoutFigures(TypedDict):
@@ -69,6 +97,14 @@ class PlanFigures(TypedDict):
     memory: dict[str, MemoryFigures]
     """By training stage."""
     growth: Growth
+    time_line: list[StepFigures]
+    hours: float
+    """From the first stage's beginning to the last one's end."""
+    most_gpus: int
+    """At work at a time, if every stage begins as early as it can."""
+    side_by_side: list[list[str]]
+    """Groups of stages that run at the same time."""
+    streams: list[StreamFigures]
     gpu_hours: float
     price: float | None
     disk_gb: float
@@ -83,6 +119,7 @@ def collect(pipeline: Pipeline) -> PlanFigures:
     plan = pipeline.plan
     found = costs(pipeline)
     gpu_hours = sum(cost.gpu_hours for cost in found)
+    steps = time_line(pipeline, found)
     return {
         "name": pipeline.name,
         "assumptions": plan.model_dump(exclude={"corpora"}),
@@ -91,19 +128,43 @@ def collect(pipeline: Pipeline) -> PlanFigures:
                 "stage": cost.stage,
                 "kind": cost.kind,
                 "gpus": cost.gpus,
+                "cores": cost.cores,
                 "tokens": cost.num_tokens,
                 "exaflops": cost.flops / 1e18,
                 "tokens_per_second": cost.tokens_per_second,
                 "hours": cost.hours,
                 "gpu_hours": cost.gpu_hours,
+                "disk_gb": cost.disk_bytes / 1e9,
             }
             for cost in found
         ],
         "memory": {stage: _memory(pipeline, stage) for stage in _trained(pipeline)},
         "growth": growth(pipeline),
+        "time_line": [
+            {
+                "stage": step.stage,
+                "waits_for": list(step.waits_for),
+                "start": step.start,
+                "end": step.end,
+                "slack": step.slack,
+                "critical": step.critical,
+            }
+            for step in steps
+        ],
+        "hours": whole_hours(steps),
+        "most_gpus": most_gpus(steps, found),
+        "side_by_side": [list(group) for group in side_by_side(steps)],
+        "streams": [
+            {
+                "stages": list(stream.stages),
+                "hours": stream.hours,
+                "hours_as_stream": stream.hours_as_stream,
+            }
+            for stream in streams(pipeline, steps)
+        ],
         "gpu_hours": gpu_hours,
         "price": plan.price_per_gpu_hour and gpu_hours * plan.price_per_gpu_hour,
-        "disk_gb": total_disk_bytes(pipeline, found) / 1e9,
+        "disk_gb": sum(cost.disk_bytes for cost in found) / 1e9,
     }
 
 
@@ -146,62 +207,9 @@ def _layout(fit: Fit) -> str:
 
 
 def show(figures: PlanFigures) -> None:
-    """Print the plan as tables."""
-    console = Console()
-    given = figures["assumptions"]
-    gpu = f"{given['gpu']} of {given['gpu_memory_gb']:g} GB"
-    say(f"{figures['name']}: {gpu}, MFU {given['mfu']:g}")
-    console.print(_stage_table(figures))
-    console.print(_memory_table(figures))
-    for stage, row in figures["memory"].items():
-        others = "; ".join(f"{o['layout']} ({o['gb']:.0f} GB)" for o in row["plainest"])
-        fits = "" if row["fits"] else "DOES NOT FIT; "
-        say(f"{stage}: {fits}{row['num_fitting']} layouts of as many GPUs fit: {others or 'none'}")
-        host = row["host_gb"]
-        say(
-            f"{stage}: a node's host needs {host['interim']:.0f} GB to save on the way, "
-            f"{host['last']:.0f} GB for the last save and to gather a checkpoint"
-        )
-    price = f", {figures['price']:,.0f} at the stated price" if figures["price"] else ""
-    say(f"{figures['gpu_hours']:,.0f} GPU hours{price}; disk {figures['disk_gb']:,.0f} GB")
-    for stage, by_gpus in figures["growth"].items():
-        hours = ", ".join(
-            f"{gpus}: {both[0]:.1f} to {both[1]:.1f}" if both else f"{gpus}: does not fit"
-            for gpus, both in by_gpus.items()
-        )
-        say(f"{stage}, hours by GPUs: {hours}")
-
-
-def _stage_table(figures: PlanFigures) -> Table:
-    table = Table(box=SIMPLE, show_footer=True)
-    table.add_column("stage", footer="total")
-    for column in ("GPUs", "tokens", "tokens/s", "hours"):
-        table.add_column(column, justify="right")
-    table.add_column("GPU hours", justify="right", footer=f"{figures['gpu_hours']:,.0f}")
-    for row in figures["stages"]:
-        table.add_row(
-            row["stage"],
-            f"{row['gpus']:,}" if row["gpus"] else "-",
-            f"{row['tokens'] / 1e6:,.0f} M",
-            f"{row['tokens_per_second']:,.0f}" if row["hours"] else "-",
-            f"{row['hours']:,.1f}" if row["hours"] else "-",
-            f"{row['gpu_hours']:,.0f}" if row["hours"] else "-",
-        )
-    return table
-
-
-def _memory_table(figures: PlanFigures) -> Table:
-    memory = Table(box=SIMPLE, title="Memory of the fullest rank, GB", title_justify="left")
-    memory.add_column("stage")
-    memory.add_column("layout")
-    for part in PARTS:
-        memory.add_column(part, justify="right")
-    for stage, row in figures["memory"].items():
-        style = "" if row["fits"] else "red"
-        memory.add_row(
-            stage, row["layout"], *(f"{row['gb'][part]:.1f}" for part in PARTS), style=style
-        )
-    return memory
+    """Print the plan, at most 80 columns wide."""
+    for line in plan_text(figures):
+        say(line)
 
 
 def write_page(figures: PlanFigures, path: Path) -> None:

@@ -14,7 +14,7 @@ NUM_STEPS = 20
 SAVE_INTERVAL = 10
 """Steps between saves: a training that is killed after the first goes on from there."""
 ROWS_PER_STEP = 2
-SEQ_LENGTH = 384
+SEQ_LENGTH = 256
 ALIGNMENT = 32
 """Slots of documents; twice the context-parallel ranks divide it, of which there are at most 4."""
 PIPELINE = "selftest_pipeline.yaml"
@@ -28,7 +28,7 @@ _MODEL: JsonObject = {
     "hidden_size": 128,
     "num_attention_heads": 2,
     "num_key_value_heads": 2,
-    "intermediate_size": 256,
+    "intermediate_size": 128,
     # large enough for attention to count: a model that mixes up documents has another loss
     "initializer_std": 0.06,
 }
@@ -79,7 +79,7 @@ def write_pipeline(folder: Path, given: list[Training]) -> Path:
     """Write the pipeline file, JSON being YAML too; its stages run in the same folder."""
     stages: JsonObject = {
         "model": _MODEL,
-        "responses": {"kind": "worked_sums", "size": 95},
+        "responses": {"kind": "worked_sums", "size": 68, "styles": ["terse", "explained"]},
         "data": {
             "kind": "preprocess_data",
             "model": "model",
@@ -118,7 +118,7 @@ def _train(training: Training) -> JsonObject:
         # the data holds as many rows as the steps take; tests/selftest asserts it
         "epochs": 1,
         "save_interval": SAVE_INTERVAL,
-        "lr": 1e-3,
+        "lr": 5e-4,
         "launch": {
             "num_ranks": training.num_ranks,
             "tensor_parallel": training.tensor_parallel,

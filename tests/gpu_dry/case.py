@@ -28,6 +28,8 @@ class Case:
     """Whether the last step is saved, by keys; it takes most of the time of a case."""
     interim: bool = False
     """Whether there is a step more before the last, which is saved beside the training."""
+    memory: bool = False
+    """Whether live tensors are counted."""
     apex: bool = False
     """Whether apex's fused kernel for the weights' gradients is there."""
 
@@ -52,6 +54,10 @@ class Result:
     """Megatron's arguments after its own checks: numbers, texts and switches."""
     attention: list[dict[str, object]] = field(default_factory=list)
     """What reached the attention's kernel, see ``seen.Attention``."""
+    backends: list[dict[str, object]] = field(default_factory=list)
+    """Questions to Transformer Engine's choice of an attention kernel: an
+    ``AttentionShape``'s fields, ``pad_between_seqs``, the names of what else is ``other`` than the
+    doctor asks, the kernel chosen, and what would be left with a FlashAttention."""
     products: list[tuple[str, str, str, int]] = field(default_factory=list)
     """Matrix products: types of both sides and of the result, and how many."""
     calls: dict[str, int] = field(default_factory=dict)
@@ -64,6 +70,8 @@ class Result:
     """Places that read a number on the host, each of which waits for the GPU."""
     collectives: list[tuple[str, int, int, int]] = field(default_factory=list)
     """Name, ranks of the group, bytes, and how many."""
+    memory: dict[str, int] = field(default_factory=dict)
+    """Bytes of live tensors, by the plan's parts."""
     saved: list[str] = field(default_factory=list)
     """Keys of a checkpoint that was to be written."""
     loaded: list[str] = field(default_factory=list)

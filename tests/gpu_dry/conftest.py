@@ -57,6 +57,8 @@ def dry_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     inputs.write_rows(place / "data")
     inputs.write_responses(place / "responses")
     inputs.tiny_model(place / "tiny")
+    inputs.write_rows(place / "tiny_data", num_rows=1, lengths=(600, 300), vocab_size=24)
+    (place / "topk.yaml").write_text(inputs.TOPK)
     inputs.import_model(place / "tiny", place / "checkpoint")
     inputs.tiny_model(place / "tiny_experts", experts=True)
     inputs.import_model(place / "tiny_experts", place / "checkpoint_experts")

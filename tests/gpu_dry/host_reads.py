@@ -113,6 +113,10 @@ IN_A_STEP: dict[str, Answer] = {
     # A row's log-probs, and a text's logits.
     "megatron_dasd/student/scoring_program.py:_token_losses": _ones,
     "megatron_dasd/checkpoint/verify_program.py:_megatron_logits": _zeros,
+    # The likeliest tokens of some positions, and their log-probs.
+    "megatron_dasd/teacher/top_tokens.py:top_of_document": _zeros,
+    # Whether a text for transformers is one document.
+    "site-packages/transformers/masking_utils.py:find_packed_sequence_indices": _ones,
 }
 _WITHOUT_ENGINE: dict[str, Answer] = {
     "megatron_dasd/models/layers.py:_on_host": _documents,

@@ -4,6 +4,7 @@ The checkpoint is a tiny model's, imported by the real stage; from it a stage le
 one.  What it holds takes no part in the shapes of a case.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,18 +28,32 @@ NUM_ROWS = 64
 _VOCAB = 151936
 
 
-def write_rows(folder: Path) -> None:
+def write_rows(
+    folder: Path,
+    num_rows: int = NUM_ROWS,
+    lengths: Sequence[int] = LENGTHS,
+    vocab_size: int = _VOCAB,
+) -> None:
     """Rows like those of the examples, all alike."""
     folder.mkdir()
-    data_format = DataFormat(SEQ_LENGTH, PACK_ALIGN, _VOCAB, _VOCAB - 1)
+    data_format = DataFormat(SEQ_LENGTH, PACK_ALIGN, vocab_size, vocab_size - 1)
     writer = ShardWriter(folder, data_format)
-    for row in range(NUM_ROWS):
-        for number, length in enumerate(LENGTHS):
+    for row in range(num_rows):
+        for number, length in enumerate(lengths):
             mask = np.ones(length, np.uint8)
             mask[0] = 0
             writer.add(f"{row}-{number}", {"tokens": np.ones(length, np.int32), "loss_mask": mask})
     writer.close()
     write_data(folder, [folder], data_format)
+
+
+TOPK = """
+name: topk
+run_dir: runs/topk
+stages:
+  top: {kind: score_topk, data: tiny_data, model: tiny, teacher: tiny, top_k: 8}
+"""
+"""A pipeline of the one program that no example has."""
 
 
 def tiny_model(folder: Path, experts: bool = False) -> None:

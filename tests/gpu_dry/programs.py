@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import torch
@@ -18,10 +18,11 @@ import torch
 from megatron_dasd.config.base import Settings
 from megatron_dasd.config.pipeline import Pipeline, load_pipeline
 from megatron_dasd.config.selection import ScoreStudent
+from megatron_dasd.config.teacher import ScoreTopk
 from megatron_dasd.config.training import ExportHf, ImportHf, Train
 from megatron_dasd.data.meta import read_meta
 from megatron_dasd.device.payload import read_payload, write_payload
-from tests.gpu_dry import watching
+from tests.gpu_dry import live, watching
 from tests.gpu_dry.case import Case, Result
 
 _PORT = "29511"
@@ -62,11 +63,14 @@ def _train(pipeline: Pipeline, case: Case, place: Path, result: Result) -> None:
     settings = settings.model_copy(update=changes)
     watching.replace(stage, "launch", _launch(case, result))
     watching.watch_model(result)
+    watching.watch_backends(result)
+    counted = live.watch(result, watching.replace) if case.memory else nullcontext()
     if not case.save:
         watching.leave_out_saves()
     watching.leave_out_worker()
     watching.watch_checkpoints(result)
-    _run(stage.run, settings, inputs, case, place)
+    with counted:
+        _run(stage.run, settings, inputs, case, place)
 
 
 def _score(pipeline: Pipeline, case: Case, place: Path, result: Result) -> None:
@@ -118,12 +122,27 @@ def _verify(pipeline: Pipeline, case: Case, place: Path, result: Result) -> None
     verify_stage.verify(place.parent / "tiny", checkpoint, list(range(3, 23)), place)
 
 
+def _topk(pipeline: Pipeline, case: Case, place: Path, result: Result) -> None:
+    """It starts no ranks: the teacher runs in the stage's own process."""
+    from megatron_dasd.teacher import top_tokens
+
+    settings = pipeline.stages[case.stage]
+    assert isinstance(settings, ScoreTopk)
+    inputs = {
+        settings.data: place.parent / "tiny_data",
+        settings.model: place.parent / "tiny",
+        settings.teacher: place.parent / "tiny",
+    }
+    _run(top_tokens.run, settings, inputs, case, place)
+
+
 _STAGES: dict[str, Callable[[Pipeline, Case, Path, Result], None]] = {
     "train": _train,
     "score_student": _score,
     "import_hf": _import,
     "export_hf": _export,
     "verify_conversion": _verify,
+    "score_topk": _topk,
 }
 
 

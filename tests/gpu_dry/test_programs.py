@@ -1,5 +1,7 @@
 """Every other program that meets a GPU, as rank 0 of its example."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.gpu_dry.conftest import Play
@@ -34,3 +36,12 @@ def test_scoring(play: Play, dtype: str, layers: str) -> None:
     # one row holds all three responses, and its log-probs are read once
     assert result.host_reads["megatron_dasd/student/scoring_program.py:_token_losses"] == 1
     assert len(result.attention) == (2 if layers == "transformer_engine" else 0)
+
+
+def test_the_teachers_likeliest_tokens(play: Play, dry_place: Path) -> None:
+    """Two documents of 600 and 300 tokens: 256 positions' logits at a time, ids and log-probs."""
+    result = play(str(dry_place / "topk.yaml"), "top")
+    assert result.host_reads == {
+        "site-packages/transformers/masking_utils.py:find_packed_sequence_indices": 2,
+        "megatron_dasd/teacher/top_tokens.py:top_of_document": (3 + 2) * 2,
+    }

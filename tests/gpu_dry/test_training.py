@@ -3,10 +3,12 @@
 Two layers (four in pipelines) of each example's own model, rows of its own length.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from megatron_dasd.planning.attention import of_recipes
 from tests.gpu_dry import host_reads
 from tests.gpu_dry.case import Result
 from tests.gpu_dry.conftest import Play
@@ -17,6 +19,7 @@ EXAMPLES = sorted(
     f"{path.parent.name}/{path.name}"
     for path in (Path(__file__).parents[2] / "examples").glob("qwen3_*/*.yaml")
 )
+OTHER = {"batch_size", "fp8_meta", "max_seqlen_kv", "max_seqlen_q"}
 FP8 = {"fp8-blockwise": "Float8Blockwise", "fp8-tensorwise": "Float8", "fp8-delayed": "Float8"}
 # The last slot reaches to the end of the row, 13,312 positions; the next power of two.
 LONGEST = 16_384
@@ -134,11 +137,33 @@ def test_layouts(play: Play, layout: str, rank: int) -> None:
     assert result.host_reads.get(place, 0) == (layout == "CP8" or rank == 63)
 
 
-def test_attention_is_cudnns(play: Play) -> None:
-    """With padding between documents Transformer Engine's own choice on an H100 is cuDNN's."""
-    result = play(DENSE, "stage1")
-    assert result.calls["get_fused_attn_backend"] > 0
+def check_attention(result: Result, example: str) -> None:
+    """Padding between documents leaves cuDNN's fused attention and FlashAttention 3, no other."""
+    expected = next(
+        shape for shape, names in of_recipes().items() if example.removesuffix(".yaml") in names
+    )
+    assert result.backends
+    for asked in result.backends:
+        assert {name: asked[name] for name in asdict(expected)} == asdict(expected)
+        assert asked["pad_between_seqs"]
+        # the doctor asks the same, of the row's length in place of the longest slot's
+        assert set(asked["other"]) <= OTHER
+        assert asked["chosen"] == "cuDNN's fused attention"
+        # FlashAttention, cuDNN's, unfused
+        assert asked["left with FlashAttention 2"] == [False, True, False]
+        assert asked["left with FlashAttention 3"] == [True, True, False]
     assert result.calls["fused_attn forward"] == len(result.attention) / 2
+
+
+def test_attention_is_cudnns(play: Play) -> None:
+    """Transformer Engine's own choice, asked as an H100 with cuDNN 9.24."""
+    check_attention(play(DENSE, "stage1"), DENSE)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("example", [e for e in EXAMPLES if "h100_" in e])
+def test_attention_of_every_example(play: Play, example: str) -> None:
+    check_attention(play(example, "stage1"), example)
 
 
 @pytest.mark.parametrize(

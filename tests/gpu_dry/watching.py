@@ -3,10 +3,15 @@
 import sys
 import types
 from collections import Counter
-from contextlib import suppress
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, fields
 from functools import wraps
+from typing import Any
 
+from packaging.version import Version
+
+from megatron_dasd.models.attention_backend import AttentionShape, name_of, question
 from tests.gpu_dry import h100, host_reads, kernels, on_meta, seen
 from tests.gpu_dry.case import Result
 
@@ -59,6 +64,58 @@ def watch_model(result: Result) -> None:
         return model, optimizer, scheduler
 
     replace(training, "setup_model_and_optimizer", watched)
+
+
+def watch_backends(result: Result) -> None:
+    """Note what Transformer Engine is asked for an attention kernel, and what it chooses.
+
+    The same question is asked once more for each version of FlashAttention, as if it were there.
+    """
+    try:
+        from transformer_engine.pytorch.attention.dot_product_attention import utils
+    except ImportError:  # a player without it
+        return
+    choose = utils.get_attention_backend
+
+    def watched(params: Any) -> object:
+        answer = choose(params)
+        found: dict[str, object] = {"chosen": name_of(answer)}
+        for version in ("2", "3"):
+            with _flash_attention(utils.FlashAttentionUtils, version):
+                left = choose(params)[5]
+                found[f"left with FlashAttention {version}"] = [bool(kernel) for kernel in left]
+        shape = AttentionShape(
+            params.num_heads,
+            params.num_gqa_groups,
+            params.head_dim_qk,
+            params.num_tokens_q,
+            params.cp_size,
+        )
+        ours = question(shape)
+        names = [field.name for field in fields(params)]
+        other = sorted(n for n in names if getattr(params, n) != getattr(ours, n))
+        asked = {"pad_between_seqs": params.pad_between_seqs, "other": other}
+        result.backends.append(asdict(shape) | asked | found)
+        return answer
+
+    replace(utils, "get_attention_backend", watched)
+
+
+@contextmanager
+def _flash_attention(known: Any, version: str) -> Iterator[None]:
+    """Let a version of FlashAttention be installed, as far as the choice looks."""
+    flags = {
+        "2": {"is_installed": True, "version": Version("2.8.3")},
+        "3": {"v3_is_installed": True, "fa3_version": Version("3.0.0b1"), "use_v3": True},
+    }[version]
+    before = {name: getattr(known, name) for name in flags}
+    for name, value in flags.items():
+        setattr(known, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(known, name, value)
 
 
 def leave_out_saves() -> None:

@@ -19,12 +19,14 @@ from megatron_dasd.models.architecture import (
     read_architecture,
 )
 from megatron_dasd.models.flops import products_of
-from megatron_dasd.planning.estimate import Cost, corpus_totals, costs, recipe_of, training_cost
+from megatron_dasd.planning.cost import Cost
+from megatron_dasd.planning.estimate import costs, recipe_of, training_cost
 from megatron_dasd.planning.growth import GPUS, growth, growth_chart
 from megatron_dasd.planning.host_memory import host_memory
 from megatron_dasd.planning.layouts import efficiency, fitting, usable_bytes
 from megatron_dasd.planning.memory import Recipe, highest, memory, parameters
 from megatron_dasd.planning.report import collect, show, write_page
+from megatron_dasd.planning.totals import corpus_totals
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -102,7 +104,7 @@ def test_layouts_that_others_run_fit(
 
 
 def test_squares_of_log_normal_lengths() -> None:
-    lengths = corpus_totals(Corpus(num_documents=10, mean_tokens=100.0, sigma=0.5))
+    lengths = corpus_totals(Corpus(mean_tokens=100.0, sigma=0.5), 10)
     assert lengths.num_tokens == 1000.0
     assert lengths.squared == pytest.approx(10 * 100.0**2 * math.exp(0.25))
     assert lengths.times(3).num_tokens == 3000.0
@@ -166,7 +168,14 @@ def test_the_recipes_fit_the_clusters_that_they_name(
     assert figures["gpu_hours"] == pytest.approx(sum(row["gpu_hours"] for row in figures["stages"]))
     json.dumps(figures)
     show(figures)
-    assert "GPU hours; disk" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not any("…" in line or "..." in line for line in lines)
+    # every stage has hours and a place, and the line of layouts stands once for those alike
+    places = {step["stage"] for step in figures["time_line"]}
+    assert places == set(pipeline.stages) == {row["stage"] for row in figures["stages"]}
+    alike = {str(row) for row in figures["memory"].values()}
+    assert sum("layouts of as many GPUs fit" in line for line in lines) == len(alike)
     write_page(figures, tmp_path / "plan.html")
     page = (tmp_path / "plan.html").read_text()
     assert "<svg" in page

@@ -37,7 +37,7 @@ def test_a_training_that_ends_before_it_is_killed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)  # some 300 s of CPU time
+@pytest.mark.timeout(1500)  # some 250 s of CPU time
 def test_the_whole_self_test_on_the_cpu(tmp_path: Path) -> None:
     """Every precision on one rank, TP2 and CP2; killed, resumed, scored, exported, timed."""
     command = [sys.executable, str(TOOL), "--train", str(tmp_path / "work")]

@@ -10,6 +10,7 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterator
+from dataclasses import MISSING, asdict, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import TypedDict
@@ -20,7 +21,7 @@ import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from megatron_dasd.artifacts import write_part
-from megatron_dasd.records import SelectedResponse
+from megatron_dasd.records import Message, Prompt, SelectedResponse
 from megatron_dasd.records_io import arrow_schema
 from megatron_dasd.text.bulk import BulkEncoder
 from megatron_dasd.text.encoding import load_tokenizer, token_bytes
@@ -177,15 +178,16 @@ class _PartWriter:
             spans.append([{"start": 8, "end": middle}, {"start": start, "end": end}])
         count = len(chains)
         prompts = [
-            {
-                "prompt_id": f"p{first + i}",
-                "messages": [{"role": "user", "content": question}],
-                "domain": "math",
-                "split": "train",
-            }
+            asdict(
+                Prompt(
+                    prompt_id=f"p{first + i}",
+                    messages=[Message(role="user", content=question)],
+                    domain="math",
+                )
+            )
             for i, (question, _, _) in enumerate(chains)
         ]
-        columns = {
+        columns = _defaults(count) | {
             "prompt": prompts,
             "temperature": [1.0] * count,
             "candidate": [0] * count,
@@ -193,11 +195,6 @@ class _PartWriter:
             "model": ["teacher"] * count,
             "text": outputs,
             "finish_reason": ["stop"] * count,
-            "student_prefix": [""] * count,
-            "student_prefix_ids": [[]] * count,
-            "teacher_prompt": [""] * count,
-            "engine": [""] * count,
-            "usage": [None] * count,
             "output": outputs,
             "output_spans": spans,
             "text_spans": spans,
@@ -242,3 +239,14 @@ class _PartWriter:
         offsets = np.cumsum([0, *map(len, texts)]).astype(np.int32)
         values = pa.StructArray.from_arrays(fields, fields=list(inner))
         return pa.ListArray.from_arrays(offsets, values)
+
+
+def _defaults(count: int) -> dict[str, list[object]]:
+    """So many times what a record has where nothing is said, by field."""
+    found: dict[str, list[object]] = {}
+    for field in fields(SelectedResponse):
+        if field.default is not MISSING:
+            found[field.name] = [field.default] * count
+        elif field.default_factory is not MISSING:
+            found[field.name] = [field.default_factory()] * count
+    return found
