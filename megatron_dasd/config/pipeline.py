@@ -9,6 +9,7 @@ from typing import get_args
 
 from megatron_dasd.config.base import Reference, Settings
 from megatron_dasd.config.cluster import Cluster
+from megatron_dasd.config.evaluated import with_evaluated
 from megatron_dasd.config.on_policy import CHECKPOINT, WEIGHTS
 from megatron_dasd.config.pipeline_file import Expanded, checked, read_expanded
 from megatron_dasd.config.planning import Plan
@@ -160,6 +161,10 @@ def graph_text(
 
 def _pipeline(path: Path, run_dir: Path | None, expanded: Expanded) -> Pipeline:
     file = checked(path, expanded.content)
+    try:
+        given = with_evaluated(file.stages)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     pipeline = Pipeline(
         path=path,
         name=file.name,
@@ -167,7 +172,7 @@ def _pipeline(path: Path, run_dir: Path | None, expanded: Expanded) -> Pipeline:
         seed=file.seed,
         stages={
             name: s if s.seed is not None else s.model_copy(update={"seed": file.seed})
-            for name, s in file.stages.items()
+            for name, s in given.items()
         },
         cluster=file.cluster,
         plan=file.plan,

@@ -16,6 +16,7 @@ from megatron_dasd.config.base import (
     TemplateVariables,
     ThinkingFormat,
 )
+from megatron_dasd.config.benchmarks import BenchmarkName
 from megatron_dasd.config.execution import Execution
 
 
@@ -90,8 +91,11 @@ class FilterResponses(Settings):
     benchmarks: list[Input] = []
     """JSON lines, Parquet or plain text (a text a line): what is to be measured later on, and must
     not be trained on."""
+    evaluated: dict[BenchmarkName, Input] = {}
+    """Copies of published benchmarks whose questions must not be trained on.  A pipeline adds those
+    that its ``evaluate`` stages ask."""
     decontamination: Decontamination = Decontamination()
-    """How texts of ``benchmarks`` are found."""
+    """How texts of ``benchmarks`` and ``evaluated`` are found."""
     on_malformed: OnMalformed = "stop"
     """``stop``: the first malformed record ends the stage; ``set_aside``: such records are kept
     beside the result with the reason, and counted."""

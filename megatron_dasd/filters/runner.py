@@ -10,11 +10,11 @@ from pathlib import Path
 
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.selection import FilterResponses
-from megatron_dasd.filters.benchmarks import Benchmarks
+from megatron_dasd.filters.benchmarks import NOT_SHOWN, Benchmarks
 from megatron_dasd.filters.case import Case, Tools, identity_of, make_case
 from megatron_dasd.filters.report import collect, what_took_all, write_report
 from megatron_dasd.filters.rules import first_reason
-from megatron_dasd.filters.rules.contamination import searched_turns
+from megatron_dasd.filters.rules.contamination import contamination_of, searched_turns
 from megatron_dasd.filters.token_counter import StudentTokenCounter
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.printing import say
@@ -45,21 +45,27 @@ def run(
             else:
                 _filter_file(index, file, settings, tools, seen, folder)
             bar.advance(1)
-    figures = collect(settings, folder)
+    num_questions = tools.benchmarks.num_questions if tools.benchmarks else {}
+    figures = collect(settings, folder, num_questions)
     write_report(folder, figures)
     if not figures["kept"] and (figures["malformed"] or any(figures["dropped"].values())):
         say(what_took_all(figures))
-    return {"kept_share": figures["kept_share"], "dropped": figures["dropped"]}
+    return {
+        "kept_share": figures["kept_share"],
+        "dropped": figures["dropped"],
+        "overlap": figures["overlap"],
+    }
 
 
 def _read_benchmarks(
     settings: FilterResponses, inputs: Mapping[str, Path], files: Sequence[Path]
 ) -> Benchmarks | None:
     """The benchmarks, without what many prompts of the files share."""
-    if not settings.benchmarks:
+    if not settings.benchmarks and not settings.evaluated:
         return None
     paths = [inputs[name] for name in settings.benchmarks]
-    benchmarks = Benchmarks.read(paths, settings.decontamination)
+    evaluated = {name: inputs[reference] for name, reference in settings.evaluated.items()}
+    benchmarks = Benchmarks.read(paths, settings.decontamination, evaluated)
     prompts = (
         turn
         for file in files
@@ -95,9 +101,15 @@ def _filter_file(
             aside.counts[f"kept T={response.temperature:g}"] += 1
         else:
             reason, detail = verdict
-            aside.drop(reason, response, detail)
+            aside.drop(reason, response, _hiding(detail, case))
             aside.counts[f"dropped T={response.temperature:g}"] += 1
     folder.write_part(index, FilteredResponse, kept, aside.counts, aside.rows)
+
+
+def _hiding(detail: str, case: Case) -> str:
+    """What a rule found; of a response with words that must not be shown, where they are from."""
+    found = contamination_of(case)
+    return found if found and NOT_SHOWN in found else detail
 
 
 def judge(case: Case) -> FilteredResponse | tuple[str, str]:
