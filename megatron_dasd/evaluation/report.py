@@ -66,6 +66,8 @@ class RunFigures(HeldoutFigures, AnswerFigures):
     count_exceeds_longest: float | None
     kept_share: dict[str, object]
     """By filter stage."""
+    overlap: dict[str, dict[str, dict[str, int]]]
+    """Of evaluated benchmarks with the responses of each filter stage, none of which it keeps."""
     counts: dict[str, dict[str, int]]
     """By stage."""
     loss_curves: dict[str, dict[str, list[list[float]]]]
@@ -121,6 +123,11 @@ def collect_figures(
         "count_exceeds_longest": select["count_exceeds_longest"],
         "kept_share": {
             name: manifests[name].figures.get("kept_share") for name in settings.filters
+        },
+        "overlap": {
+            name: found
+            for name in settings.filters
+            if (found := manifests[name].figures.get("overlap"))
         },
         "counts": {
             name: manifest.counts for name, manifest in manifests.items() if manifest.counts

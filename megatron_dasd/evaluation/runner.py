@@ -20,6 +20,8 @@ from megatron_dasd.engines.open import open_engine
 from megatron_dasd.engines.parts import BarMeter
 from megatron_dasd.errors import UserError
 from megatron_dasd.evaluation.accuracy import accuracies, verdict
+from megatron_dasd.evaluation.benchmark_page import write_page
+from megatron_dasd.evaluation.by_benchmark import benchmark_figures
 from megatron_dasd.evaluation.code_answers import KeptTests, TestsOf, own_tests
 from megatron_dasd.evaluation.graders import (
     Grade,
@@ -74,7 +76,15 @@ def run(settings: Evaluate, inputs: Mapping[str, Path], folder: StageFolder) -> 
                 folder.write_part(index, Graded, graded, part.counts, part.rows)
     close_workers()
     figures = accuracies(read_records(folder.path, Graded))
-    return {"models": figures, "base": next(iter(settings.models))}
+    found: dict[str, object] = {"models": figures, "base": next(iter(settings.models))}
+    if settings.benchmarks:
+        by_benchmark = benchmark_figures(read_records(folder.path, Graded))
+        write_page(settings, folder, by_benchmark)
+        found["benchmarks"] = {
+            name: {"title": one["title"], "models": one["models"], "to_first": one["to_first"]}
+            for name, one in by_benchmark.items()
+        }
+    return found
 
 
 def _prompts(
@@ -198,4 +208,5 @@ def _graded(name: str, task: Task, generation: Generation, grade: Grade) -> Grad
         score=grade.score,
         num_tokens=len(generation.tokens.token_ids),
         finish_reason=generation.finish_reason,
+        failure=grade.failure,
     )
