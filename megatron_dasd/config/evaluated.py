@@ -28,9 +28,11 @@ def with_evaluated(stages: Mapping[str, Settings]) -> dict[str, Settings]:
     return {name: _told(settings, copies) for name, settings in stages.items()}
 
 
-def evaluated_by(settings: Settings) -> Mapping[str, str]:
+def evaluated_by(settings: Settings) -> dict[str, str]:
     """The benchmarks that a stage evaluates, with the user's copies."""
-    return settings.benchmarks if isinstance(settings, Evaluate) else {}
+    if not isinstance(settings, Evaluate):
+        return {}
+    return {str(name): copy for name, copy in settings.benchmarks.items()}
 
 
 def _told(settings: Settings, copies: Mapping[str, str]) -> Settings:

@@ -66,7 +66,7 @@ class RunFigures(HeldoutFigures, AnswerFigures):
     count_exceeds_longest: float | None
     kept_share: dict[str, object]
     """By filter stage."""
-    overlap: dict[str, dict[str, dict[str, int]]]
+    overlap: dict[str, object]
     """Of evaluated benchmarks with the responses of each filter stage, none of which it keeps."""
     counts: dict[str, dict[str, int]]
     """By stage."""

@@ -64,7 +64,7 @@ def _read_benchmarks(
     if not settings.benchmarks and not settings.evaluated:
         return None
     paths = [inputs[name] for name in settings.benchmarks]
-    evaluated = {name: inputs[reference] for name, reference in settings.evaluated.items()}
+    evaluated = {str(name): inputs[reference] for name, reference in settings.evaluated.items()}
     benchmarks = Benchmarks.read(paths, settings.decontamination, evaluated)
     prompts = (
         turn
