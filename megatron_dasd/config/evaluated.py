@@ -30,6 +30,8 @@ def with_evaluated(stages: Mapping[str, Settings]) -> dict[str, Settings]:
 
 def evaluated_by(settings: Settings) -> dict[str, str]:
     """The benchmarks that a stage evaluates, with the user's copies."""
+    if isinstance(settings, Train) and settings.evaluate_every:
+        settings = settings.evaluate_every.stage
     if not isinstance(settings, Evaluate):
         return {}
     return {str(name): copy for name, copy in settings.benchmarks.items()}

@@ -93,6 +93,27 @@ def loss_chart(curves: Mapping[str, Mapping[str, Sequence[Sequence[float]]]]) ->
 
 
 @matplotlib.rc_context(STYLE)
+def accuracy_curve_chart(curves: Mapping[str, Mapping[str, Sequence[Sequence[float]]]]) -> Markup:
+    """Accuracy of evaluated checkpoints over the steps, one panel a training stage.
+
+    Args:
+        curves: by stage and benchmark, lists of (iteration, share of right answers).
+    """
+    figure = Figure(figsize=(2.6 * max(2, len(curves)), 2.7), layout="constrained")
+    panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
+    for axes, (stage, by_name) in zip(panels, curves.items(), strict=True):
+        for name, points in by_name.items():
+            steps, shares = zip(*points, strict=True)
+            axes.plot(steps, [100 * share for share in shares], "o-", label=name, markersize=4)
+        axes.set_title(stage, fontsize=10)
+        axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+        axes.legend()
+    panels[0].set_ylabel("% right")
+    return svg(figure)
+
+
+@matplotlib.rc_context(STYLE)
 def cut_off_chart(by_length: Sequence[Mapping[str, float]]) -> Markup:
     """Share of the student's answers that their cap cut off, by the teacher's length.
 
