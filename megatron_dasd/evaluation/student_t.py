@@ -27,21 +27,33 @@ def central_probability(t: float, degrees: int) -> float:
     return sin(angle) * total
 
 
-@cache
+def two_sided_p(t: float, degrees: int) -> float:
+    """The probability that a variable of Student's t is as far from 0 as t or farther."""
+    return max(0.0, 1.0 - central_probability(abs(t), degrees))
+
+
 def quantile_975(degrees: int) -> float:
-    """The half width of a 95 % interval in standard errors.
+    """The half width of a 95 % interval in standard errors; raises as :func:`central_quantile`."""
+    return _NORMAL_975 if degrees > _MOST_DEGREES else central_quantile(0.95, degrees)
+
+
+@cache
+def central_quantile(probability: float, degrees: int) -> float:
+    """The t between whose negative and itself a variable lies with this probability.
 
     Raises:
-        ValueError: there are no degrees of freedom.
+        ValueError: there are no degrees of freedom, or the probability is not between 0 and 1.
     """
     if degrees < 1:
         raise ValueError(f"degrees: {degrees} is less than 1")
-    if degrees > _MOST_DEGREES:
-        return _NORMAL_975
-    low, high = 1.0, 16.0  # 12.7 for one degree
-    while high - low > 1e-12:
+    if not 0 < probability < 1:
+        raise ValueError(f"probability: {probability} is not between 0 and 1")
+    low, high = 0.0, 1.0
+    while central_probability(high, degrees) < probability:
+        high *= 2
+    while high - low > 1e-12 * high:
         middle = (low + high) / 2
-        if central_probability(middle, degrees) < 0.95:
+        if central_probability(middle, degrees) < probability:
             low = middle
         else:
             high = middle
