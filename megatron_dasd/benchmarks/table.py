@@ -2,8 +2,7 @@
 
 Sampling is the report's (METHOD: evaluation): temperature 1.0, top-p 1.0, 64 answers a question, at
 most 102,400 new tokens for AIME and 81,920 for GPQA-Diamond and LiveCodeBench.  The report does not
-measure GSM8K and MATH-500; they have AIME's limit.  The report does not give its instructions:
-those here are this program's.
+measure GSM8K and MATH-500; they have AIME's limit.  The instructions are this program's.
 """
 
 from collections.abc import Callable, Mapping

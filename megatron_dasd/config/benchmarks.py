@@ -39,7 +39,7 @@ class Window(BaseModel):
 class LiveCodeBench(BaseModel):
     """Which questions of LiveCodeBench are asked, and how long a program may take.
 
-    The report names the releases without their windows; these defaults are common ones.
+    The defaults are common windows; a figure can be compared only with one of the same window.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
