@@ -2,6 +2,7 @@
 """What each part of the method does, in miniature: arms over one pool of responses.
 
 Usage: tools/ablation.py run [--arm NAME] [--seed N] [--example DIR] [--runs DIR] [--results DIR]
+       tools/ablation.py check --arm NAME --seed N
        tools/ablation.py page [--docs DIR]
 
 Every finished seed of an arm is kept in ``examples/ablation/results``; what is kept is not run
@@ -26,10 +27,16 @@ def main() -> int:
     run = commands.add_parser("run", help="run what is not kept yet")
     run.add_argument("--arm", action="append", help="this arm (repeatable); default: all")
     run.add_argument("--seed", action="append", type=int, help="this seed; default: 1 to 8")
-    run.add_argument("--runs", type=Path, default=Path("runs/ablation"), help="where it runs")
+    check = commands.add_parser("check", help="run an arm again and compare it with what is kept")
+    check.add_argument("--arm", required=True, help="e.g. low")
+    check.add_argument("--seed", required=True, type=int, help="e.g. 3")
+    for command in (run, check):
+        command.add_argument(
+            "--runs", type=Path, default=Path("runs/ablation"), help="where it runs"
+        )
     page = commands.add_parser("page", help="write docs/ablation.md from kept results")
     page.add_argument("--docs", type=Path, default=Path("docs"), help="folder of the page")
-    for command in (run, page):
+    for command in (run, check, page):
         command.add_argument("--example", type=Path, default=EXAMPLE, help="arms and contrasts")
         command.add_argument("--results", type=Path, help="kept results; default: in the example")
     given = parser.parse_args()
@@ -41,6 +48,9 @@ def main() -> int:
 
         if given.command == "page":
             say(f"{pages.write_page(given.example, results, given.docs)}")
+            return
+        if given.command == "check":
+            say(arms.check_arm(given.example, given.runs, results, given.arm, given.seed))
             return
         say(f"{arms.write_plan(results, NUM_SEEDS, NUM_PROBLEMS, NUM_SAMPLES)}")
         names = given.arm or sorted(path.stem for path in (given.example / "arms").glob("*.yaml"))

@@ -78,6 +78,28 @@ def run_arm(example: Path, runs: Path, results: Path, arm: str, seed: int) -> bo
     return True
 
 
+def check_arm(example: Path, runs: Path, results: Path, arm: str, seed: int) -> str:
+    """Run one arm again from one seed, in folders of its own, and compare it with what is kept.
+
+    Raises:
+        UserError: nothing is kept of it, or it comes to something else.
+    """
+    kept = read_result(results, arm)
+    if not kept or str(seed) not in kept["seeds"]:
+        raise UserError(f"{results}: nothing is kept of {arm}, seed {seed}")
+    again = runs / "again"
+    run_arm(example, again, again / "results", arm, seed)
+    made = read_result(again / "results", arm)
+    assert made is not None
+    before, now = kept["seeds"][str(seed)], made["seeds"][str(seed)]
+    differing = [
+        name for name, value in before.items() if name != "commit" and now.get(name) != value
+    ]
+    if differing:
+        raise UserError(f"{arm}, seed {seed}: other than kept in {', '.join(differing)}")
+    return f"{arm}, seed {seed}: the kept figures"
+
+
 def write_plan(results: Path, num_seeds: int, num_problems: int, num_samples: int) -> Path:
     """Write down the smallest effect that can be seen, before any arm is run; once."""
     path = results / "plan.json"
