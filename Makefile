@@ -4,9 +4,10 @@ STAMP := .venv/.installed
 # Processes of the tests; a file's tests run in one of them.
 WORKERS ?= 2
 
-.PHONY: help setup demo test test-long test-all lint bench docs clean
+.PHONY: help setup demo ablation test test-long test-all lint bench docs clean
 help:
 	@echo 'make demo       a student learns to carry from its teacher, without a GPU (runs/demo/report.html)'
+	@echo 'make ablation   what each part of the method does, in miniature: hours, resumable (docs/ablation.md)'
 	@echo 'make test       checks and tests; make test-long: those that are slow by nature'
 	@echo 'make test-all   every test, those that take hours too'
 	@echo 'make bench      figures of speed against limits and peers (bench/results.json)'
@@ -25,6 +26,10 @@ $(STAMP): setup.py constraints.txt examples/cpu_tiny/requirements.txt
 
 demo: $(STAMP)
 	$(PYTHON) -m megatron_dasd.pipeline examples/demo/pipeline.yaml
+
+ablation: $(STAMP)
+	$(PYTHON) tools/ablation.py run
+	$(PYTHON) tools/ablation.py page
 
 lint: $(STAMP)
 	$(PYTHON) -m ruff check .

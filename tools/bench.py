@@ -4,11 +4,14 @@
 Usage: tools/bench.py [--only ROOM] [--out bench/results.json]
 
 Writes a list of ``{name, unit, own, peer, peer_name, value, bar, holds}``: the raw samples of both
-sides, the ratio of their medians, and whether it holds the bar.
+sides, the ratio of their medians, and whether it holds the bar.  ``index.html`` beside it shows
+them, and ``history`` keeps them by CPU model and commit; what has changed by more than its noise is
+said.
 """
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -48,6 +51,8 @@ def main() -> int:
 
 
 def _measure(rooms: Sequence[str], out: Path) -> int:
+    from benchmarks import history, page
+
     from megatron_dasd.artifacts import write_atomic  # imports pyarrow
 
     results: list[Row] = []
@@ -57,6 +62,18 @@ def _measure(rooms: Sequence[str], out: Path) -> int:
             results.append(row)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, json.dumps(results, indent=2).encode())
+    kept = history.keep(results, out.parent / "history")
+    known = history.read(out.parent / "history", history.cpu_model())
+    earlier = [one for one in known if kept is None or one["commit"] != kept["commit"]]
+    found = history.changes(results, earlier)
+    for change in found:
+        say(f"changed: {change.line}")
+    if kept is None:
+        say("files differ from the commit: these results are not kept in the history")
+    machine = f"{history.cpu_model()}, {len(os.sched_getaffinity(0))} cores"
+    page.write_page(
+        out.parent / "index.html", results, found, history.histories(results, known), machine
+    )
     return 0 if all(row["holds"] for row in results) else 1
 
 

@@ -8,6 +8,7 @@ from megatron_dasd.config.base import Reference, Settings
 from megatron_dasd.config.on_policy import CHECKPOINT, WEIGHTS
 from megatron_dasd.config.products import Checkpoint, Model, in_words
 from megatron_dasd.config.stages import stage_kinds
+from megatron_dasd.config.training import EVALUATION
 from megatron_dasd.errors import UserError
 
 
@@ -57,7 +58,8 @@ def check_connections(path: Path, stages: Mapping[str, Settings]) -> None:
         check_readable(f"{path}: stages.{name}.", settings, made)
         inside = settings.inner_stages
         for inner, inner_settings in inside.items():
-            where = f"{path}: stages.{name}.on_policy.stages.{inner}."
+            place = "evaluate_every.stage" if inner == EVALUATION else f"on_policy.stages.{inner}"
+            where = f"{path}: stages.{name}.{place}."
             check_readable(where, inner_settings, {**made, **weights, **_made_by(inside)})
 
 

@@ -13,6 +13,7 @@ from megatron_dasd.config.base import (
     Stage,
     TemplateVariables,
 )
+from megatron_dasd.config.benchmarks import BenchmarkName, LiveCodeBench, PlainQuestions
 from megatron_dasd.config.products import Comparison, Model, Page, TrainedCheckpoint
 from megatron_dasd.records import (
     FilteredResponse,
@@ -26,7 +27,7 @@ from megatron_dasd.records import (
 
 
 class Evaluate(Settings):
-    """Accuracy on the held-out prompts that carry a reference answer."""
+    """Accuracy on published benchmarks, or on held-out prompts that carry a reference answer."""
 
     kind: Literal["evaluate"]
     stage: ClassVar[Stage] = Stage(
@@ -34,22 +35,32 @@ class Evaluate(Settings):
         warning_seconds=120,
         over_mpi=True,
         makes=Graded,
-        reads={"prompts": Prompt, "models": Model},
+        reads={"prompts": Prompt, "benchmarks": (), "models": Model},
     )
-    prompts: Input
-    """Prompts; the held-out ones with a reference answer are asked."""
+    prompts: Input | None = None
+    """Prompts; the held-out ones with a reference answer are asked.  None: ``benchmarks`` are."""
+    benchmarks: dict[BenchmarkName, Input] = {}
+    """Your own copies of published benchmarks, by name: files, or folders of them, as they are
+    published (docs/evaluate.md).  Nothing is fetched.  Every ``filter_responses`` of the pipeline
+    keeps their questions out of the training data."""
+    livecodebench: LiveCodeBench = LiveCodeBench()
+    """Which questions of LiveCodeBench are asked, and how long a program may take."""
+    plain: PlainQuestions = PlainQuestions()
+    """How the file of the benchmark ``plain`` is read, which is any file of questions and
+    answers."""
     models: dict[str, Input] = Field(min_length=1)
     """Hugging Face folders by the name that the report shows; the others' differences are taken to
     the first one.  Each writes the normalised form."""
-    num_samples: Positive = 1
-    """Answers to each prompt."""
+    num_samples: Positive | None = None
+    """Answers to each question; None: 64 to those of benchmarks, as the report has it, else 1."""
     temperature: Annotated[float, Field(ge=0)] = 1.0
     """0: greedy."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Only the smallest set of likeliest tokens with this probability is drawn from; 1: all
     tokens."""
-    max_new_tokens: Positive
-    """Longest answer, in tokens of the model that writes it."""
+    max_new_tokens: Positive | None = None
+    """Longest answer, in tokens of the model that writes it; None: the report's for each
+    benchmark."""
     system_prompt: str | None = None
     """System turn before every prompt; None: none."""
     chat_template_kwargs: TemplateVariables = {}
@@ -59,6 +70,14 @@ class Evaluate(Settings):
     on_malformed: OnMalformed = "stop"
     """``stop``: the first malformed record ends the stage; ``set_aside``: such records are kept
     beside the result with the reason, and counted."""
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> "Evaluate":
+        if (self.prompts is None) == (not self.benchmarks):
+            raise ValueError("give prompts or benchmarks")
+        if self.prompts is not None and self.max_new_tokens is None:
+            raise ValueError("max_new_tokens: must be given with prompts")
+        return self
 
     @model_validator(mode="after")
     def _one_model_a_server(self) -> "Evaluate":

@@ -14,6 +14,7 @@ from megatron_dasd.config.connections import (
     named_references,
     reference_fields,
 )
+from megatron_dasd.config.evaluated import with_evaluated
 from megatron_dasd.config.on_policy import CHECKPOINT, WEIGHTS
 from megatron_dasd.config.pipeline_file import Expanded, checked, read_expanded
 from megatron_dasd.config.planning import Plan
@@ -149,6 +150,10 @@ def graph_text(
 
 def _pipeline(path: Path, run_dir: Path | None, expanded: Expanded) -> Pipeline:
     file = checked(path, expanded.content)
+    try:
+        given = with_evaluated(file.stages)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     pipeline = Pipeline(
         path=path,
         name=file.name,
@@ -156,7 +161,7 @@ def _pipeline(path: Path, run_dir: Path | None, expanded: Expanded) -> Pipeline:
         seed=file.seed,
         stages={
             name: s if s.seed is not None else s.model_copy(update={"seed": file.seed})
-            for name, s in file.stages.items()
+            for name, s in given.items()
         },
         cluster=file.cluster,
         plan=file.plan,

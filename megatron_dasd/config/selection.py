@@ -17,6 +17,7 @@ from megatron_dasd.config.base import (
     TemplateVariables,
     ThinkingFormat,
 )
+from megatron_dasd.config.benchmarks import BenchmarkName
 from megatron_dasd.config.execution import Execution
 from megatron_dasd.config.products import RECORDS, Checkpoint, Model
 from megatron_dasd.records import FilteredResponse, Response, ScoredResponse, SelectedResponse
@@ -77,7 +78,12 @@ class FilterResponses(Settings):
         over_mpi=True,
         in_rounds=True,
         makes=FilteredResponse,
-        reads={"responses": Response, "student": Model, "benchmarks": RECORDS},
+        reads={
+            "responses": Response,
+            "student": Model,
+            "benchmarks": RECORDS,
+            "evaluated": (),
+        },
     )
     responses: list[Input] = Field(min_length=1)
     """Stages or files of responses; all of them are filtered together."""
@@ -99,8 +105,11 @@ class FilterResponses(Settings):
     benchmarks: list[Input] = []
     """JSON lines, Parquet or plain text (a text a line): what is to be measured later on, and must
     not be trained on."""
+    evaluated: dict[BenchmarkName, Input] = {}
+    """Copies of published benchmarks whose questions must not be trained on.  A pipeline adds those
+    that its ``evaluate`` stages ask."""
     decontamination: Decontamination = Decontamination()
-    """How texts of ``benchmarks`` are found."""
+    """How texts of ``benchmarks`` and ``evaluated`` are found."""
     num_workers: NumWorkers = None
     """Processes that judge; None: one a core.  Ignored under MPI, where its ranks judge."""
     on_malformed: OnMalformed = "stop"

@@ -13,9 +13,10 @@ from megatron_dasd.config.choices import (
     Normalisation,
     Precision,
 )
+from megatron_dasd.config.evaluation import Evaluate
 from megatron_dasd.config.execution import Execution
 from megatron_dasd.config.megatron_flags import canonical, checked_mapping
-from megatron_dasd.config.on_policy import OnPolicy
+from megatron_dasd.config.on_policy import WEIGHTS, OnPolicy
 from megatron_dasd.config.products import (
     Checkpoint,
     Comparison,
@@ -26,6 +27,8 @@ from megatron_dasd.config.products import (
 )
 from megatron_dasd.records import FilteredResponse
 
+EVALUATION = "evaluation"
+"""Name of the stage that evaluates a checkpoint."""
 SET_BY_PRECISION = ("bf16", "fp16", "fp8-format", "fp8-recipe")
 """Megatron's flags that ``precision`` stands for."""
 
@@ -55,6 +58,24 @@ class Ramp(BaseModel):
     """Share at the end of the ramp, and from there on."""
     over: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the training's samples that the ramp takes."""
+
+
+class EvaluateEvery(BaseModel):
+    """What a running training's checkpoints are evaluated on, beside the training."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    iterations: Positive
+    """Iterations between evaluated checkpoints, a multiple of ``save_interval``; the last one is
+    evaluated too."""
+    stage: Evaluate
+    """An ``evaluate`` stage whose one model is ``weights``, the training's."""
+
+    @model_validator(mode="after")
+    def _of_the_weights(self) -> "EvaluateEvery":
+        if list(self.stage.models.values()) != [WEIGHTS]:
+            raise ValueError(f"stage.models: expected one model, {WEIGHTS}")
+        return self
 
 
 class Train(Settings):
@@ -137,8 +158,13 @@ class Train(Settings):
     """How the loss uses them."""
     on_policy: OnPolicy | None = None
     """Rows made from the student's own answers while it trains, in place of some of ``data``."""
+    evaluate_every: EvaluateEvery | None = None
+    """Checkpoints that are evaluated while the training goes on; None: none."""
     save_interval: Positive | None = None
     """Iterations between checkpoints; None: at the end only."""
+    export_saves: Annotated[bool, Execution()] = False
+    """Whether every checkpoint is exported too, as a Hugging Face folder in ``exports``, beside the
+    training."""
     keep_checkpoints: Annotated[Positive, Execution()] = 2
     """Newest checkpoints kept while training; only the last once finished."""
     eval_interval: Positive | None = None
@@ -167,6 +193,13 @@ class Train(Settings):
         return self
 
     @model_validator(mode="after")
+    def _evaluates_what_is_saved(self) -> "Train":
+        every = self.evaluate_every.iterations if self.evaluate_every else None
+        if every and (self.save_interval is None or every % self.save_interval):
+            raise ValueError("evaluate_every.iterations: must be a multiple of save_interval")
+        return self
+
+    @model_validator(mode="after")
     def _blends_once(self) -> "Train":
         if self.on_policy and self.ramp_data:
             raise ValueError("on_policy and ramp_data both replace rows of data; give one")
@@ -180,8 +213,9 @@ class Train(Settings):
 
     @property
     def inner_stages(self) -> Mapping[str, Settings]:
-        """The stages of a worker's round."""
-        return self.on_policy.stages if self.on_policy else {}
+        """The stages of a worker's round, and the evaluation of checkpoints."""
+        evaluated = {EVALUATION: self.evaluate_every.stage} if self.evaluate_every else {}
+        return {**(self.on_policy.stages if self.on_policy else {}), **evaluated}
 
     @property
     def needs_gpus(self) -> bool:

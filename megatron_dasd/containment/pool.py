@@ -64,7 +64,7 @@ class _Worker:
                 start_new_session=True,
             )
         self.socket.setblocking(False)
-        self._unsent = b""
+        self._unsent: bytes | memoryview = b""
         self._received = bytearray()
         self._prepared: set[str] = set()
         self._then: Request | None = None
@@ -83,7 +83,8 @@ class _Worker:
         seconds = self._limits.seconds if kind == RUN else self._limits.prepare_seconds
         self.ends = time.monotonic() + seconds
         encoded = key.encode()
-        self._unsent = REQUEST.pack(kind, len(encoded), len(body)) + encoded + body
+        # a view: what is left is not copied at every step
+        self._unsent = memoryview(REQUEST.pack(kind, len(encoded), len(body)) + encoded + body)
         self._preparing = key if kind == PREPARE else None
         self.send()
 

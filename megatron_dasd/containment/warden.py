@@ -123,7 +123,7 @@ def run_in_child(work: Work, body: bytes, orders: Orders) -> bytes | Failure:
 
 
 def _read(receive: int, ends: float, most: int) -> tuple[bytes, Failure | None]:
-    said = b""
+    said = bytearray()
     poll = select.poll()
     poll.register(receive, select.POLLIN)
     while True:
@@ -133,7 +133,7 @@ def _read(receive: int, ends: float, most: int) -> tuple[bytes, Failure | None]:
         chunk = os.read(receive, 1 << 16)
         said += chunk
         if not chunk:
-            return said, None
+            return bytes(said), None
         if len(said) > most + 1:
             return b"", Failure("too long", f"an answer of more than {most:,} bytes")
 

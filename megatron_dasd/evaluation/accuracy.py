@@ -5,7 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Literal, TypedDict
 
+from megatron_dasd.benchmarks.questions import last_boxed
 from megatron_dasd.evaluation.graders import answer_of
+from megatron_dasd.evaluation.grading.choice import letter_of
 from megatron_dasd.evaluation.statistics import (
     EstimateFigures,
     IntervalFigures,
@@ -22,7 +24,7 @@ class SubsetFigures(TypedDict):
     pass_at: dict[str, EstimateFigures]
     """The chance that one of the k answers is right."""
     majority_at: dict[str, EstimateFigures]
-    """The chance that the one given most often is right.  Answers are compared by their words."""
+    """The chance that the one given most often is right; see :func:`vote_of`."""
 
 
 class AccuracyFigures(SubsetFigures):
@@ -83,13 +85,23 @@ SUBSET_SIZES = (2, 4, 8, 16, 32)
 """Numbers of answers k that pass@k and majority@k are estimated for, as far as there are more."""
 
 
+def vote_of(graded: Graded) -> str | None:
+    """What an answer votes for: a letter, what its last ``\\boxed{}`` holds, else all of it.
+
+    Answers vote for the same where this is the same but for space.  None: there is no answer.
+    """
+    answer = answer_of(graded.text)
+    if answer is None:
+        return None
+    letter = letter_of(answer) if graded.prompt.grader == "choice" else None
+    return letter or "".join((last_boxed(answer) or answer).split())
+
+
 def subset_figures(given: Sequence[Graded]) -> SubsetFigures:
     """Estimate pass@k and majority@k of one model for each k below every prompt's answers."""
     votes: defaultdict[str, Counter[tuple[str | None, bool]]] = defaultdict(Counter)
     for one in given:
-        answer = answer_of(one.text)
-        words = None if answer is None else answer.strip()
-        votes[one.prompt.prompt_id][words, verdict(one) == "right"] += 1
+        votes[one.prompt.prompt_id][vote_of(one), verdict(one) == "right"] += 1
     sizes = [k for k in SUBSET_SIZES if all(k < counts.total() for counts in votes.values())]
     passes: dict[str, EstimateFigures] = {}
     majorities: dict[str, EstimateFigures] = {}
@@ -169,4 +181,4 @@ def contrast(marks: Marks, weights: Mapping[str, float]) -> IntervalFigures | No
         counts[prompt_id] += 1
     if not counts:
         return None
-    return interval(ratio_estimate(list(sums.values()), list(counts.values())))
+    return interval(ratio_estimate(list(sums.values()), list(counts.values())), len(counts))

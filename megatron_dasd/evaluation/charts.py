@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from megatron_dasd.evaluation.accuracy import BEFORE, TEACHER, AccuracyFigures
+from megatron_dasd.evaluation.by_benchmark import BenchmarkFigures
 from megatron_dasd.pages.charts import ACCENT, FAINT, SECOND, STYLE, svg
 
 
@@ -26,6 +27,31 @@ def accuracy_chart(models: Mapping[str, AccuracyFigures]) -> Markup:
     axes.set_ylabel("% right")
     axes.set_ylim(0, 115)
     axes.grid(axis="x", visible=False)
+    return svg(figure)
+
+
+@matplotlib.rc_context(STYLE)
+def benchmark_chart(benchmarks: Mapping[str, BenchmarkFigures]) -> Markup:
+    """Accuracy by benchmark and model, with 95 % intervals for new questions."""
+    figure = Figure(figsize=(2.2 + 1.3 * len(benchmarks), 2.9), layout="constrained")
+    axes = figure.subplots()
+    models = list(dict.fromkeys(name for one in benchmarks.values() for name in one["models"]))
+    width = 0.8 / max(1, len(models))
+    for number, name in enumerate(models):
+        places, values, halves = [], [], []
+        for place, one in enumerate(benchmarks.values()):
+            if name in one["models"]:
+                found = one["models"][name]["new_questions"]
+                places.append(place + (number - (len(models) - 1) / 2) * width)
+                values.append(100 * found["mean"])
+                half = 0.0 if found["low"] is None else found["mean"] - found["low"]
+                halves.append(100 * half)
+        axes.bar(places, values, yerr=halves, width=0.9 * width, capsize=3, label=name)
+    axes.set_xticks(range(len(benchmarks)), [one["title"] for one in benchmarks.values()])
+    axes.set_ylabel("% right")
+    axes.set_ylim(0, 115)
+    axes.grid(axis="x", visible=False)
+    axes.legend()
     return svg(figure)
 
 
@@ -63,6 +89,27 @@ def loss_chart(curves: Mapping[str, Mapping[str, Sequence[Sequence[float]]]]) ->
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     panels[0].set_ylabel("loss, nats per token")
     max(panels, key=lambda axes: len(axes.lines)).legend()
+    return svg(figure)
+
+
+@matplotlib.rc_context(STYLE)
+def accuracy_curve_chart(curves: Mapping[str, Mapping[str, Sequence[Sequence[float]]]]) -> Markup:
+    """Accuracy of evaluated checkpoints over the steps, one panel a training stage.
+
+    Args:
+        curves: by stage and benchmark, lists of (iteration, share of right answers).
+    """
+    figure = Figure(figsize=(2.6 * max(2, len(curves)), 2.7), layout="constrained")
+    panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
+    for axes, (stage, by_name) in zip(panels, curves.items(), strict=True):
+        for name, points in by_name.items():
+            steps, shares = zip(*points, strict=True)
+            axes.plot(steps, [100 * share for share in shares], "o-", label=name, markersize=4)
+        axes.set_title(stage, fontsize=10)
+        axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+        axes.legend()
+    panels[0].set_ylabel("% right")
     return svg(figure)
 
 

@@ -11,7 +11,7 @@ is a :class:`~megatron_dasd.evaluation.grading.base.Grader` in a module of its o
 import atexit
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -23,7 +23,8 @@ from megatron_dasd.containment.probe import find_walls
 from megatron_dasd.containment.protocol import Failure
 from megatron_dasd.containment.walls import INSTALL
 from megatron_dasd.errors import UserError
-from megatron_dasd.evaluation.grading import contained, registry
+from megatron_dasd.evaluation.code_answers import TestsOf, own_tests, run_programs
+from megatron_dasd.evaluation.grading import contained, programs, registry
 from megatron_dasd.evaluation.grading.base import Check, Grader
 from megatron_dasd.evaluation.grading.exact import is_same as is_same
 from megatron_dasd.records import Prompt
@@ -40,7 +41,8 @@ class Grade:
     score: float
     failure: str | None = None
     """Why the grader gave no verdict, which scores 0: ``timeout``, ``died``, ``error``, ``too
-    long``; None: it gave one."""
+    long``; of a program, why it does not pass its tests: these, ``no code``, ``wrong output`` or
+    ``time limit``; None: there is nothing to say."""
 
 
 def answer_of(text: str) -> str | None:
@@ -64,13 +66,18 @@ def find_grader(prompt: Prompt) -> Callable[[str], float]:
     return lambda text: grade_all([(prompt, text)])[0].score
 
 
-def grade_all(texts: Sequence[tuple[Prompt, str]]) -> list[Grade]:
+def grade_all(texts: Sequence[tuple[Prompt, str]], tests_of: TestsOf = own_tests) -> list[Grade]:
     """Grade texts, each written for its prompt, on all contained workers at once.
 
+    Args:
+        texts: prompts and what was written for them.
+        tests_of: finds the tests of a prompt whose answer is a program.
+
     Raises:
-        UserError: as :func:`find_grader`; or no worker starts.
+        UserError: as :func:`find_grader`; or no worker starts, or a program's tests are malformed.
     """
     grades = [Grade(0.0)] * len(texts)
+    written: list[tuple[int, _Question, str]] = []
     numbers: list[int] = []
     requests: list[tuple[str, bytes]] = []
     for number, (prompt, text) in enumerate(texts):
@@ -83,6 +90,8 @@ def grade_all(texts: Sequence[tuple[Prompt, str]]) -> list[Grade]:
             grades[number] = Grade(score)
         elif len(answer) > _LONGEST_ANSWER:
             grades[number] = Grade(0.0, "too long")
+        elif question.key == programs.CODE.name:
+            written.append((number, question, answer))
         else:
             numbers.append(number)
             body = contained.encode(answer, question.reference, question.metadata)
@@ -94,13 +103,39 @@ def grade_all(texts: Sequence[tuple[Prompt, str]]) -> list[Grade]:
             raise UserError(f"graders: {error}") from None
         for number, outcome in zip(numbers, outcomes, strict=True):
             grades[number] = _grade(outcome)
+    for number, grade in _grade_programs(texts, written, tests_of):
+        grades[number] = grade
     return grades
+
+
+def _grade_programs(
+    texts: Sequence[tuple[Prompt, str]],
+    written: "Sequence[tuple[int, _Question, str]]",
+    tests_of: TestsOf,
+) -> Iterator[tuple[int, Grade]]:
+    """Grade the answers that are programs; yields them with their numbers."""
+    if not written:
+        return
+    asked = []
+    for number, question, answer in written:
+        prompt = texts[number][0]
+        try:
+            asked.append((tests_of(prompt), answer, question.metadata))
+        except ValueError as error:
+            raise UserError(f"prompt {prompt.prompt_id}: {error}") from None
+    try:
+        failures = run_programs(_program_pool(os.getpid()), asked)
+    except WorkerError as error:
+        raise UserError(f"graders: {error}") from None
+    for (number, _, _), failure in zip(written, failures, strict=True):
+        yield number, Grade(float(failure is None), failure)
 
 
 def close_workers() -> None:
     """End the contained workers; the next grade starts new ones."""
-    if _pool.cache_info().currsize:
-        _pool(os.getpid()).close()
+    for pool in (_pool, _program_pool):
+        if pool.cache_info().currsize:
+            pool(os.getpid()).close()
     _prepare.cache_clear()
 
 
@@ -128,7 +163,7 @@ def _look_up(prompt: Prompt) -> _Question:
     metadata = _read_metadata(grader, prompt.grader_metadata, where)
     if check is None:
         _require(grader, where)
-        refusal = _prepare(os.getpid(), key)
+        refusal = _prepare(os.getpid(), key) if grader is not programs.CODE else None
         if refusal is not None:
             raise UserError(f"{where} grader: {refusal}")
     return _Question(key, prompt.reference_answer, metadata, check)
@@ -168,6 +203,14 @@ def _prepare(process: int, key: str) -> str | None:
     except WorkerError as error:
         raise UserError(f"graders: {error}") from None
     return failure.detail if failure else None
+
+
+@cache
+def _program_pool(process: int) -> Pool:
+    """The workers of a process that run programs."""
+    pool = Pool(programs.TASK, find_walls(), programs.LIMITS)
+    atexit.register(pool.close)
+    return pool
 
 
 @cache

@@ -66,10 +66,15 @@ class RunFigures(HeldoutFigures, AnswerFigures):
     count_exceeds_longest: float | None
     kept_share: dict[str, object]
     """By filter stage."""
+    overlap: dict[str, object]
+    """Of evaluated benchmarks with the responses of each filter stage, none of which it keeps."""
     counts: dict[str, dict[str, int]]
     """By stage."""
     loss_curves: dict[str, dict[str, list[list[float]]]]
     """By training stage, see :func:`loss_curves`."""
+    accuracy_curves: dict[str, dict[str, list[list[float]]]]
+    """By training stage whose checkpoints were evaluated, and by benchmark, as (iteration, share
+    of right answers)."""
     rollouts: RolloutFigures
     tokens_per_second: dict[str, float]
     """By stage that generates text."""
@@ -122,10 +127,16 @@ def collect_figures(
         "kept_share": {
             name: manifests[name].figures.get("kept_share") for name in settings.filters
         },
+        "overlap": {
+            name: found
+            for name in settings.filters
+            if (found := manifests[name].figures.get("overlap"))
+        },
         "counts": {
             name: manifest.counts for name, manifest in manifests.items() if manifest.counts
         },
         "loss_curves": {name: loss_curves(inputs[name]) for name in settings.train},
+        "accuracy_curves": accuracy_curves(manifests, settings.train),
         "rollouts": cast(RolloutFigures, _figures(manifests, settings.rollouts)),
         "tokens_per_second": tokens_per_second(
             manifests, (settings.sample, settings.rollouts, settings.continuations)
@@ -196,6 +207,20 @@ def tokens_per_second(
     }
 
 
+def accuracy_curves(
+    manifests: Mapping[str, Manifest], stages: Iterable[str]
+) -> dict[str, dict[str, list[list[float]]]]:
+    """Collect the accuracies of the checkpoints of training stages."""
+    curves: dict[str, dict[str, list[list[float]]]] = {}
+    for stage in stages:
+        found = manifests[stage].figures.get("evaluations")
+        for iteration, accuracy in found.items() if isinstance(found, dict) else ():
+            for name, share in accuracy.items():
+                points = curves.setdefault(stage, {}).setdefault(name, [])
+                points.append([int(iteration), share])
+    return curves
+
+
 def loss_curves(train_folder: Path) -> dict[str, list[list[float]]]:
     """Read ``train``, ``heldout`` and, if logged, ``continuation`` as ordered (iteration, loss).
 
@@ -254,6 +279,11 @@ def render(
         accuracy_chart=charts.accuracy_chart(figures["accuracy"]) if figures["accuracy"] else "",
         heldout_chart=charts.heldout_chart(figures["heldout_nll"], figures["heldout_nll_stderr"]),
         loss_chart=charts.loss_chart(figures["loss_curves"]) if settings.train else "",
+        accuracy_curve_chart=(
+            charts.accuracy_curve_chart(figures["accuracy_curves"])
+            if figures["accuracy_curves"]
+            else ""
+        ),
         class_chart=class_chart(classes),
         gap_chart=gap_chart(select["gap_histogram"], require(chosen, "beta", float)),
         cut_off_chart=(

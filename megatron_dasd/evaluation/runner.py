@@ -1,4 +1,4 @@
-"""Stage evaluate: the models answer the held-out prompts that carry a reference answer.
+"""Stage evaluate: the models answer benchmarks, or held-out prompts with a reference answer.
 
 The work is divided into parts of one model and one batch of answers.  All models answer with the
 same random draws, so that their difference is measured prompt by prompt.
@@ -12,12 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from megatron_dasd.artifacts import StageFolder
+from megatron_dasd.benchmarks.asked import prompt_of, read_questions, window_of
+from megatron_dasd.benchmarks.table import BENCHMARKS, NUM_SAMPLES
 from megatron_dasd.config.evaluation import Evaluate
 from megatron_dasd.engines.base import Failure, Generation, GenerationRequest, Meter
 from megatron_dasd.engines.open import open_engine
 from megatron_dasd.engines.parts import BarMeter
 from megatron_dasd.errors import UserError
 from megatron_dasd.evaluation.accuracy import accuracies, verdict
+from megatron_dasd.evaluation.benchmark_page import write_page
+from megatron_dasd.evaluation.by_benchmark import benchmark_figures
+from megatron_dasd.evaluation.code_answers import KeptTests, TestsOf, own_tests
 from megatron_dasd.evaluation.graders import (
     Grade,
     close_workers,
@@ -25,6 +30,7 @@ from megatron_dasd.evaluation.graders import (
     grade_all,
 )
 from megatron_dasd.manifests import model_folder
+from megatron_dasd.printing import say
 from megatron_dasd.progress import progress
 from megatron_dasd.prompt_ids import read_prompts
 from megatron_dasd.records import Graded, Prompt
@@ -51,12 +57,12 @@ def run(settings: Evaluate, inputs: Mapping[str, Path], folder: StageFolder) -> 
         UserError: no held-out prompt carries a reference answer, or its grader is unknown.
     """
     aside = SetAside(settings.on_malformed)
-    prompts = list(_graded_prompts(inputs[settings.prompts], aside))
+    tests = KeptTests(folder.scratch("tests"))
+    prompts = _prompts(settings, inputs, aside, tests)
     for prompt in prompts:
         find_grader(prompt)  # reports a bad prompt before any answer is generated
-    if not prompts:
-        raise UserError(f"{inputs[settings.prompts]}: no held-out prompt carries a grader")
-    tasks = [(prompt, sample) for prompt in prompts for sample in range(settings.num_samples)]
+    num_samples = settings.num_samples or (NUM_SAMPLES if settings.benchmarks else 1)
+    tasks = [(prompt, sample) for prompt in prompts for sample in range(num_samples)]
     batches = list(batched(tasks, settings.engine.batch_size))
     sizes = [len(batch) for _ in settings.models for batch in batches]
     folder.expect(len(sizes))
@@ -70,13 +76,63 @@ def run(settings: Evaluate, inputs: Mapping[str, Path], folder: StageFolder) -> 
                 name, inputs[reference], missing, settings, meter, folder
             ):
                 part = aside if index == 0 else SetAside()  # counts skipped prompts once
-                graded = _grade_all(name, parts[index], answers, part)
+                graded = _grade_all(name, parts[index], answers, part, tests)
                 part.counts.update(meter.take_faults())
                 folder.write_part(index, Graded, graded, part.counts, part.rows)
     close_workers()
     folder.end_of_share()
     figures = accuracies(read_records(folder.path, Graded))
-    return {"models": figures, "base": next(iter(settings.models))}
+    found: dict[str, object] = {"models": figures, "base": next(iter(settings.models))}
+    if settings.benchmarks:
+        by_benchmark = benchmark_figures(read_records(folder.path, Graded))
+        write_page(settings, folder, by_benchmark)
+        found["benchmarks"] = {
+            name: {"title": one["title"], "models": one["models"], "to_first": one["to_first"]}
+            for name, one in by_benchmark.items()
+        }
+    return found
+
+
+def _prompts(
+    settings: Evaluate, inputs: Mapping[str, Path], aside: SetAside, tests: KeptTests
+) -> list[Prompt]:
+    """The questions to ask; the tests of those that want programs are put into the store.
+
+    Raises:
+        UserError: there are none, or one is malformed.
+    """
+    if settings.prompts is not None:
+        path = inputs[settings.prompts]
+        prompts = list(_graded_prompts(path, aside))
+        if not prompts:
+            raise UserError(f"{path}: no held-out prompt carries a grader")
+        return prompts
+    return [
+        prompt
+        for name, reference in settings.benchmarks.items()
+        for prompt in _benchmark_prompts(name, inputs[reference], settings, tests)
+    ]
+
+
+def _benchmark_prompts(
+    name: str, path: Path, settings: Evaluate, tests: KeptTests
+) -> Iterator[Prompt]:
+    benchmark, count = BENCHMARKS[name], 0
+    window = window_of(name, settings.livecodebench)
+    for question in read_questions(name, path, settings.plain, window):
+        prompt = prompt_of(
+            benchmark, question, settings.seed, settings.plain, settings.livecodebench
+        )
+        if question.tests is not None:
+            try:
+                tests.add(prompt.prompt_id, question.tests())
+            except ValueError as error:
+                raise UserError(f"{path}: question {question.question_id}: {error}") from None
+        count += 1
+        yield prompt
+    expected = benchmark.num_questions
+    if expected is not None and count != expected:
+        say(f"    {benchmark.title}: {path} holds {count} questions of the {expected} published")
 
 
 def _graded_prompts(path: Path, aside: SetAside) -> Iterable[Prompt]:
@@ -119,7 +175,11 @@ def _answer(
 
 
 def _grade_all(
-    name: str, tasks: Sequence[Task], answers: Sequence[Answer], aside: SetAside
+    name: str,
+    tasks: Sequence[Task],
+    answers: Sequence[Answer],
+    aside: SetAside,
+    tests_of: TestsOf = own_tests,
 ) -> list[Graded]:
     """Grade what a model wrote; tasks without an answer are set aside.
 
@@ -133,7 +193,7 @@ def _grade_all(
             aside.drop(REFUSED, task[0], answer)
         else:
             written.append((task, answer))
-    grades = grade_all([(task[0], answer.text) for task, answer in written])
+    grades = grade_all([(task[0], answer.text) for task, answer in written], tests_of)
     graded = [
         _graded(name, task, answer, grade)
         for (task, answer), grade in zip(written, grades, strict=True)
@@ -155,7 +215,7 @@ def _request(
         prompt=rendered,
         turns=turns,
         tools=prompt.tools,
-        max_new_tokens=settings.max_new_tokens,
+        max_new_tokens=settings.max_new_tokens or BENCHMARKS[prompt.domain].max_new_tokens,
         seed=derive_seed(settings.seed, "evaluate", prompt.prompt_id, sample),
         temperature=settings.temperature,
         top_p=settings.top_p,
@@ -172,4 +232,5 @@ def _graded(name: str, task: Task, generation: Generation, grade: Grade) -> Grad
         score=grade.score,
         num_tokens=len(generation.tokens.token_ids),
         finish_reason=generation.finish_reason,
+        failure=grade.failure,
     )

@@ -5,6 +5,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TypedDict
 
+from megatron_dasd.benchmarks.asked import is_private
 from megatron_dasd.config.evaluation import Report
 from megatron_dasd.evaluation.accuracy import TEACHER
 from megatron_dasd.records import FilteredResponse, Graded, Prompt
@@ -60,7 +61,8 @@ def side_by_side(settings: Report, inputs: Mapping[str, Path]) -> list[Sample]:
     taught = _teacher_outputs(inputs[next(iter(settings.heldout_scores.values()))])
     answers: dict[str, dict[str, Graded]] = {}
     for graded in read_records(inputs[settings.evaluate], Graded):
-        if graded.sample == 0 and graded.prompt.prompt_id in taught:
+        shown = graded.sample == 0 and not is_private(graded.prompt)
+        if shown and graded.prompt.prompt_id in taught:
             answers.setdefault(graded.prompt.prompt_id, {})[graded.model] = graded
     drawn = sorted(answers, key=lambda name: derive_seed(settings.seed, "side by side", name))
     rows = [_sample(answers[prompt_id], taught[prompt_id]) for prompt_id in drawn]

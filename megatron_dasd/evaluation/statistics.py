@@ -10,6 +10,8 @@ from typing import TypedDict
 
 import numpy as np
 
+from megatron_dasd.evaluation.student_t import quantile_975
+
 
 class EstimateFigures(TypedDict):
     """A mean with its standard error, as JSON values."""
@@ -65,16 +67,21 @@ def ratio_estimate(sums: Sequence[float], counts: Sequence[float]) -> Estimate:
     return Estimate(float(ratio), float(np.sqrt(variance)))
 
 
-_NORMAL_95 = 1.959963984540054
-"""97.5 % quantile of the normal distribution."""
+def interval(estimate: Estimate, num_units: int) -> IntervalFigures:
+    """Compute the 95 % interval of an estimate over prompts, by Student's t.
 
+    Without a standard error there are no bounds.
 
-def interval(estimate: Estimate) -> IntervalFigures:
-    """Compute the 95 % interval of an estimate over many prompts, by the normal distribution.
-
-    Below 30 prompts it is too narrow.  Without a standard error there are no bounds.
+    Args:
+        estimate: a mean with its standard error.
+        num_units: prompts that it is taken over.
     """
-    if estimate.stderr is None:
+    if estimate.stderr is None or num_units < 2:
         return {"mean": estimate.mean, "low": None, "high": None}
-    half = _NORMAL_95 * estimate.stderr
+    half = quantile_975(num_units - 1) * estimate.stderr
     return {"mean": estimate.mean, "low": estimate.mean - half, "high": estimate.mean + half}
+
+
+def mean_interval(values: Sequence[float]) -> IntervalFigures:
+    """Compute the mean of values, one a unit, with its 95 % interval by Student's t."""
+    return interval(ratio_estimate(values, [1] * len(values)), len(values))

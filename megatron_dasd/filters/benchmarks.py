@@ -10,18 +10,25 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
 from megatron_dasd.arrays import Ints
+from megatron_dasd.benchmarks.asked import read_questions
+from megatron_dasd.benchmarks.table import BENCHMARKS, Benchmark
 from megatron_dasd.config.selection import Decontamination
 from megatron_dasd.errors import UserError
 from megatron_dasd.filters.ngrams import Hashes, run_hashes, words_of
 from megatron_dasd.records_io import numbered_rows, parse_line, record_files
 
 TEXT_SUFFIX = ".txt"
+NOT_SHOWN = " (not to be shown) of "
+"""In what is said of a run of words that must not be shown."""
+QUESTION = ", question "
+"""Between the title of an evaluated benchmark and the id of its question."""
 _WORD = re.compile(r"\w")
 _FEWEST_COMMON = 5
 """Different prompts that must share a run at least, however few prompts there are."""
@@ -41,13 +48,27 @@ class Benchmarks:
     text_starts: Ints
     """[texts] index in ``words`` of the first word of each text."""
     names: list[str]
-    """[texts] file and record that each text comes from."""
+    """[texts] file and record that each text comes from, or benchmark and question."""
+    hidden: frozenset[str] = frozenset()
+    """Those of ``names`` whose words are shown nowhere."""
+    num_questions: dict[str, int] = dataclass_field(default_factory=dict)
+    """Of each evaluated benchmark, by its title."""
     common: frozenset[int] = frozenset()
     """Hashes of the runs that many prompts share."""
 
     @classmethod
-    def read(cls, paths: Sequence[Path], settings: Decontamination) -> Self:
+    def read(
+        cls,
+        paths: Sequence[Path],
+        settings: Decontamination,
+        evaluated: Mapping[str, Path] | None = None,
+    ) -> Self:
         """Read the benchmarks' texts.
+
+        Args:
+            paths: files of records of any columns.
+            settings: what is searched for in them.
+            evaluated: copies of published benchmarks, by name; their questions are searched for.
 
         Raises:
             UserError: a file cannot be read, or none of its texts is long enough.
@@ -66,7 +87,17 @@ class Benchmarks:
                 raise UserError(
                     f"{path}: no text of at least {settings.min_words} words to look for"
                 )
-        return cls(vocabulary, *_index(texts, settings.ngram_words), names)
+        hidden: set[str] = set()
+        num_questions: dict[str, int] = {}
+        for benchmark, name, text in _questions(evaluated or {}):
+            num_questions[benchmark.title] = num_questions.get(benchmark.title, 0) + 1
+            words = [vocabulary.setdefault(w, len(vocabulary) + 1) for w in _plain_words(text)]
+            if len(words) >= min(settings.min_words, settings.ngram_words):
+                texts.append(np.array(words, dtype=np.int64))
+                names.append(name)
+                hidden |= {name} if benchmark.is_private else set()
+        index = _index(texts, settings.ngram_words)
+        return cls(vocabulary, *index, names, frozenset(hidden), num_questions)
 
     def without_common_runs(self, prompts: Iterable[str], settings: Decontamination) -> Self:
         """The benchmarks without the runs that many different prompts share.
@@ -107,7 +138,10 @@ class Benchmarks:
         for start, size, place, _ in runs:
             if shared.isdisjoint(range(start, start + size)):
                 text_number = int(np.searchsorted(self.text_starts, place, side="right")) - 1
-                return f"{' '.join(plain[start : start + size])!r} of {self.names[text_number]}"
+                name = self.names[text_number]
+                if name in self.hidden:
+                    return f"{size} words{NOT_SHOWN}{name}"
+                return f"{' '.join(plain[start : start + size])!r} of {name}"
         return None
 
     def _runs_in(self, plain: Sequence[str]) -> Iterator[tuple[int, int, int, int]]:
@@ -147,7 +181,7 @@ def _index(
     texts: Sequence[Ints], ngram_words: int
 ) -> tuple[Ints, dict[int, tuple[Hashes, Ints]], Ints]:
     """``words``, ``places`` and ``text_starts`` of :class:`Benchmarks`."""
-    starts = np.cumsum([0, *(text.size for text in texts)])[:-1]
+    starts = np.cumsum([0, *(text.size for text in texts)], dtype=np.int64)[:-1]
     found: dict[int, list[tuple[Hashes, Ints]]] = {}
     for text, start in zip(texts, starts.tolist(), strict=True):
         size = min(ngram_words, text.size)
@@ -158,7 +192,21 @@ def _index(
         hashes, runs = (np.concatenate(column) for column in zip(*pairs, strict=True))
         order = np.argsort(hashes, kind="stable")
         places[size] = hashes[order], runs[order]
-    return np.concatenate(texts), places, starts
+    words = np.concatenate(texts) if texts else np.zeros(0, dtype=np.int64)
+    return words, places, starts
+
+
+def _questions(evaluated: Mapping[str, Path]) -> Iterator[tuple[Benchmark, str, str]]:
+    """Yield every question of the evaluated benchmarks, with its name."""
+    for key, path in evaluated.items():
+        benchmark = BENCHMARKS[key]
+        if benchmark.read is None:
+            for number, (_, text) in enumerate(_texts(path, []), start=1):
+                yield benchmark, f"{benchmark.title}{QUESTION}{number}", text
+        else:
+            for question in read_questions(key, path):
+                name = f"{benchmark.title}{QUESTION}{question.question_id}"
+                yield benchmark, name, question.text
 
 
 def _texts(path: Path, fields: Sequence[str]) -> Iterator[tuple[str, str]]:

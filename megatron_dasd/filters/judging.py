@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +26,10 @@ from megatron_dasd.arrays import Ints
 from megatron_dasd.artifacts import write_atomic, write_part
 from megatron_dasd.config.selection import Decontamination, FilterResponses
 from megatron_dasd.data.pieces import Piece, piece_batches
-from megatron_dasd.filters.benchmarks import Benchmarks, PromptRuns
+from megatron_dasd.filters.benchmarks import NOT_SHOWN, Benchmarks, PromptRuns
 from megatron_dasd.filters.case import Case, Tools, make_case
 from megatron_dasd.filters.rules import first_reason
-from megatron_dasd.filters.rules.contamination import searched_turns
+from megatron_dasd.filters.rules.contamination import contamination_of, searched_turns
 from megatron_dasd.filters.rules.duplicate import DUPLICATE, FOUND
 from megatron_dasd.filters.token_counter import StudentTokenCounter, encoder_of, tokenizer_of
 from megatron_dasd.manifests import PART, SET_ASIDE, part_digest_path, part_path
@@ -51,6 +52,15 @@ Identities = npt.NDArray[np.void]
 IDENTITY = np.dtype("V16")
 
 
+class Copies(NamedTuple):
+    """Where the benchmarks lie that must not be trained on."""
+
+    files: tuple[Path, ...]
+    """Files of records of any columns."""
+    evaluated: tuple[tuple[str, Path], ...]
+    """Copies of published benchmarks, each after its name."""
+
+
 @dataclass(frozen=True)
 class Judge:
     """What the pieces of a stage are judged by, and where the results go."""
@@ -58,7 +68,7 @@ class Judge:
     settings: FilterResponses
     student: Path
     """Hugging Face folder of the student's tokenizer."""
-    benchmarks: tuple[Path, ...]
+    benchmarks: Copies
     common: frozenset[int]
     """Hashes of the benchmarks' runs of words that many prompts share."""
     library: Library
@@ -163,7 +173,7 @@ class _Judging:
             counts.update(["kept", f"kept {at}"])
         else:
             reason, detail = verdict
-            self.aside.drop(reason, _whole(batch, row), detail)
+            self.aside.drop(reason, _whole(batch, row), _hiding(detail, case))
             counts[f"dropped {at}"] += 1
 
     def table(self) -> pa.Table:
@@ -187,6 +197,12 @@ def judge(case: Case) -> FilteredResponse | tuple[str, str]:
         output_spans=case.normalised.output_spans,
         text_spans=case.normalised.text_spans,
     )
+
+
+def _hiding(detail: str, case: Case) -> str:
+    """What a rule found; of a response with words that must not be shown, where they are from."""
+    found = contamination_of(case)
+    return found if found and NOT_SHOWN in found else detail
 
 
 _ADDED = ("output", "output_spans", "text_spans")
@@ -278,7 +294,7 @@ def tools_of(judge: Judge) -> Tools:
 @lru_cache(maxsize=1)
 def _tools(
     student: Path,
-    benchmarks: tuple[Path, ...],
+    benchmarks: Copies,
     common: frozenset[int],
     library: Library,
     settings_json: str,
@@ -294,14 +310,15 @@ def _tools(
     return Tools(counter, read.without(common) if read else None)
 
 
-def read_benchmarks(paths: tuple[Path, ...], settings: FilterResponses) -> Benchmarks | None:
+def read_benchmarks(copies: Copies, settings: FilterResponses) -> Benchmarks | None:
     """The benchmarks of a stage; None: it has none."""
-    return _benchmarks(paths, settings.decontamination.model_dump_json()) if paths else None
+    return _benchmarks(copies, settings.decontamination.model_dump_json()) if any(copies) else None
 
 
 @lru_cache(maxsize=1)
-def _benchmarks(paths: tuple[Path, ...], settings_json: str) -> Benchmarks:
-    return Benchmarks.read(paths, Decontamination.model_validate_json(settings_json))
+def _benchmarks(copies: Copies, settings_json: str) -> Benchmarks:
+    settings = Decontamination.model_validate_json(settings_json)
+    return Benchmarks.read(copies.files, settings, dict(copies.evaluated))
 
 
 def runs_in_prompts(job: PieceJob) -> PromptRuns:

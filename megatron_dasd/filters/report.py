@@ -2,15 +2,16 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from itertools import chain
 from typing import TypedDict
 
 from pydantic import BaseModel
 
 from megatron_dasd.artifacts import StageFolder, write_atomic
 from megatron_dasd.config.selection import FilterResponses
+from megatron_dasd.filters.benchmarks import NOT_SHOWN, QUESTION
 from megatron_dasd.filters.case import FilterRule
 from megatron_dasd.filters.rules import RULES
+from megatron_dasd.filters.rules.contamination import CONTAMINATION
 from megatron_dasd.manifests import SET_ASIDE, part_files
 from megatron_dasd.pages.render import render
 from megatron_dasd.records_io import open_parquet, parquet_errors
@@ -19,6 +20,7 @@ NUM_EXAMPLES = 3
 """Dropped responses shown for each rule."""
 SHOWN = 400
 """Characters shown of an example's beginning and of its end."""
+_HIDDEN = "[not shown: holds words of a question that is to be shown nowhere]"
 DROPPED = "dropped: "
 """Prefix of the counters that ``SetAside.drop`` keeps."""
 
@@ -37,6 +39,17 @@ class Example(TypedDict):
     characters: int
 
 
+class Overlap(TypedDict):
+    """How much of a benchmark's questions occurs in the data."""
+
+    questions: int
+    """Of the benchmark."""
+    found: int
+    """Different ones of which a run of words occurs in a response or its prompt."""
+    responses: int
+    """Dropped for such a run."""
+
+
 class FilterFigures(TypedDict):
     """Content of ``report.json``."""
 
@@ -52,6 +65,9 @@ class FilterFigures(TypedDict):
     """``kept`` and ``dropped``, each by temperature."""
     examples: dict[str, list[Example]]
     """By rule, the first responses that it dropped."""
+    overlap: dict[str, Overlap]
+    """Of each evaluated benchmark with the responses that were filtered, by its title.  None of
+    these responses is kept."""
 
 
 class _Record(TypedDict):
@@ -73,8 +89,16 @@ class _Row(TypedDict):
     """The dropped record as JSON."""
 
 
-def collect(settings: FilterResponses, folder: StageFolder) -> FilterFigures:
-    """Collect the figures of a finished stage folder."""
+def collect(
+    settings: FilterResponses, folder: StageFolder, num_questions: Mapping[str, int]
+) -> FilterFigures:
+    """Collect the figures of a finished stage folder.
+
+    Args:
+        settings: the stage's.
+        folder: the stage's.
+        num_questions: of the evaluated benchmarks, by title.
+    """
     counts = folder.tally()
     dropped = {rule.name: counts[f"{DROPPED}{rule.name}"] for rule in RULES}
     judged = counts["kept"] + sum(dropped.values())
@@ -88,6 +112,7 @@ def collect(settings: FilterResponses, folder: StageFolder) -> FilterFigures:
             name: dict(_by_temperature(counts, name)) for name in ("kept", "dropped")
         },
         "examples": _examples(folder),
+        "overlap": _overlap(folder, num_questions),
     }
 
 
@@ -139,24 +164,49 @@ def _by_temperature(counts: Mapping[str, int], name: str) -> Iterator[tuple[str,
     yield from sorted(found, key=lambda item: float(item[0]))
 
 
+def _overlap(folder: StageFolder, num_questions: Mapping[str, int]) -> dict[str, Overlap]:
+    """What the rule against contamination found of each evaluated benchmark."""
+    found: dict[str, list[str]] = {title: [] for title in num_questions}
+    for row in _rows(folder):
+        # a prompt's own text may come before, and hold anything
+        benchmark, mark, question = (row["detail"] or "").rpartition(QUESTION)
+        title = benchmark.rpartition(" of ")[2]
+        if row["reason"] == CONTAMINATION.name and mark and title in found:
+            found[title].append(question)
+    return {
+        title: {
+            "questions": num_questions[title],
+            "found": len({*questions}),
+            "responses": len(questions),
+        }
+        for title, questions in found.items()
+    }
+
+
+def _rows(folder: StageFolder) -> Iterator[_Row]:
+    """The dropped responses."""
+    for path in part_files(folder.path, SET_ASIDE):
+        with parquet_errors(path):
+            for batch in open_parquet(path).iter_batches(batch_size=64):
+                yield from batch.to_pylist()
+
+
 def _examples(folder: StageFolder) -> dict[str, list[Example]]:
     """The first dropped responses under each reason."""
     names = {rule.name for rule in RULES}
     found: dict[str, list[Example]] = {}
-    for path in part_files(folder.path, SET_ASIDE):
-        with parquet_errors(path):
-            batches = open_parquet(path).iter_batches(batch_size=64)
-            rows: Iterator[_Row] = chain.from_iterable(batch.to_pylist() for batch in batches)
-            for row in rows:
-                examples = found.setdefault(row["reason"], [])
-                if row["reason"] in names and len(examples) < NUM_EXAMPLES:
-                    examples.append(_example(row))
+    for row in _rows(folder):
+        examples = found.setdefault(row["reason"], [])
+        if row["reason"] in names and len(examples) < NUM_EXAMPLES:
+            examples.append(_example(row))
     return {name: examples for name, examples in sorted(found.items()) if examples}
 
 
 def _example(row: _Row) -> Example:
     record: _Record = json.loads(row["record"])
     text = record["student_prefix"] + record["text"]
+    if NOT_SHOWN in (row["detail"] or ""):
+        text = _HIDDEN
     cut = len(text) > 2 * SHOWN
     return {
         "prompt_id": str(record["prompt"]["prompt_id"]),

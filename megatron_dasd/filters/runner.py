@@ -16,6 +16,7 @@ from megatron_dasd.config.selection import FilterResponses
 from megatron_dasd.data.pieces import Piece, cut_file
 from megatron_dasd.filters.benchmarks import common_runs
 from megatron_dasd.filters.judging import (
+    Copies,
     Identities,
     Judge,
     PieceJob,
@@ -57,7 +58,10 @@ def run(
         library, reason = "tokenizers", (scratch / _INEXACT).read_text()
     if reason:
         say(f"tokenising with tokenizers, not gigatoken: {reason}")
-    benchmarks = tuple(inputs[name] for name in settings.benchmarks)
+    benchmarks = Copies(
+        tuple(inputs[name] for name in settings.benchmarks),
+        tuple((str(name), inputs[copy]) for name, copy in settings.evaluated.items()),
+    )
     judge = Judge(settings, student, benchmarks, frozenset(), library, folder.path, scratch)
     judge = replace(judge, common=_common_runs(judge, pieces))
     try:
@@ -69,11 +73,16 @@ def run(
             judged.unlink()
         write_atomic(scratch / _INEXACT, str(error).encode())  # last: all before it is deleted
         _filter(replace(judge, library="tokenizers"), pieces)
-    figures = collect(settings, folder)
+    read = read_benchmarks(benchmarks, settings)
+    figures = collect(settings, folder, read.num_questions if read else {})
     write_report(folder, figures)
     if not figures["kept"] and (figures["malformed"] or any(figures["dropped"].values())):
         say(what_took_all(figures))
-    return {"kept_share": figures["kept_share"], "dropped": figures["dropped"]}
+    return {
+        "kept_share": figures["kept_share"],
+        "dropped": figures["dropped"],
+        "overlap": figures["overlap"],
+    }
 
 
 def _common_runs(judge: Judge, pieces: Sequence[Piece]) -> frozenset[int]:

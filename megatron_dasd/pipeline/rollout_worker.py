@@ -6,7 +6,6 @@ resumes where it was.
 
 import os
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,23 +16,17 @@ from pydantic import TypeAdapter
 
 from megatron_dasd.artifacts import write_atomic
 from megatron_dasd.checkpoint import tracker
-from megatron_dasd.checkpoint.artifact import (
-    CHECKPOINT_FOLDER,
-    TRACKER,
-    iteration_name,
-    open_checkpoint,
-)
-from megatron_dasd.checkpoint.export_stage import export_hf
+from megatron_dasd.checkpoint.artifact import CHECKPOINT_FOLDER
 from megatron_dasd.config.base import Settings
 from megatron_dasd.config.on_policy import CHECKPOINT, WEIGHTS, OnPolicy
 from megatron_dasd.config.pipeline import Pipeline, in_order, resolved
 from megatron_dasd.config.teacher import RollOutStudent
-from megatron_dasd.config.training import ExportHf
 from megatron_dasd.data.meta import read_meta
 from megatron_dasd.device.launch import run_program
 from megatron_dasd.errors import NothingLeftError
-from megatron_dasd.manifests import LOGS, MANIFEST, MODEL, model_folder
+from megatron_dasd.manifests import MANIFEST, model_folder
 from megatron_dasd.pipeline.runner import run_stages
+from megatron_dasd.pipeline.saves import end_with_training, export_weights, keep_checkpoint
 from megatron_dasd.printing import say
 from megatron_dasd.training.exchange import Exchange, Round, WorkerPayload
 
@@ -54,7 +47,7 @@ class _Taken:
 
 def main(payload: WorkerPayload) -> None:
     """Make rounds until the training ends, which ends this process too."""
-    threading.Thread(target=_end_with_training, daemon=True).start()
+    threading.Thread(target=end_with_training, daemon=True).start()
     os.nice(_NICENESS)
     worker = Worker(
         exchange=Exchange(payload.stage),
@@ -66,14 +59,6 @@ def main(payload: WorkerPayload) -> None:
     )
     for number in worker.numbers():
         worker.make_round(number)
-
-
-def _end_with_training() -> None:
-    """Wait for the end of the process at the other end of standard input."""
-    # past Python's buffer, whose lock would abort an interpreter that ends meanwhile
-    while os.read(sys.stdin.fileno(), 1):
-        pass
-    os._exit(0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,38 +134,20 @@ class Worker:
         return (iteration, saves) if iteration else (0, self.start)
 
     def _keep(self, folder: Path, iteration: int, saves: Path) -> Path | None:
-        """Keep a checkpoint while the round needs it: training removes old ones.
+        """Keep a checkpoint while the round needs it.
 
         Returns:
             Where; None: it was being removed just now.
         """
         if saves == self.start:
             return saves  # of a finished stage
-        name, kept = iteration_name(iteration), folder / CHECKPOINT_FOLDER
-        shutil.rmtree(kept, ignore_errors=True)
-        (kept / name).mkdir(parents=True)
-        try:
-            for path in (saves / name).iterdir():
-                _link(path, kept / name / path.name)
-        except FileNotFoundError:
-            return None
-        if not tracker.whole(kept):
-            return None
-        write_atomic(kept / TRACKER, str(iteration).encode())
-        return kept
+        kept = folder / CHECKPOINT_FOLDER
+        return kept if keep_checkpoint(saves, iteration, kept) else None
 
     def _export(self, folder: Path, checkpoint: Path) -> Path:
         """Export a checkpoint to ``weights`` in the round's folder, which is whole or absent."""
-        made = folder / WEIGHTS
-        if not made.exists():
-            scratch = folder / f".{WEIGHTS}.tmp"
-            shutil.rmtree(scratch, ignore_errors=True)
-            (scratch / MODEL).mkdir(parents=True)
-            size = ExportHf.model_fields["max_shard_gb"].default
-            found = open_checkpoint(checkpoint)
-            export_hf(found, self.model, scratch / MODEL, folder / LOGS, size)
-            scratch.rename(made)
-        return made
+        export_weights(checkpoint, self.model, folder / WEIGHTS, folder)
+        return folder / WEIGHTS
 
     # -- stages ----------------------------------------------------------------------------------
 
@@ -200,15 +167,6 @@ class Worker:
             stages[name] = stage
         folder = self.exchange.round_folder(number)
         return in_order(Pipeline(Path(f"round {number}"), folder.name, folder, self.seed, stages))
-
-
-def _link(path: Path, place: Path) -> None:
-    try:
-        os.link(path, place)
-    except FileNotFoundError:
-        raise
-    except OSError:  # a file system that has no links
-        shutil.copyfile(path, place)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,9 @@ StageFunction = Callable[..., Figures]
 """``run(settings, inputs, folder)``: paths by reference in, figures of the manifest out."""
 ROLLOUT_WORKER = "megatron_dasd.pipeline.rollout_worker"
 """Module of the program that runs the inner stages of a training, beside it."""
+EVALUATION_WORKER = "megatron_dasd.pipeline.evaluation_worker"
+"""Module of the program that exports and evaluates a training's checkpoints, beside it."""
+WORKERS = {"worker_program": ROLLOUT_WORKER, "evaluation_program": EVALUATION_WORKER}
 EXTRAS = {"gguf": "eval", "math_verify": "eval", "reasoning_gym": "eval"}
 """The extra that installs a package that only some stages need."""
 REPORT_FILES = ("report.html", "report.json")
@@ -163,7 +166,7 @@ def _run_stage(pipeline: Pipeline, stage: str) -> Outcome:
             run = stage_function(settings.kind)
             gc.freeze()  # imported modules live to the end: collections need not traverse them
             # a stage that runs stages within itself is given the program that does so
-            more = {"worker_program": ROLLOUT_WORKER} if settings.inner_stages else {}
+            more = WORKERS if settings.kind == "train" else {}
             share_among_clients(settings, pipeline.input_paths(stage), folder)
             figures = run(settings, pipeline.input_paths(stage), folder, **more)
             manifest = folder.finish(figures=figures)

@@ -68,6 +68,8 @@ class TrainingJob(Payload):
     """File that gets a JSON line for each step; None: no such file."""
     keep_checkpoints: int | None = None
     """Newest checkpoints to keep; None: all."""
+    evaluated_stage: Path | None = None
+    """Folder of the stage whose checkpoints are evaluated beside it; None: none are."""
     launch: Launch | None = None
     """Layout that a stage's interim checkpoints are tied to; None: Megatron's flags alone say how
     checkpoints are written."""

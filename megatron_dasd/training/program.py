@@ -67,6 +67,7 @@ def main(job: TrainingJob) -> None:
     from megatron_dasd.precision.numerics import Numerics
     from megatron_dasd.training import hooks, megatron_log, save_worker
     from megatron_dasd.training.balance import Balance
+    from megatron_dasd.training.evaluations import EvaluationLog
     from megatron_dasd.training.iterators import data_iterators
     from megatron_dasd.training.loss_check import LossCheck
     from megatron_dasd.training.on_policy import on_policy_of_job
@@ -79,6 +80,7 @@ def main(job: TrainingJob) -> None:
     on_policy = on_policy_of_job(job.on_policy, job.loader, args.global_batch_size)
     recorder = _step_recorder(args, numerics, on_policy)
     acting = [*_keepers(job, args, checkpoint), *([on_policy] if on_policy else [])]
+    acting += [EvaluationLog(job.evaluated_stage)] if job.evaluated_stage else []
     hooks.install(acting)
     provider = partial(
         data_iterators,

@@ -19,6 +19,7 @@ from megatron_dasd.manifests import LOGS, METRICS, model_folder
 from megatron_dasd.precision.recipes import RECIPES, weights_dtype, where_fp8_runs
 from megatron_dasd.printing import say
 from megatron_dasd.progress import progress
+from megatron_dasd.training.evaluations import EvaluationPayload, Evaluations
 from megatron_dasd.training.exchange import Exchange, WorkerPayload
 from megatron_dasd.training.gathering import gather_if_needed
 from megatron_dasd.training.job import LossSettings, OnPolicyRows, TrainingJob
@@ -33,12 +34,14 @@ def run(
     inputs: Mapping[str, Path],
     folder: StageFolder,
     worker_program: str | None = None,
+    evaluation_program: str | None = None,
 ) -> dict[str, object]:
     """Train; resumes from this stage's own last checkpoint if there is one.
 
     Args:
         worker_program: module that runs the inner stages of ``on_policy``, beside the training.
             Whoever runs stages names it, since it runs stages too.
+        evaluation_program: likewise the module that exports and evaluates checkpoints.
 
     Raises:
         UserError: a rank failed, or training ended where it should not have.
@@ -63,12 +66,21 @@ def run(
     if settings.on_policy:
         exchange.make()
         tracker.repair(exchange.weights)
-    if done < iterations:
-        gather_if_needed(job, settings.launch, folder.path, done)
-        worker = _worker(settings, inputs, folder, worker_program)
-        _Ranks(job, settings.launch.num_ranks, folder.path, iterations, worker).train_from(done)
-    else:
-        say(f"    iteration {done} was the last and is saved: nothing to train")
+    evaluations = Evaluations(folder.path)
+    evaluator = _evaluator(settings, inputs, folder, evaluation_program, iterations)
+    with evaluator or nullcontext():
+        if done < iterations:
+            gather_if_needed(job, settings.launch, folder.path, done)
+            worker = _worker(settings, inputs, folder, worker_program)
+            workers = [one for one in (worker, evaluator) if one]
+            ranks = _Ranks(job, settings.launch.num_ranks, folder.path, iterations, worker, workers)
+            ranks.train_from(done)
+        else:
+            say(f"    iteration {done} was the last and is saved: nothing to train")
+        if evaluator:
+            evaluator.wait_until(lambda: evaluations.is_done(iterations))
+            evaluations.write_metrics(job.metrics)
+            evaluations.tidy_up()
     tracker.keep_only(saves, iterations)
     exchange.tidy_up()
     remember_source(model_folder(inputs[settings.model]), saves)
@@ -80,6 +92,7 @@ def run(
         "num_samples": num_samples,
         "padding_samples": iterations * settings.global_batch_size - num_samples,
         "loss_tokens_per_epoch": data.num_loss_tokens,
+        **({"evaluations": _accuracies(evaluations)} if settings.evaluate_every else {}),
         **({"on_policy": read_ledger(exchange.ledger).figures()} if settings.on_policy else {}),
     }
 
@@ -131,6 +144,7 @@ def training_job(
         ),
         metrics=stage / LOGS / METRICS,
         keep_checkpoints=settings.keep_checkpoints,
+        evaluated_stage=stage if settings.evaluate_every else None,
         launch=settings.launch,
     )
 
@@ -182,6 +196,38 @@ def _worker(
     return WorkerProcess(program, payload, folder.path / LOGS)
 
 
+def _evaluator(
+    settings: Train,
+    inputs: Mapping[str, Path],
+    folder: StageFolder,
+    program: str | None,
+    iterations: int,
+) -> WorkerProcess | None:
+    """The process that exports and evaluates checkpoints; None: nothing is asked of it."""
+    given = settings.evaluate_every
+    if given is None and not settings.export_saves:
+        return None
+    assert program is not None, "evaluate_every needs the program that runs its stage"
+    assert settings.seed is not None, "a pipeline gives every stage a seed"
+    payload = EvaluationPayload(
+        stage=folder.path.absolute(),
+        saves=(folder.path / CHECKPOINT_FOLDER).absolute(),
+        model=inputs[settings.model].absolute(),
+        evaluate=given.stage if given else None,
+        every=given.iterations if given else iterations,
+        last=iterations,
+        export_saves=settings.export_saves,
+        seed=settings.seed,
+        places={name: path.absolute() for name, path in inputs.items()},
+    )
+    return WorkerProcess(program, payload, folder.path / LOGS, "evaluation_worker")
+
+
+def _accuracies(evaluations: Evaluations) -> dict[str, dict[str, float]]:
+    """By iteration."""
+    return {str(one.iteration): one.accuracy for one in evaluations.finished() if one.accuracy}
+
+
 @dataclass(frozen=True)
 class _Ranks:
     """The ranks of a training, started and waited for."""
@@ -191,6 +237,9 @@ class _Ranks:
     stage: Path
     iterations: int
     worker: WorkerProcess | None
+    """It runs while the ranks do."""
+    workers: list[WorkerProcess]
+    """All that are watched meanwhile."""
 
     def train_from(self, done: int) -> None:
         """Train from iteration ``done`` to the last.
@@ -216,13 +265,15 @@ class _Ranks:
     def _launch(self, done: int) -> None:
         assert self.job.metrics is not None
         metrics, name = self.job.metrics, self.stage.name
+        evaluations = Evaluations(self.stage)
         with progress(name, total=self.iterations, unit="steps", done=done) as bar:
             shown = done
 
             def show() -> None:
                 nonlocal shown
-                if self.worker:
-                    self.worker.poll()
+                for worker in self.workers:
+                    worker.poll()
+                evaluations.write_metrics(metrics)
                 line = last_step(metrics)
                 if line and line.iteration > shown:
                     bar.advance(line.iteration - shown, note=_note(line))

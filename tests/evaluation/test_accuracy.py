@@ -101,12 +101,12 @@ def test_gain_over_the_middle_between_teacher_and_before() -> None:
     # a prompt's two answers: p0 gives 1 - 1/2 twice, p1 gives -1/2 and 1 - 1/2 - 1/2
     # sums 1 and -1/2 of 2 answers each, mean 1/8; residuals 3/4 and -3/4: 2 * 9/8 / 16
     assert found["gain"] == pytest.approx(
-        {"mean": 0.125, "low": 0.125 - 1.959964 * 0.375, "high": 0.125 + 1.959964 * 0.375}
+        {"mean": 0.125, "low": 0.125 - 12.706205 * 0.375, "high": 0.125 + 12.706205 * 0.375}
     )
     # stage1: 1 and 0 of 2, mean 1/4; residuals 1/2 and -1/2: 2 * 1/2 / 16
     assert found["stage_gains"] == {
         name: pytest.approx(
-            {"mean": 0.25, "low": 0.25 - 1.959964 * 0.25, "high": 0.25 + 1.959964 * 0.25}
+            {"mean": 0.25, "low": 0.25 - 12.706205 * 0.25, "high": 0.25 + 12.706205 * 0.25}
         )
         for name in ("stage1", "stage2")
     }

@@ -14,6 +14,7 @@ from megatron_dasd.evaluation import runner
 from megatron_dasd.manifests import Manifest
 from megatron_dasd.records import Graded, Prompt, TokenLogprobs
 from megatron_dasd.records_io import SetAside, read_records
+from tests.benchmarks import published
 
 MakePrompt = Callable[..., Prompt]
 WriteRecords = Callable[[str, Sequence[Sequence[Any]]], Path]
@@ -110,3 +111,54 @@ def test_nothing_to_grade(
     inputs = {"prompts": write_records("prompts", [[make_prompt()]]), "model": Path("nowhere")}
     with pytest.raises(UserError, match="no held-out prompt carries a grader"):
         run_stage(runner.run, SETTINGS, inputs)
+
+
+def test_benchmarks_are_asked_as_they_are_published(
+    run_stage: RunStage, random_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = published.livecodebench_rows()
+    inputs = {
+        "model": random_model_dir,
+        "aime": published.aime(tmp_path / "aime.parquet"),
+        "gpqa": published.gpqa(tmp_path / "gpqa_diamond.csv"),
+        "lcb": published.jsonl(tmp_path / "test6.jsonl", rows),
+    }
+    settings = Evaluate(
+        kind="evaluate",
+        models={"a": "model"},
+        benchmarks={"aime25": "aime", "gpqa_diamond": "gpqa", "livecodebench_v6": "lcb"},
+        num_samples=2,
+        max_new_tokens=4,
+        engine=Engine(batch_size=8, dtype="float32"),
+        seed=5,
+    )
+    run_stage(runner.run, settings, inputs)
+    answers = list(read_records(tmp_path / "stage", Graded))
+    assert [(one.prompt.prompt_id, one.sample) for one in answers] == [
+        (f"{question}", sample)
+        for question in ("aime25/1", "aime25/2", "gpqa_diamond/rec1", "livecodebench_v6/3456")
+        for sample in (0, 1)
+    ]
+    assert "AIME25" in (said := capsys.readouterr().out)
+    assert "holds 2 questions of the 30 published" in said
+    assert not (tmp_path / "stage" / ".tests.tmp").exists()
+    assert "[2, 4]" not in f"{answers}"  # no test goes with an answer
+    for file in (tmp_path / "stage").glob("*.*"):
+        if file.suffix != ".parquet":
+            assert "made-up" not in file.read_text()
+
+
+def test_a_benchmark_in_another_layout_stops_the_stage(
+    run_stage: RunStage, random_model_dir: Path, tmp_path: Path
+) -> None:
+    [row, *_] = published.livecodebench_rows()
+    damaged = row | {"private_test_cases": published.packed([{"input": "1"}])}
+    inputs = {
+        "model": random_model_dir,
+        "lcb": published.jsonl(tmp_path / "test5.jsonl", [damaged]),
+    }
+    settings = Evaluate(
+        kind="evaluate", models={"a": "model"}, benchmarks={"livecodebench_v5": "lcb"}, seed=1
+    )
+    with pytest.raises(UserError, match="question sum_a: test 2: field output: expected text"):
+        run_stage(runner.run, settings, inputs)

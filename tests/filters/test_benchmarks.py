@@ -10,6 +10,7 @@ import pytest
 from megatron_dasd.config.selection import Decontamination
 from megatron_dasd.errors import UserError
 from megatron_dasd.filters.benchmarks import Benchmarks
+from tests.benchmarks import published
 
 QUESTION = (
     "Every morning Aya goes for a 9-kilometer-long walk and stops at a coffee shop afterwards."
@@ -114,3 +115,20 @@ def test_a_run_is_common_from_a_tenth_of_the_prompts_on(questions: Path) -> None
     # one prompt many times over is one prompt
     same = known.without_common_runs([QUESTION] * 50, Decontamination())
     assert same.found_in(QUESTION) is not None
+
+
+def test_what_is_evaluated_is_searched_for_and_some_of_it_is_not_shown(tmp_path: Path) -> None:
+    question = "How many of the first hundred whole numbers have a digit sum that is prime?"
+    row = {"problem_idx": 3, "problem": question, "answer": 1}
+    copies = {
+        "aime25": published.jsonl(tmp_path / "aime.jsonl", [row]),
+        "gpqa_diamond": published.gpqa(tmp_path / "gpqa_diamond.csv"),
+    }
+    known = Benchmarks.read([], Decontamination(), copies)
+    assert known.num_questions == {"AIME25": 1, "GPQA-Diamond": 1}
+    assert known.found_in(f"So: {question}") == (
+        "'how many of the first hundred whole numbers have a digit sum that' of AIME25, question 3"
+    )
+    found = known.found_in(f"So: {published.GPQA_QUESTION}")
+    assert found == "13 words (not to be shown) of GPQA-Diamond, question rec1"
+    assert known.found_in("nothing of either") is None

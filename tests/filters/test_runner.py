@@ -19,6 +19,7 @@ from megatron_dasd.manifests import Manifest
 from megatron_dasd.records import FilteredResponse, Prompt, Response, Span
 from megatron_dasd.records_io import read_records, to_table
 from megatron_dasd.text.bulk import BulkEncoder, ExactnessError
+from tests.benchmarks import published
 
 GOOD = "We add. Answer: five"
 OUTPUT = "<think>\nWe add.\n</think>\n\nfive"
@@ -261,3 +262,32 @@ def test_duplicates_differ_in_whitespace_at_most(
     run_stage(run, settings(responses=["a"], max_length=400), inputs)
     kept = [r.text for r in read_records(tmp_path / "stage", FilteredResponse)]
     assert kept == [texts[0], texts[2]]
+
+
+def test_what_is_evaluated_is_dropped_counted_and_not_shown(
+    run_stage: Callable[..., Manifest],
+    make_prompt: Callable[..., Prompt],
+    make_response: Callable[..., Response],
+    write_records: Callable[..., Path],
+    model_dir: Path,
+    tmp_path: Path,
+) -> None:
+    copy = published.gpqa(tmp_path / "gpqa_diamond.csv")
+    asks = make_prompt("p0", f"Tell me: {published.GPQA_QUESTION}")
+    responses = [
+        make_response(GOOD),
+        make_response(GOOD, prompt=asks),
+        make_response("We add.", prompt=asks, candidate=1),  # another rule takes it before
+    ]
+    inputs = {"a": write_records("a", [responses]), "student": model_dir, "copy": copy}
+    given = settings(responses=["a"], evaluated={"gpqa_diamond": "copy"}, max_length=4000)
+    manifest = run_stage(run, given, inputs)
+    assert manifest.figures["overlap"] == {
+        "GPQA-Diamond": {"questions": 1, "found": 1, "responses": 1}
+    }
+    assert manifest.figures["dropped"]["contamination"] == 1
+    assert manifest.figures["dropped"]["structure"] == 1
+    for name in ("report.html", "report.json"):
+        text = (tmp_path / "stage" / name).read_text()
+        assert "question rec1" in text
+        assert "made-up particles" not in text

@@ -5,8 +5,9 @@ from megatron_dasd.evaluation.grading.choice import CHOICE
 from megatron_dasd.evaluation.grading.exact import EXACT
 from megatron_dasd.evaluation.grading.generated import REASONING_GYM
 from megatron_dasd.evaluation.grading.mathematics import MATH
+from megatron_dasd.evaluation.grading.programs import CODE
 
-GRADERS = {grader.name: grader for grader in (EXACT, MATH, CHOICE, REASONING_GYM)}
+GRADERS = {grader.name: grader for grader in (EXACT, MATH, CHOICE, CODE, REASONING_GYM)}
 
 
 def find(field: str) -> tuple[Grader, str]:

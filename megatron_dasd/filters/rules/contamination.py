@@ -9,11 +9,13 @@ def searched_turns(prompt: Prompt) -> list[str]:
     return [turn.content for turn in prompt.messages if turn.role != "system"]
 
 
-def _check(case: Case) -> str | None:
+def contamination_of(case: Case) -> str | None:
+    """Describe a run of a benchmark's words in prompt or response; None: there is none."""
     benchmarks = case.tools.benchmarks
     if benchmarks is None:
         return None
-    texts = [*searched_turns(case.response.prompt), *case.parts]
+    parts = case.parts or [case.response.text]
+    texts = [*searched_turns(case.response.prompt), *parts]
     found = (benchmarks.found_in(text) for text in texts)
     return next((run for run in found if run), None)
 
@@ -21,6 +23,6 @@ def _check(case: Case) -> str | None:
 CONTAMINATION = FilterRule(
     "contamination",
     "words of a benchmark in prompt or response",
-    _check,
-    settings=("benchmarks", "decontamination"),
+    contamination_of,
+    settings=("benchmarks", "evaluated", "decontamination"),
 )

@@ -9,12 +9,13 @@ from megatron_dasd.evaluation.grading.registry import GRADERS, find
 
 
 def test_every_grader_describes_itself() -> None:
-    assert list(GRADERS) == ["exact", "math", "choice", "reasoning_gym"]
+    assert list(GRADERS) == ["exact", "math", "choice", "code", "reasoning_gym"]
     for name, grader in GRADERS.items():
         assert grader.name == name
         assert grader.description.endswith(".")
     assert [name for name, grader in GRADERS.items() if grader.evaluates_code] == [
         "math",
+        "code",
         "reasoning_gym",
     ]
     assert [name for name, grader in GRADERS.items() if grader.in_process] == ["exact"]

@@ -1,0 +1,1 @@
+"""Published benchmarks: the user's own copies, read in the layouts in which they are published."""
