@@ -35,6 +35,15 @@ MOE = {
     "mlp_only_layers": [],
     "decoder_sparse_step": 1,
 }
+QWEN2 = {"architectures": ["Qwen2ForCausalLM"]}
+SMOLLM3 = {"architectures": ["SmolLM3ForCausalLM"]}
+QWEN3_VL: dict[str, Any] = {
+    **dict.fromkeys(CONFIG),
+    "architectures": ["Qwen3VLForConditionalGeneration"],
+    "text_config": {name: x for name, x in CONFIG.items() if name != "tie_word_embeddings"},
+    "vision_config": {},
+    "tie_word_embeddings": True,
+}
 OPTIONS = get_type_hints(TransformerConfig)
 LLAMA3 = {
     "rope_type": "llama3",
@@ -156,9 +165,13 @@ def test_rope_theta_of_older_configs(tmp_path: Path) -> None:
         ({"hidden_size": None}, "field hidden_size: missing"),
         ({"hidden_size": "48"}, "field hidden_size: '48' is no positive whole number"),
         (MOE | {"num_experts": 0}, "field num_experts: 0 is no positive whole number"),
-        ({"rope_parameters": {"rope_theta": "1e4"}}, "field rope_theta: 1e4 is not a whole number"),
+        (
+            {"rope_parameters": {"rope_theta": "1e4"}},
+            "field rope_theta: '1e4' is no number",
+        ),
         ({"mlp_bias": True}, "field mlp_bias: True is not supported"),
-        ({"attention_bias": True}, "field attention_bias: True is not supported"),
+        ({"attention_bias": 1}, "field attention_bias: <class 'int'> is not supported"),
+        (QWEN2 | {"attention_bias": True}, "field attention_bias: True is not supported"),
         ({"attention_dropout": 0.1}, "field attention_dropout: 0.1 is not supported"),
         ({"use_sliding_window": True}, "field use_sliding_window: True is not supported"),
         (
@@ -170,30 +183,45 @@ def test_rope_theta_of_older_configs(tmp_path: Path) -> None:
             "field quantization_config: {'quant_method': 'fp8'} is not supported",
         ),
         (
-            {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}},
-            "field rope_parameters: {'rope_type': 'yarn', 'factor': 4.0} is not supported (only "
-            "rope_type default and llama3)",
+            {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0}},
+            "field rope_parameters: {'rope_type': 'dynamic', 'factor': 4.0} is not supported (only "
+            "rope_type default, linear, llama3, yarn)",
+        ),
+        ({"rope_scaling": {"type": "yarn"}}, "field rope_scaling: factor is missing"),
+        (
+            {"rope_scaling": {"type": "linear", "factor": "2"}},
+            "field rope_scaling: factor '2' is no positive number",
         ),
         (
-            {"rope_scaling": {"type": "linear", "factor": 2.0}},
-            "field rope_scaling: {'type': 'linear', 'factor': 2.0} is not supported",
+            {"rope_scaling": {"type": "yarn", "factor": 2.0, "finetuned": True}},
+            "field rope_scaling: finetuned is not known for rope_type yarn",
+        ),
+        (
+            {"rope_parameters": LLAMA3 | {"low_freq_factor": 4.0}},
+            "field rope_parameters: low_freq_factor must be below high_freq_factor",
         ),
         (
             {"rope_parameters": {"full_attention": {"rope_theta": 1e6}}},
             "field rope_parameters: {'full_attention': {'rope_theta': 1000000.0}} is not supported",
         ),
+        (QWEN2 | {"layer_types": ["chunked"] * 3}, "field layer_types: 'chunked' is not supported"),
+        (QWEN2 | {"layer_types": ["full_attention"]}, "field layer_types: 1 entries for 3 layers"),
         (
-            {"rope_parameters": LLAMA3 | {"high_freq_factor": 8.0}},
-            "field rope_parameters: high_freq_factor 8.0 is not supported: Megatron holds it at 4",
+            QWEN2 | {"layer_types": ["sliding_attention"] * 3},
+            "field layer_types: 'sliding_attention' without use_sliding_window and sliding_window",
         ),
         (
-            {"rope_parameters": LLAMA3 | {"original_max_position_embeddings": None}},
-            "field rope_parameters: original_max_position_embeddings 512 is not supported",
+            QWEN2 | {"use_sliding_window": True, "sliding_window": 0},
+            "field sliding_window: 0 is no positive whole number",
         ),
+        (SMOLLM3 | {"no_rope_layers": [1, 1]}, "field no_rope_layers: 2 entries for 3 layers"),
+        (SMOLLM3 | {"no_rope_layers": [1, 2, 1]}, "field no_rope_layers: must be a list of 0"),
+        (QWEN3_VL | {"text_config": None}, "field text_config: missing"),
         (
-            {"rope_parameters": {"rope_theta": 10000.5}},
-            "field rope_theta: 10000.5 is not a whole number",
+            QWEN3_VL | {"text_config": CONFIG | {"hidden_size": 0}},
+            "field text_config.hidden_size: 0 is no positive whole number",
         ),
+        (QWEN3_VL | {"mm_tokens": 3}, "field mm_tokens is not known here"),
         ({"partial_rotary_factor": 0.5}, "field partial_rotary_factor: 0.5 is not supported"),
         (MOE | {"mlp_only_layers": [0]}, "field mlp_only_layers: [0] is not supported (only [])"),
         (MOE | {"decoder_sparse_step": 2}, "field decoder_sparse_step: 2 is not supported"),
