@@ -92,9 +92,22 @@ def check_source(
                 f"{folder}: config.json ties {name} to the embedding, and the file holds another "
                 "one; set its field tie_word_embeddings to false, or take the tensor out"
             )
-        other = architecture.family.multimodal and not name.startswith((prefix, _TIED_HF))
-        if not tied and not other and not name.endswith(_IGNORED_HF):
+        if not has_home(name, architecture):
             raise UserError(f"{folder}: tensor {name} is not part of the architecture")
+
+
+def has_home(name: str, architecture: Architecture) -> bool:
+    """Whether a tensor that is no parameter of the trained model may lie in its folder.
+
+    It is computed from the config, is the embedding once more, or belongs to a part of a multimodal
+    model that is not trained.
+    """
+    family = architecture.family
+    return (
+        name.endswith(_IGNORED_HF)
+        or (architecture.tied_embeddings and name == _TIED_HF)
+        or (family.multimodal and not name.startswith((family.prefix, _TIED_HF)))
+    )
 
 
 def from_hf(weights: HfWeights, mapping: TensorMapping) -> Tensor:

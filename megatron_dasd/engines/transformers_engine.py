@@ -140,7 +140,7 @@ class TransformersEngine:
 
     def _prepare(self, request: GenerationRequest) -> _Sequence:
         prompt_ids = encode(self._tokenizer, request.prompt)
-        context = self._model.config.max_position_embeddings
+        context = self._model.config.get_text_config().max_position_embeddings
         if len(prompt_ids) >= context:
             raise UserError(
                 f"{self.name}: a prompt of {len(prompt_ids)} tokens fills its context of {context}"

@@ -37,9 +37,8 @@ class Family:
     """Whether a config may ask for sliding windows, layer by layer."""
     no_rope_layers: bool = False
     """Whether a config may leave layers without rotary embedding."""
-    rotary_share: float | None = None
-    """Part of a head that is rotated where the config does not say; None: the family rotates the
-    whole head, whatever the config says."""
+    rotary_percent: float = 1.0
+    """Share of a head's channels that is rotated where the config does not say; 1: always all."""
     rope_theta: float = 10000.0
     """Base of the rotary embedding where the config names none."""
     tied: bool = False
@@ -369,7 +368,7 @@ def text_config(config: HfConfig, family: Family, path: Path) -> tuple[HfConfig,
 
 def _from_config(config: HfConfig, family: Family, where: str) -> Architecture:
     heads = config["num_attention_heads"]
-    rotary = read_rotary(config, where, family.rope_theta, family.rotary_share)
+    rotary = read_rotary(config, where, family.rope_theta, family.rotary_percent)
     rotated = read_rotated(config, where) if family.no_rope_layers else ()
     window, windowed = read_window(config, where, rotated) if family.windows else (None, ())
     epsilon = config.get("rms_norm_eps")

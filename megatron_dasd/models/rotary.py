@@ -135,7 +135,7 @@ class Rotary:
 
 
 def read_rotary(
-    config: dict[str, Any], where: str, default_base: float = 10000.0, share: float | None = None
+    config: dict[str, Any], where: str, default_base: float = 10000.0, share: float = 1.0
 ) -> Rotary:
     """The rotary embedding that a config asks for.
 
@@ -143,8 +143,8 @@ def read_rotary(
         config: of the text model.
         where: the file, and where in it the config stands, for messages.
         default_base: ``rope_theta`` where the config has none.
-        share: part of a head that the family rotates where the config does not say; None: the
-            whole head, and the family knows no other.
+        share: of a head's channels that the family rotates where the config does not say; 1: all,
+            and the family knows nothing else.
 
     Raises:
         UserError: an embedding that is not known here, or a field that does not fit it.
@@ -160,9 +160,9 @@ def read_rotary(
     for name in sorted(rope.keys() - known - {_ORIGINAL, "factor"}):
         if rope[name] is not None:
             raise UserError(f"{refused}: {name} is not known for rope_type {kind}")
-    found = rope.get("partial_rotary_factor") or config.get("partial_rotary_factor") or share or 1.0
-    if not _is_number(found) or not 0 < found <= 1 or (share is None and found != 1.0):
-        only = "0 to 1" if share else "only 1.0"
+    found = rope.get("partial_rotary_factor") or config.get("partial_rotary_factor") or share
+    if not _is_number(found) or not 0 < found <= 1 or (share == 1 and found != 1):
+        only = "only 1.0" if share == 1 else "above 0, at most 1"
         raise UserError(f"{where}partial_rotary_factor: {found} is not supported ({only})")
     base = rope.get("rope_theta") or config.get("rope_theta") or default_base
     if not _is_number(base) or base <= 1:

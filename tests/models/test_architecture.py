@@ -6,7 +6,14 @@ import pytest
 import torch
 from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
 from megatron.core.transformer.transformer_config import TransformerConfig
-from transformers import AutoConfig, LlamaConfig, Qwen2Config, Qwen3Config, Qwen3MoeConfig
+from transformers import (
+    AutoConfig,
+    LlamaConfig,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3MoeConfig,
+    SmolLM3Config,
+)
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from megatron_dasd.errors import UserError
@@ -287,7 +294,48 @@ def test_fields_of_no_effect_are_passed_over(tmp_path: Path) -> None:
     assert read_architecture(write(tmp_path, **extra)) == plain
 
 
-@pytest.mark.parametrize("kind", [LlamaConfig, Qwen2Config, Qwen3Config, Qwen3MoeConfig])
+def test_flags_of_windows_count_keys_beside_the_token(tmp_path: Path) -> None:
+    window = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 2}
+    flags = read_architecture(write(tmp_path, **QWEN2, **window)).flags(1)
+    assert flags["window-size"] == "4,0"
+    assert flags["window-attn-skip-freq"] == "[0,0,1]"
+    plain = read_architecture(write(tmp_path, **QWEN2)).flags(1)
+    assert (plain["window-size"], plain["window-attn-skip-freq"]) == (None, None)
+
+
+def test_megatrons_list_of_layers_without_rotation_is_the_other_way_round(tmp_path: Path) -> None:
+    folder = write(tmp_path, **SMOLLM3, no_rope_layers=[1, 0, 1])
+    assert read_architecture(folder).flags(1)["no-rope-freq"] == "[0,1,0]"
+    rotated = read_architecture(write(tmp_path, **SMOLLM3, no_rope_layers=[1, 1, 1]))
+    assert rotated.flags(1)["no-rope-freq"] is None
+
+
+def test_biases_of_attention_alone(tmp_path: Path) -> None:
+    flags = read_architecture(write(tmp_path, attention_bias=True)).flags(1)
+    assert flags["add-qkv-bias"] is flags["dasd-attention-output-bias"] is True
+    assert flags["disable-bias-linear"] is True
+    flags = read_architecture(write(tmp_path, **QWEN2)).flags(1)
+    assert (flags["add-qkv-bias"], flags["dasd-attention-output-bias"]) == (True, False)
+
+
+def test_text_model_of_a_multimodal_one(tmp_path: Path) -> None:
+    architecture = read_architecture(write(tmp_path, **QWEN3_VL))
+    assert architecture.num_layers == 3
+    assert architecture.tied_embeddings  # as the outer config says
+    assert architecture.family.multimodal
+
+
+def test_fewer_key_value_heads_than_ranks(tmp_path: Path) -> None:
+    architecture = read_architecture(write(tmp_path, num_attention_heads=12))
+    assert architecture.flags(4)["num-query-groups"] == 2
+    three = read_architecture(write(tmp_path, num_attention_heads=12, num_key_value_heads=3))
+    with pytest.raises(UserError, match="4 is neither a divisor nor a multiple of .* heads .3."):
+        three.check_layout(2 * 2, 1)
+
+
+@pytest.mark.parametrize(
+    "kind", [LlamaConfig, Qwen2Config, Qwen3Config, Qwen3MoeConfig, SmolLM3Config]
+)
 def test_every_field_that_transformers_writes_is_known(tmp_path: Path, kind: type) -> None:
     kind(architectures=[kind.__name__.replace("Config", "ForCausalLM")]).save_pretrained(tmp_path)
     read_architecture(tmp_path)
