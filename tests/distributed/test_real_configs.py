@@ -25,7 +25,7 @@ NUM_PARAMETERS = {
     "Qwen3-4B": 4_022_468_096,
     "Qwen2.5-7B-Instruct": 7_615_616_512,
     "SmolLM3-3B": 3_075_098_624,
-    # its text model: the vision model has 415,347,712 more
+    # its text model, which is as large as Qwen3-4B
     "Qwen3-VL-4B-Instruct": 4_022_468_096,
     "Llama-3.1-8B": 8_030_261_248,
     "Qwen3-30B-A3B": 30_532_122_624,
