@@ -2,8 +2,15 @@
 
 import torch
 
-from megatron_dasd.checkpoint.convert import expected_tensors, mapping_table, to_hf, total_bytes
-from megatron_dasd.checkpoint.hf_folder import require_space
+from megatron_dasd.checkpoint.convert import (
+    check_source,
+    expected_tensors,
+    mapping_table,
+    to_hf,
+    total_bytes,
+)
+from megatron_dasd.checkpoint.hf_folder import HfWeights, require_space, weights_dtype
+from megatron_dasd.checkpoint.hf_overlay import HfOverlay
 from megatron_dasd.checkpoint.hf_writer import HfWriter
 from megatron_dasd.checkpoint.payloads import Converted, ExportPayload
 from megatron_dasd.checkpoint.process import peak_memory_bytes, write_result
@@ -18,9 +25,19 @@ def main(payload: ExportPayload) -> None:
     architecture = read_architecture(payload.model)
     model = StoredModel(architecture, payload.checkpoint, payload.dtype)
     table = mapping_table(architecture, model.parameters)
-    tensors = expected_tensors(table, model.parameters, dtype)
-    require_space(out, total_bytes(tensors))
-    with HfWriter(out, tensors, payload.max_shard_bytes) as writer:
+    writer: HfWriter | HfOverlay
+    if architecture.family.multimodal:
+        source = HfWeights(payload.model)
+        dtype = getattr(torch, weights_dtype(payload.model))
+        tensors = expected_tensors(table, model.parameters, dtype)
+        check_source(source, tensors, architecture)
+        require_space(out, total_bytes(source.tensors))
+        writer = HfOverlay(source, out)
+    else:
+        tensors = expected_tensors(table, model.parameters, dtype)
+        require_space(out, total_bytes(tensors))
+        writer = HfWriter(out, tensors, payload.max_shard_bytes)
+    with writer:
         for name, mapping in table.items():
             for hf_name, tensor in to_hf(model.read(name), mapping, dtype).items():
                 writer.write(hf_name, tensor)

@@ -11,6 +11,7 @@ from megatron_dasd.checkpoint.payloads import Converted, ExportPayload
 from megatron_dasd.checkpoint.process import RESULT, Conversion, run_rank, writing_progress
 from megatron_dasd.config.training import ExportHf
 from megatron_dasd.manifests import LOGS, MODEL, model_folder
+from megatron_dasd.models.architecture import read_architecture
 
 
 def run(settings: ExportHf, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, object]:
@@ -32,7 +33,8 @@ def export_hf(
 
     Args:
         checkpoint: of any layout.
-        source: Hugging Face folder with the config, tokenizer and so on; needs no weights.
+        source: Hugging Face folder with the config, tokenizer and so on; needs no weights, unless
+            the text model is a part of it alone.
         out: an empty folder.
         log_dir: where the program's log goes.
         max_shard_gb: size of a safetensors file, in units of 1e9 bytes.
@@ -41,7 +43,8 @@ def export_hf(
         UserError: the disk is full, or the checkpoint is not of the config's architecture.
     """
     copy_companions(source, out)
-    set_dtype(out, checkpoint.dtype)
+    if not read_architecture(source).family.multimodal:
+        set_dtype(out, checkpoint.dtype)
     with writing_progress("export", out, checkpoint.num_bytes) as show:
         converted = run_rank(
             "megatron_dasd.checkpoint.export_program",

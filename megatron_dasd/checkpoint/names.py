@@ -29,19 +29,22 @@ class TensorMapping:
 
 def tensor_mappings(architecture: Architecture) -> Iterator[TensorMapping]:
     """All mappings of a model, in layer order; every tensor of either side occurs exactly once."""
-    yield _vocabulary("embedding.word_embeddings.weight", "model.embed_tokens.weight", architecture)
+    prefix = architecture.family.prefix
+    embedding = "embedding.word_embeddings.weight"
+    yield _vocabulary(embedding, f"{prefix}embed_tokens.weight", architecture)
     for layer in range(architecture.num_layers):
         yield from _layer_mappings(layer, architecture)
-    yield _same("decoder.final_layernorm.weight", "model.norm.weight")
+    yield _same("decoder.final_layernorm.weight", f"{prefix}norm.weight")
     if not architecture.tied_embeddings:
         yield _vocabulary("output_layer.weight", "lm_head.weight", architecture)
 
 
 def _layer_mappings(layer: int, architecture: Architecture) -> Iterator[TensorMapping]:
-    ours, theirs = f"decoder.layers.{layer}.", f"model.layers.{layer}."
+    ours = f"decoder.layers.{layer}."
+    theirs = f"{architecture.family.prefix}layers.{layer}."
     yield _same(ours + "input_layernorm.weight", theirs + "input_layernorm.weight")
-    parts = ("weight", "bias") if architecture.family.qkv_bias else ("weight",)
-    for part in parts:
+    has_biases = architecture.family.qkv_bias or architecture.attention_bias
+    for part in ("weight", "bias") if has_biases else ("weight",):
         yield TensorMapping(
             f"{ours}self_attention.linear_qkv.{part}",
             tuple(f"{theirs}self_attn.{x}_proj.{part}" for x in "qkv"),
@@ -53,7 +56,8 @@ def _layer_mappings(layer: int, architecture: Architecture) -> Iterator[TensorMa
             yield _same(
                 f"{ours}self_attention.{x}_layernorm.weight", f"{theirs}self_attn.{x}_norm.weight"
             )
-    yield _same(ours + "self_attention.linear_proj.weight", theirs + "self_attn.o_proj.weight")
+    for part in ("weight", "bias") if architecture.attention_bias else ("weight",):
+        yield _same(f"{ours}self_attention.linear_proj.{part}", f"{theirs}self_attn.o_proj.{part}")
     yield _same(ours + "pre_mlp_layernorm.weight", theirs + "post_attention_layernorm.weight")
     if architecture.experts is None:
         yield from _feed_forward(ours + "mlp.", theirs + "mlp.")

@@ -17,11 +17,12 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoModelForCausalLM, StaticCache
+from transformers import StaticCache
 from transformers.utils import logging as transformers_logging
 
 from megatron_dasd.checkpoint.hf_folder import check_weights
 from megatron_dasd.config.base import Engine as EngineSettings
+from megatron_dasd.engines.auto_class import auto_class
 from megatron_dasd.engines.base import (
     Failure,
     Generation,
@@ -77,7 +78,7 @@ class TransformersEngine:
         transformers_logging.disable_progress_bar()
         check_weights(folder)
         try:
-            model = AutoModelForCausalLM.from_pretrained(
+            model = auto_class(folder).from_pretrained(
                 folder,
                 dtype=getattr(torch, settings.dtype),
                 local_files_only=True,
@@ -139,7 +140,7 @@ class TransformersEngine:
 
     def _prepare(self, request: GenerationRequest) -> _Sequence:
         prompt_ids = encode(self._tokenizer, request.prompt)
-        context = self._model.config.max_position_embeddings
+        context = self._model.config.get_text_config().max_position_embeddings
         if len(prompt_ids) >= context:
             raise UserError(
                 f"{self.name}: a prompt of {len(prompt_ids)} tokens fills its context of {context}"
