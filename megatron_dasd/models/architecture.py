@@ -6,12 +6,17 @@ that trains with another rotary embedding than it is served with is wrong withou
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from megatron_dasd.errors import UserError
 from megatron_dasd.models.config_fields import unknown_fields
+from megatron_dasd.models.linear_attention import (
+    FULL,
+    LinearAttention,
+    read_linear_attention,
+)
 
 HfConfig = dict[str, Any]  # a config.json as parsed: its fields are checked one by one
 VOCAB_MULTIPLE = 128
@@ -32,13 +37,34 @@ class Family:
     """Whether every layer's feed-forward part is routed experts."""
     head_dim: int | None = None
     """Channels a head where the config names none; None: hidden size over heads."""
+    linear_attention: bool = False
+    """Whether some layers are gated delta nets.  The others then have an output gate: the query
+    projection makes, for every head, as many channels again, whose sigmoid scales the head's
+    output."""
+    zero_centred_norms: bool = False
+    """Whether norms scale by 1 + weight."""
+    shared_expert: bool = False
+    """Whether every token also meets a shared expert, scaled by the sigmoid of a gate, and layers
+    without experts do not occur."""
+    rotary_percent: float = 1.0
+    """Share of a head's channels that turn with the position, where the config names none."""
 
+
+_QWEN35 = Family(
+    qk_layernorm=True,
+    head_dim=256,
+    linear_attention=True,
+    zero_centred_norms=True,
+    rotary_percent=0.25,
+)
 
 FAMILIES = {
     "LlamaForCausalLM": Family(),
     "Qwen2ForCausalLM": Family(qkv_bias=True),
     "Qwen3ForCausalLM": Family(qk_layernorm=True, head_dim=128),
     "Qwen3MoeForCausalLM": Family(qk_layernorm=True, experts=True),
+    "Qwen3_5ForCausalLM": _QWEN35,
+    "Qwen3_5MoeForCausalLM": replace(_QWEN35, experts=True, shared_expert=True),
 }
 """Families by the class that ``transformers`` loads them with."""
 
@@ -46,13 +72,13 @@ _SIZES = (
     "num_hidden_layers",
     "hidden_size",
     "num_attention_heads",
-    "intermediate_size",
     "vocab_size",
     "max_position_embeddings",
 )
+_DENSE_SIZES = ("intermediate_size",)
+_SHARED_EXPERT_SIZES = ("shared_expert_intermediate_size",)
 _EXPERT_SIZES = ("num_experts", "num_experts_per_tok", "moe_intermediate_size")
 _NONE_HAS: Flags = {
-    "rotary-percent": 1.0,
     "rotary-interleaved": False,
     "rotary-seq-len-interpolation-factor": None,
     "no-rope-freq": None,
@@ -61,10 +87,8 @@ _NONE_HAS: Flags = {
     "multi-latent-attention": False,
     "squared-relu": False,
     "quick-geglu": False,
-    "apply-layernorm-1p": False,
     "mtp-num-layers": None,
     "moe-layer-freq": 1,
-    "moe-shared-expert-intermediate-size": None,
     "moe-router-topk-scaling-factor": None,
     "moe-router-enable-expert-bias": False,
     "moe-expert-capacity-factor": None,
@@ -91,7 +115,7 @@ LLAMA3_SCALING = {
 
 @dataclass(frozen=True)
 class Experts:
-    """Routed experts, the same in every layer, without shared ones."""
+    """Routed experts, the same in every layer."""
 
     num_experts: int
     experts_per_token: int
@@ -99,11 +123,16 @@ class Experts:
     weights_sum_to_one: bool
     """Whether the weights of a token's experts are a softmax over these alone (``norm_topk_prob``),
     or these experts' part of the softmax over all."""
+    shared_ffn_hidden_size: int | None = None
+    """Width of the gated expert that every token meets; None: there is none."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes of a decoder-only model of the Llama shape (RMSNorm, SwiGLU, RoPE, grouped queries)."""
+    """Sizes of a decoder-only model of the Llama shape (RMSNorm, SwiGLU, RoPE, grouped queries).
+
+    Some of its layers may be gated delta nets in place of attention.
+    """
 
     family: Family
     num_layers: int
@@ -120,6 +149,9 @@ class Architecture:
     rope_scaling_factor: float | None = None
     """Factor of Llama 3's rotary scaling; None: no scaling."""
     experts: Experts | None = None
+    rotary_percent: float = 1.0
+    """Share of a head's channels that turn with the position."""
+    linear: LinearAttention | None = None
 
     @property
     def padded_vocab_size(self) -> int:
@@ -127,7 +159,12 @@ class Architecture:
         return -(-self.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
 
     def check_layout(
-        self, tensor_parallel: int, expert_parallel: int, stages: int = 1, expert_tensor: int = 1
+        self,
+        tensor_parallel: int,
+        expert_parallel: int,
+        stages: int = 1,
+        expert_tensor: int = 1,
+        context_parallel: int = 1,
     ) -> None:
         """Make sure that the model can be divided over the ranks of a layout.
 
@@ -141,19 +178,23 @@ class Architecture:
         num_experts = self.experts.num_experts if self.experts else 1
         if self.experts:
             width, parts_of_width = self.experts.ffn_hidden_size, expert_tensor
+            shared = self.experts.shared_ffn_hidden_size or 0
         else:
-            width, parts_of_width = self.ffn_hidden_size, tensor_parallel
+            width, parts_of_width, shared = self.ffn_hidden_size, tensor_parallel, 0
         for layout, parts, what, size in (
             ("tensor_parallel", tensor_parallel, "attention heads", self.num_attention_heads),
             ("tensor_parallel", tensor_parallel, "key-value heads", self.num_query_groups),
             ("tensor_parallel", tensor_parallel, "padded vocabulary", VOCAB_MULTIPLE),
             ("tensor_parallel", parts_of_width, "feed-forward width", width),
+            ("tensor_parallel", tensor_parallel, "shared expert's width", shared),
             ("tensor_parallel", tensor_parallel, "hidden size", self.hidden_size),
             ("expert_parallel", expert_parallel, "experts", num_experts),
             ("pipeline_parallel x virtual_pipeline", stages, "layers", self.num_layers),
         ):
             if size % parts:
                 raise UserError(f"{layout} {parts} does not divide the model's {what} ({size})")
+        if self.linear:
+            self.linear.check_layout(tensor_parallel, context_parallel)
 
     def flags(self, tensor_parallel: int, expert_parallel: int = 1) -> Flags:
         """Megatron's flags of this architecture.
@@ -183,24 +224,48 @@ class Architecture:
             "qk-layernorm": self.family.qk_layernorm,
             "position-embedding-type": "rope",
             "rotary-base": self.rotary_base,
+            "rotary-percent": self.rotary_percent,
             "use-rope-scaling": self.rope_scaling_factor is not None,
             "rope-scaling-factor": self.rope_scaling_factor,
             "untie-embeddings-and-output-weights": not self.tied_embeddings,
             "attention-dropout": 0.0,
             "hidden-dropout": 0.0,
+            "apply-layernorm-1p": self.family.zero_centred_norms,
             **_NONE_HAS,
             **self._expert_flags(),
+            **self._linear_flags(),
+        }
+
+    def _linear_flags(self) -> Flags:
+        if self.linear is None:
+            return {"linear-attention-freq": None, "attention-output-gate": False}
+        return {
+            "experimental-attention-variant": "gated_delta_net",
+            # Megatron's parser takes no spaces.
+            "linear-attention-freq": f"[{','.join(str(int(x)) for x in self.linear.layers)}]",
+            "attention-output-gate": True,
+            "linear-num-key-heads": self.linear.num_key_heads,
+            "linear-num-value-heads": self.linear.num_value_heads,
+            "linear-key-head-dim": self.linear.key_head_dim,
+            "linear-value-head-dim": self.linear.value_head_dim,
+            "linear-conv-kernel-dim": self.linear.conv_width,
         }
 
     def _expert_flags(self) -> Flags:
+        shared = self.experts.shared_ffn_hidden_size if self.experts else None
+        gated: Flags = {
+            "moe-shared-expert-intermediate-size": shared,
+            "moe-shared-expert-gate": shared is not None,
+        }
         if self.experts is None:
-            return {"num-experts": None}
+            return {"num-experts": None, **gated}
         return {
             "num-experts": self.experts.num_experts,
             "moe-router-topk": self.experts.experts_per_token,
             "moe-ffn-hidden-size": self.experts.ffn_hidden_size,
             "moe-router-score-function": "softmax",
             "moe-router-pre-softmax": not self.experts.weights_sum_to_one,
+            **gated,
         }
 
 
@@ -224,19 +289,25 @@ def read_architecture(folder: Path) -> Architecture:
         raise UserError(f"{path}: field architectures: {name} is not supported: {REFUSED[name]}")
     if name not in FAMILIES:
         raise UserError(f"{path}: field architectures: {name} is not one of {', '.join(FAMILIES)}")
-    for field in unknown_fields(config, FAMILIES[name].experts):
+    family = FAMILIES[name]
+    for field in unknown_fields(config, family.experts, family.linear_attention):
         raise UserError(
             f"{path}: field {field} is not known here and may change what the model computes; "
             "take it out if it does not"
         )
     try:
-        return _from_config(config, FAMILIES[name], path)
+        return _from_config(config, family, path)
     except KeyError as error:
         raise UserError(f"{path}: field {error.args[0]}: missing") from None
 
 
 def _from_config(config: HfConfig, family: Family, path: Path) -> Architecture:
-    for field in _SIZES + _EXPERT_SIZES * family.experts:
+    for field in (
+        *_SIZES,
+        *_DENSE_SIZES * (not family.shared_expert),
+        *_EXPERT_SIZES * family.experts,
+        *_SHARED_EXPERT_SIZES * family.shared_expert,
+    ):
         size = config[_field(field, config)]
         if type(size) is not int or size < 1:
             raise UserError(f"{path}: field {field}: {size!r} is no positive whole number")
@@ -244,7 +315,8 @@ def _from_config(config: HfConfig, family: Family, path: Path) -> Architecture:
         if value != only:
             raise UserError(f"{path}: field {field}: {value!r} is not supported (only {only!r})")
     heads = config["num_attention_heads"]
-    rotary_base, scaling_factor = _rotary(config, path)
+    rotary_base, scaling_factor, rotary_percent = _rotary(config, family, path)
+    experts = _experts(config, family, path) if family.experts else None
     return Architecture(
         family=family,
         num_layers=config["num_hidden_layers"],
@@ -252,14 +324,21 @@ def _from_config(config: HfConfig, family: Family, path: Path) -> Architecture:
         num_attention_heads=heads,
         num_query_groups=config.get("num_key_value_heads") or heads,
         head_dim=config.get("head_dim") or family.head_dim or config["hidden_size"] // heads,
-        ffn_hidden_size=config["intermediate_size"],
+        # Megatron wants a width of dense layers of a model without any, too.
+        ffn_hidden_size=(
+            experts.ffn_hidden_size
+            if experts and family.shared_expert
+            else config["intermediate_size"]
+        ),
         vocab_size=config["vocab_size"],
         max_position_embeddings=config["max_position_embeddings"],
         norm_epsilon=config["rms_norm_eps"],
         rotary_base=rotary_base,
         tied_embeddings=config.get("tie_word_embeddings", False),
         rope_scaling_factor=scaling_factor,
-        experts=_experts(config, path) if family.experts else None,
+        experts=experts,
+        rotary_percent=rotary_percent,
+        linear=read_linear_attention(config, path) if family.linear_attention else None,
     )
 
 
@@ -275,16 +354,22 @@ def _supported_values(config: HfConfig, family: Family) -> Iterator[tuple[str, o
     yield "is_decoder", config.get("is_decoder", False), False
     yield "add_cross_attention", config.get("add_cross_attention", False), False
     yield "use_sliding_window", config.get("use_sliding_window", False), False
-    for kind in config.get("layer_types") or []:
-        yield "layer_types", kind, "full_attention"
+    if family.linear_attention:
+        yield "attn_output_gate", config.get("attn_output_gate", True), True
+        yield "output_gate_type", config.get("output_gate_type", "swish"), "swish"
+    else:
+        for kind in config.get("layer_types") or []:
+            yield "layer_types", kind, FULL
     yield "quantization_config", config.get("quantization_config"), None
     if family.experts:
         yield "decoder_sparse_step", config.get("decoder_sparse_step", 1), 1
         yield "mlp_only_layers", config.get("mlp_only_layers") or [], []
+    if family.shared_expert:
+        yield "norm_topk_prob", config.get("norm_topk_prob", True), True
 
 
-def _rotary(config: HfConfig, path: Path) -> tuple[int, float | None]:
-    """Base of the rotary embedding and factor of its scaling."""
+def _rotary(config: HfConfig, family: Family, path: Path) -> tuple[int, float | None, float]:
+    """Base of the rotary embedding, factor of its scaling, and the share of channels that turn."""
     # transformers 5 nests the rotary settings, earlier versions do not; the old name goes first.
     field = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
     rope = config.get(field) or {}
@@ -292,16 +377,20 @@ def _rotary(config: HfConfig, path: Path) -> tuple[int, float | None]:
     refused = f"{path}: field {field}"
     if kind not in ("default", "llama3") or any(isinstance(x, dict) for x in rope.values()):
         raise UserError(f"{refused}: {rope} is not supported (only rope_type default and llama3)")
-    share = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
-    if share != 1.0:
-        raise UserError(f"{path}: field partial_rotary_factor: {share} is not supported (only 1.0)")
+    whole = family.rotary_percent
+    share = rope.get("partial_rotary_factor", config.get("partial_rotary_factor", whole))
+    if not isinstance(share, int | float) or not 0 < share <= 1 or (whole == 1 and share != 1):
+        raise UserError(
+            f"{path}: field partial_rotary_factor: {share} is not supported "
+            f"({'only 1.0' if whole == 1 else 'above 0, at most 1'})"
+        )
     theta = rope.get("rope_theta") or config.get("rope_theta") or 10000.0
     if not isinstance(theta, int | float) or theta != int(theta):
         raise UserError(
             f"{path}: field rope_theta: {theta} is not a whole number, which Megatron needs"
         )
     if kind == "default":
-        return int(theta), None
+        return int(theta), None, float(share)
     trained = "original_max_position_embeddings"
     length = config.get(trained) or rope.get(trained) or config["max_position_embeddings"]
     for name, constant in LLAMA3_SCALING.items():
@@ -310,7 +399,7 @@ def _rotary(config: HfConfig, path: Path) -> tuple[int, float | None]:
             raise UserError(
                 f"{refused}: {name} {value} is not supported: Megatron holds it at {constant}"
             )
-    return int(theta), rope["factor"]
+    return int(theta), rope["factor"], float(share)
 
 
 def _field(name: str, config: HfConfig) -> str:
@@ -318,12 +407,15 @@ def _field(name: str, config: HfConfig) -> str:
     return "num_local_experts" if name == "num_experts" and "num_local_experts" in config else name
 
 
-def _experts(config: HfConfig, path: Path) -> Experts:
+def _experts(config: HfConfig, family: Family, path: Path) -> Experts:
     experts = Experts(
         num_experts=config[_field("num_experts", config)],
         experts_per_token=config["num_experts_per_tok"],
         ffn_hidden_size=config["moe_intermediate_size"],
-        weights_sum_to_one=config.get("norm_topk_prob", False),
+        weights_sum_to_one=config.get("norm_topk_prob", family.shared_expert),
+        shared_ffn_hidden_size=(
+            config["shared_expert_intermediate_size"] if family.shared_expert else None
+        ),
     )
     if experts.experts_per_token == 1 and experts.weights_sum_to_one:
         raise UserError(

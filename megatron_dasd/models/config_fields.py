@@ -47,6 +47,22 @@ _FOLLOWED_OF_EXPERTS = {
     "num_experts_per_tok",
     "num_local_experts",
 }
+_FOLLOWED_OF_LINEAR_ATTENTION = {
+    "attn_output_gate",
+    "full_attention_interval",
+    "linear_conv_kernel_dim",
+    "linear_key_head_dim",
+    "linear_num_key_heads",
+    "linear_num_value_heads",
+    "linear_value_head_dim",
+    "output_gate_type",
+    "shared_expert_intermediate_size",
+    # the type of a server's states
+    "mamba_ssm_dtype",
+    # heads that guess several tokens ahead, which no forward pass of the model asks
+    "mtp_num_hidden_layers",
+    "mtp_use_dedicated_embeddings",
+}
 _OF_NO_EFFECT = {
     # names, versions and types
     "_attn_implementation",
@@ -125,12 +141,16 @@ _OF_NO_EFFECT = {
 }
 
 
-def unknown_fields(names: Iterable[str], experts: bool) -> list[str]:
+def unknown_fields(
+    names: Iterable[str], experts: bool, linear_attention: bool = False
+) -> list[str]:
     """The fields that may change what a model computes in a way that is not known here.
 
     Args:
         names: of all fields of a config.
         experts: whether the family has routed experts.
+        linear_attention: whether the family has layers of gated delta nets.
     """
     known = _FOLLOWED | _OF_NO_EFFECT | (_FOLLOWED_OF_EXPERTS if experts else set())
+    known |= _FOLLOWED_OF_LINEAR_ATTENTION if linear_attention else set()
     return sorted(set(names) - known)

@@ -60,4 +60,10 @@ def check_divides(architecture: Architecture, launch: Launch, flags: Flags) -> N
     expert_tensor = flags.get("expert-tensor-parallel-size", launch.tensor_parallel)
     if not isinstance(expert_tensor, int):
         raise UserError(f"expert-tensor-parallel-size: expected an integer, got {expert_tensor}")
-    architecture.check_layout(launch.tensor_parallel, launch.expert_parallel, stages, expert_tensor)
+    architecture.check_layout(
+        launch.tensor_parallel,
+        launch.expert_parallel,
+        stages,
+        expert_tensor,
+        launch.context_parallel,
+    )

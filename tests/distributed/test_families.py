@@ -13,6 +13,8 @@ from transformers import (
     LlamaConfig,
     PreTrainedConfig,
     Qwen2Config,
+    Qwen3_5MoeTextConfig,
+    Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3MoeConfig,
 )
@@ -24,6 +26,7 @@ from megatron_dasd.checkpoint.hf_folder import HfWeights
 from megatron_dasd.config.training import ExportHf, ImportHf
 from megatron_dasd.device.launch import launch
 from megatron_dasd.manifests import LOGS
+from megatron_dasd.models.context_parallel import row_order
 from tests.sampled import sampled
 
 NUM_TOKENS = 512
@@ -33,6 +36,13 @@ LAYOUTS = {
     "pp2": {"num_ranks": 2, "pipeline_parallel": 2},
     "tp2 pp2": {"num_ranks": 4, "tensor_parallel": 2, "pipeline_parallel": 2},
     "ep2": {"num_ranks": 2, "expert_parallel": 2},
+    "cp2": {"num_ranks": 2, "context_parallel": 2},
+    "tp2 pp2 cp2": {
+        "num_ranks": 8,
+        "tensor_parallel": 2,
+        "pipeline_parallel": 2,
+        "context_parallel": 2,
+    },
 }
 SHAPE = {
     "vocab_size": 259,
@@ -52,6 +62,16 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 8192,
 }
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
+DELTA_NET = {
+    "head_dim": 48,
+    "linear_num_key_heads": 4,
+    "linear_num_value_heads": 12,
+    "linear_key_head_dim": 7,
+    "linear_value_head_dim": 11,
+    "linear_conv_kernel_dim": 3,
+    # both kinds of layer on either pipeline stage
+    "layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"],
+}
 CONFIGS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
     "llama": (LlamaConfig, {"tie_word_embeddings": True}),
     # its 16 frequencies lie on both sides of the scaling's bounds and between them
@@ -61,12 +81,17 @@ CONFIGS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
     "qwen3 tied": (Qwen3Config, {"head_dim": 32, "tie_word_embeddings": True}),
     "qwen3_moe": (Qwen3MoeConfig, {"head_dim": 32, "norm_topk_prob": True, **EXPERTS}),
     "qwen3_moe raw weights": (Qwen3MoeConfig, {"norm_topk_prob": False, **EXPERTS}),
+    "qwen3_5": (Qwen3_5TextConfig, DELTA_NET),
+    "qwen3_5_moe": (
+        Qwen3_5MoeTextConfig,
+        {"shared_expert_intermediate_size": 24, **EXPERTS, **DELTA_NET},
+    ),
 }
 CASES = [
     (name, layout)
-    for name, (kind, _) in CONFIGS.items()
+    for name, (_, fields) in CONFIGS.items()
     for layout in LAYOUTS
-    if layout != "ep2" or kind is Qwen3MoeConfig
+    if layout != "ep2" or "num_experts" in fields
 ]
 QUICK = [
     ("llama3", "one rank"),
@@ -151,8 +176,11 @@ class Gallery:
         settings = ImportHf(kind="import_hf", model="model")
         inputs = {"checkpoint": self.checkpoint(name)}
         saved = self._stage(f"{name} {layout}", run, settings, inputs)
-        parts = [np.load(path) for path in sorted(logits.iterdir())]
-        whole = torch.from_numpy(np.concatenate(parts, axis=-1))
+        size = int(LAYOUTS[layout].get("context_parallel", 1))
+        files = [np.load(path) for path in sorted(logits.iterdir())]
+        columns = [np.concatenate(files[i : i + size]) for i in range(0, len(files), size)]
+        order = row_order(np.array([0, NUM_TOKENS]), size)
+        whole = torch.from_numpy(np.concatenate(columns, axis=-1)[order])
         return whole[:, : SHAPE["vocab_size"]], saved
 
     def export(self, name: str, layout: str, checkpoint: Path) -> Path:

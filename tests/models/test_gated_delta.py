@@ -44,6 +44,11 @@ def draw(tokens: int, seed: int, strength: float = 1.0) -> list[Tensor]:
     return [q, k, v, -strength * normal().exp(), normal().sigmoid()]
 
 
+def rule(inputs: list[Tensor], cu_seqlens: Tensor | None = None, chunk: int = 64) -> Tensor:
+    q, k, v, g, beta = inputs
+    return chunk_gated_delta_rule(q, k, v, g, beta, cu_seqlens=cu_seqlens, chunk_size=chunk)[0]
+
+
 def distance(found: Tensor, expected: Tensor) -> float:
     """Largest difference, as a part of the largest value."""
     return float(((found - expected).abs().max() / expected.abs().max()).detach())
@@ -61,7 +66,7 @@ def test_rule_is_the_recurrence(lengths: list[int], seed: int, chunk: int) -> No
     cu_seqlens = borders(lengths)
     inputs = [x.requires_grad_() for x in draw(sum(lengths), seed)]
     expected = recurrence(*inputs, cu_seqlens)
-    out, _ = chunk_gated_delta_rule(*inputs, cu_seqlens=cu_seqlens, chunk_size=chunk)
+    out = rule(inputs, cu_seqlens, chunk)
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
     for ours, theirs in zip(gradients(out, inputs), gradients(expected, inputs), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11)
@@ -73,7 +78,7 @@ def test_in_float32_it_is_near_the_recurrence_in_float64(strength: float) -> Non
     exact = [x.requires_grad_() for x in draw(sum(lengths), 0, strength)]
     single = [x.detach().float().requires_grad_() for x in exact]
     expected = recurrence(*exact, borders(lengths))
-    out, _ = chunk_gated_delta_rule(*single, cu_seqlens=borders(lengths))
+    out = rule(single, borders(lengths))
     assert out.dtype == torch.float32
     assert distance(out, expected) < 1e-5
     for ours, theirs in zip(gradients(out, single), gradients(expected, exact), strict=True):
@@ -82,23 +87,21 @@ def test_in_float32_it_is_near_the_recurrence_in_float64(strength: float) -> Non
 
 def test_one_document_is_a_row_without_borders() -> None:
     inputs = draw(70, 3)
-    whole, _ = chunk_gated_delta_rule(*inputs)
-    torch.testing.assert_close(whole, recurrence(*inputs, borders([70])))
+    torch.testing.assert_close(rule(inputs), recurrence(*inputs, borders([70])))
 
 
 def test_documents_do_not_see_each_other() -> None:
     lengths = [33, 70, 12]
     inputs = [x.float() for x in draw(sum(lengths), 4)]
-    packed, _ = chunk_gated_delta_rule(*inputs, cu_seqlens=borders(lengths))
+    packed = rule(inputs, borders(lengths))
     parts = zip(*(x.split(lengths, dim=1) for x in inputs), strict=True)
-    alone = torch.cat([chunk_gated_delta_rule(*part)[0] for part in parts], dim=1)
+    alone = torch.cat([rule(list(part)) for part in parts], dim=1)
     torch.testing.assert_close(packed, alone, rtol=0, atol=1e-6)
 
 
 def test_16_bits_are_computed_in_32() -> None:
     half = [x.bfloat16() for x in draw(40, 5)]
-    out, _ = chunk_gated_delta_rule(*half)
-    wide, _ = chunk_gated_delta_rule(*(x.float() for x in half[:2]), *half[2:])
+    out, wide = rule(half), rule([x.float() for x in half])
     assert out.dtype == torch.bfloat16
     torch.testing.assert_close(out.float(), wide, rtol=2**-7, atol=1e-3)
 
@@ -127,12 +130,13 @@ def test_convolution_of_each_document(
         for shape in ((1, sum(lengths), 3), (3, width), (3,))
     )
     inputs = [x, weight, bias][: 2 + biased]
-    out, _ = causal_conv1d(*inputs, activation="silu", cu_seqlens=borders(lengths))
+    given_bias = bias if biased else None
+    out, _ = causal_conv1d(x, weight, given_bias, "silu", cu_seqlens=borders(lengths))
     parts = [
         torch.nn.functional.conv1d(
             torch.nn.functional.pad(document.mT, (width - 1, 0)),
             weight.unsqueeze(1),
-            bias if biased else None,
+            given_bias,
             groups=3,
         ).mT
         for document in x.split(lengths, dim=1)
@@ -153,5 +157,6 @@ def test_convolution_worked_out() -> None:
 def test_borders_are_those_of_the_row() -> None:
     with pytest.raises(ValueError, match="documents from 0 to 4 in a row of 5 tokens"):
         causal_conv1d(torch.zeros(1, 5, 1), torch.ones(1, 2), cu_seqlens=torch.tensor([0, 4]))
+    q, k, v, g, beta = draw(3, 0)
     with pytest.raises(ValueError, match="one packed row"):
-        chunk_gated_delta_rule(*draw(3, 0), output_final_state=True)
+        chunk_gated_delta_rule(q, k, v, g, beta, output_final_state=True)
