@@ -3,8 +3,9 @@
 import torch
 
 from megatron_dasd.checkpoint.convert import expected_tensors, mapping_table, to_hf, total_bytes
-from megatron_dasd.checkpoint.hf_folder import require_space
+from megatron_dasd.checkpoint.hf_folder import find_weights, require_space
 from megatron_dasd.checkpoint.hf_writer import HfWriter
+from megatron_dasd.checkpoint.mtp import mtp_tensors
 from megatron_dasd.checkpoint.payloads import Converted, ExportPayload
 from megatron_dasd.checkpoint.process import peak_memory_bytes, write_result
 from megatron_dasd.checkpoint.stored_model import StoredModel
@@ -18,16 +19,20 @@ def main(payload: ExportPayload) -> None:
     architecture = read_architecture(payload.model)
     model = StoredModel(architecture, payload.checkpoint, payload.dtype)
     table = mapping_table(architecture, model.parameters)
-    tensors = expected_tensors(table, model.parameters, dtype)
-    require_space(out, total_bytes(tensors))
-    with HfWriter(out, tensors, payload.max_shard_bytes) as writer:
+    source = find_weights(payload.model)
+    tensors = expected_tensors(table, model.parameters, dtype, source)
+    copied = mtp_tensors(source, payload.model) if payload.copy_mtp else {}
+    require_space(out, total_bytes(tensors | copied))
+    with HfWriter(out, tensors | copied, payload.max_shard_bytes) as writer:
         for name, mapping in table.items():
-            for hf_name, tensor in to_hf(model.read(name), mapping, dtype).items():
+            for hf_name, tensor in to_hf(model.read(name), mapping, tensors).items():
                 writer.write(hf_name, tensor)
+        for hf_name in copied:
+            assert source is not None, "the tensors to copy were found in it"
+            writer.write(hf_name, source.read(hf_name))
     model.check_read_once()
-    write_result(
-        payload, Converted(num_tensors=len(tensors), peak_memory_bytes=peak_memory_bytes())
-    )
+    number = len(tensors) + len(copied)
+    write_result(payload, Converted(num_tensors=number, peak_memory_bytes=peak_memory_bytes()))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ numbered over all, each with tensors of its own.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ class TensorMapping:
     """Hugging Face tensors, in order, to the Megatron tensor."""
     split: Callable[[Tensor], list[Tensor]]
     """The inverse, bit for bit."""
+    wide: bool = False
+    """Whether Megatron's tensor is float32 in a model of 16 bits too."""
 
 
 def tensor_mappings(architecture: Architecture) -> Iterator[TensorMapping]:
@@ -78,7 +80,10 @@ def _attention(ours: str, theirs: str, architecture: Architecture) -> Iterator[T
 
 
 def _delta_net(ours: str, theirs: str, sizes: LinearAttention) -> Iterator[TensorMapping]:
-    """A gated delta net: four input projections above one another, all else as it is."""
+    """A gated delta net: four input projections above one another, all else as it is.
+
+    ``models.delta_net`` says why two of its tensors are float32.
+    """
     yield TensorMapping(
         ours + "in_proj.weight",
         tuple(f"{theirs}in_proj_{part}.weight" for part in ("qkv", "z", "b", "a")),
@@ -87,8 +92,8 @@ def _delta_net(ours: str, theirs: str, sizes: LinearAttention) -> Iterator[Tenso
     )
     yield _same(ours + "conv1d.weight", theirs + "conv1d.weight")
     yield _same(ours + "dt_bias", theirs + "dt_bias")
-    yield _same(ours + "A_log", theirs + "A_log")
-    yield _same(ours + "out_norm.weight", theirs + "norm.weight")
+    yield replace(_same(ours + "A_log", theirs + "A_log"), wide=True)
+    yield replace(_same(ours + "out_norm.weight", theirs + "norm.weight"), wide=True)
     yield _same(ours + "out_proj.weight", theirs + "out_proj.weight")
 
 

@@ -46,6 +46,8 @@ class Family:
     shared_expert: bool = False
     """Whether every token also meets a shared expert, scaled by the sigmoid of a gate, and layers
     without experts do not occur."""
+    mtp: bool = False
+    """Whether its models may come with heads that guess several tokens ahead."""
     rotary_percent: float = 1.0
     """Share of a head's channels that turn with the position, where the config names none."""
 
@@ -55,6 +57,7 @@ _QWEN35 = Family(
     head_dim=256,
     linear_attention=True,
     zero_centred_norms=True,
+    mtp=True,
     rotary_percent=0.25,
 )
 

@@ -25,6 +25,32 @@ _KNOWN = ["self", "hidden_states", "attention_mask", "inference_context", "packe
 _installed: list[str] = []
 
 
+class DeltaNet(GatedDeltaNet):  # type: ignore[misc]
+    """Megatron's layer, with its decay and output norm in float32 in a model of 16 bits too.
+
+    Published Qwen3.5 models store these two so beside bfloat16 (Qwen3.6 stores bfloat16).  A decay
+    is the exponential of an exponential: rounded to bfloat16, ``A_log`` of 2.5 is off by up to
+    0.8 %, and so is how fast the layer forgets.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for parameter in self._wide():
+            parameter.data = parameter.data.float()
+
+    def _wide(self) -> tuple[torch.nn.Parameter, torch.nn.Parameter]:
+        return self.A_log, self.out_norm.weight
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DeltaNet":
+        """Moves of the model take these two along; changes of its type do not change theirs."""
+        before = [parameter.data for parameter in self._wide()]
+        super()._apply(fn, recurse)
+        for parameter, data in zip(self._wide(), before, strict=True):
+            if parameter.dtype != data.dtype:
+                parameter.data = data.to(parameter.device)
+        return self
+
+
 class UncentredRMSNorm(StandaloneRMSNorm):
     """The norm of a gated delta net's output, which scales by its weight in every family."""
 
@@ -51,7 +77,7 @@ def local_spec() -> ModuleSpec:
     """A gated delta net of Megatron's own projections and our norm."""
     install()
     return ModuleSpec(
-        module=GatedDeltaNet,
+        module=DeltaNet,
         submodules=GatedDeltaNetSubmodules(
             in_proj=ColumnParallelLinear, out_norm=UncentredRMSNorm, out_proj=RowParallelLinear
         ),

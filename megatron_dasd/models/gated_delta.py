@@ -14,7 +14,8 @@ corrections depend on each other through a unit triangular system, which is solv
 once; only the states go from chunk to chunk.  Here the chunks of all documents of a row are solved
 together, and the states of all documents advance together.
 
-The signatures are those of ``fla`` (flash-linear-attention), whose kernels need a GPU and 16 bits.
+Names of arguments are those of ``fla`` (flash-linear-attention), whose kernels want a GPU and 16
+bits.
 Shapes: T tokens of a row, N heads, K channels of a key, V of a value, C tokens of a chunk.
 """
 
@@ -150,7 +151,7 @@ def chunk_gated_delta_rule(
         """``[T, N, ...]`` to ``[chunks, N, C, ...]``, zeros where a chunk has no token."""
         empty = x.new_zeros(sum(layout.documents) * chunk_size, *x.shape[1:], dtype=wide)
         rows = empty.index_copy(0, places, x.to(wide)).unflatten(0, (-1, chunk_size))
-        return rows.transpose(1, 2)
+        return rows.transpose(1, 2).contiguous()
 
     query, key, value = chunked(q[0] * k.shape[-1] ** -0.5), chunked(k[0]), chunked(v[0])
     out = _rule(query, key, value, chunked(g[0]), chunked(beta[0]), layout.documents)

@@ -47,8 +47,8 @@ class RMSNorm(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension; ``x`` is ``[..., hidden]``."""
-        if self.zero_centred:
-            scale = 1.0 + self.weight.float()
+        if self.zero_centred or self.weight.dtype != x.dtype:
+            scale = self.weight.float() + float(bool(self.zero_centred))
             return F.rms_norm(x.float(), (x.shape[-1],), scale, self.eps).to(x.dtype)
         return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
 

@@ -170,9 +170,10 @@ def _engine_block_spec(
     """Megatron's layers of Transformer Engine with gated delta nets among them."""
     delta_net.install()
     spec = get_transformer_block_with_experimental_attention_variant_spec(config, vp_stage)
-    for layer in spec.layer_specs:
+    for layer in spec.layer_specs:  # those of one kind share their attention's spec
         attention = layer.submodules.self_attention
         if attention.module is GatedDeltaNet:
+            attention.module = delta_net.DeltaNet
             attention.submodules.out_norm = delta_net.uncentred_engine_norm
     return spec
 

@@ -50,6 +50,9 @@ DELTA_NET = {
     "linear_num_value_heads": 8,
     "linear_key_head_dim": 5,
     "linear_value_head_dim": 6,
+    # What a query reads may be near 0, where the norm behind it would make differences of rounding
+    # up to a thousand times as large.
+    "rms_norm_eps": 1e-2,
     "layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"],
 }
 
@@ -147,7 +150,14 @@ class Workshop:
         ):
             config = kind(**self._shape | DELTA_NET | more)
             torch.manual_seed(1)
-            self.add_model(name, AutoModelForCausalLM.from_config(config))
+            model = AutoModelForCausalLM.from_config(config)
+            # As they are made, states forget within two tokens.
+            for part, parameter in model.named_parameters():
+                if part.endswith("A_log"):
+                    torch.nn.init.uniform_(parameter, -4.0, -1.0)
+                elif part.endswith("conv1d.weight"):
+                    torch.nn.init.normal_(parameter, 0.0, 0.7)
+            self.add_model(name, model)
 
     def add_model(self, name: str, model: Any) -> None:
         """Keep a further model and its checkpoint."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -22,12 +22,14 @@ from transformers import (
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.checkpoint import export_stage, import_stage
 from megatron_dasd.checkpoint.artifact import CHECKPOINT_FOLDER, open_checkpoint
-from megatron_dasd.checkpoint.hf_folder import HfWeights
+from megatron_dasd.checkpoint.compare_program import same_bits
+from megatron_dasd.checkpoint.hf_folder import HfWeights, set_dtype
+from megatron_dasd.checkpoint.hf_writer import write_hf_folder
 from megatron_dasd.config.training import ExportHf, ImportHf
 from megatron_dasd.device.launch import launch
 from megatron_dasd.manifests import LOGS
 from megatron_dasd.models.context_parallel import row_order
-from tests.sampled import sampled
+from tests.sampled import left_out, sampled
 
 NUM_TOKENS = 512
 LAYOUTS = {
@@ -119,7 +121,10 @@ class Gallery:
             kind, fields = CONFIGS[name]
             torch.manual_seed(sum(name.encode()))
             model = AutoModelForCausalLM.from_config(kind(**SHAPE, **fields)).float()
-            for parameter in model.parameters():
+            for part, parameter in model.named_parameters():
+                if part.endswith("A_log"):  # from memory of few tokens to that of hundreds
+                    torch.nn.init.uniform_(parameter, -6.0, 1.0)
+                    continue
                 around = 1.0 if parameter.ndim == 1 and parameter.mean() > 0.5 else 0.0
                 torch.nn.init.normal_(parameter, around, 0.12)
             model.save_pretrained(folder)
@@ -130,7 +135,7 @@ class Gallery:
         if name not in self._checkpoints:
             settings = ImportHf(kind="import_hf", model="model")
             inputs = {"model": self.model(name)}
-            self._checkpoints[name] = self._stage(
+            self._checkpoints[name] = self.stage(
                 f"{name} imported", import_stage.run, settings, inputs
             )
         return self._checkpoints[name]
@@ -175,7 +180,7 @@ class Gallery:
 
         settings = ImportHf(kind="import_hf", model="model")
         inputs = {"checkpoint": self.checkpoint(name)}
-        saved = self._stage(f"{name} {layout}", run, settings, inputs)
+        saved = self.stage(f"{name} {layout}", run, settings, inputs)
         size = int(LAYOUTS[layout].get("context_parallel", 1))
         files = [np.load(path) for path in sorted(logits.iterdir())]
         columns = [np.concatenate(files[i : i + size]) for i in range(0, len(files), size)]
@@ -187,9 +192,10 @@ class Gallery:
         """The Hugging Face folder that a checkpoint becomes."""
         settings = ExportHf(kind="export_hf", model="model", checkpoint="checkpoint")
         inputs = {"model": self.model(name), "checkpoint": checkpoint}
-        return self._stage(f"{name} {layout} out", export_stage.run, settings, inputs) / "model"
+        return self.stage(f"{name} {layout} out", export_stage.run, settings, inputs) / "model"
 
-    def _stage(self, name: str, run: Any, settings: Any, inputs: Mapping[str, Path]) -> Path:
+    def stage(self, name: str, run: Any, settings: Any, inputs: Mapping[str, Path]) -> Path:
+        """Run a stage to its end, and give its folder."""
         with StageFolder(self.place / name, name, settings.kind, {"name": name}, {}) as folder:
             folder.finish(figures=run(settings, inputs, folder))
         return self.place / name
@@ -226,6 +232,34 @@ def check_logits_and_round_trip(name: str, layout: str, gallery: Gallery) -> Non
     after = HfWeights(gallery.export(name, layout, saved))
     assert after.names() == before.names()
     assert [n for n in before.names() if not torch.equal(before.read(n), after.read(n))] == []
+
+
+@pytest.mark.parametrize(("wide", "mtp"), [(True, "copy"), left_out(False, "drop")])
+def test_float32_beside_bfloat16_and_heads_that_guess_ahead(
+    wide: bool, mtp: Literal["copy", "drop"], gallery: Gallery, tmp_path: Path
+) -> None:
+    """Qwen3.5 publishes the decay and the output norm of its delta nets in float32, 3.6 not."""
+    source = HfWeights(gallery.model("qwen3_5"))
+    float32 = ("A_log", "linear_attn.norm.weight") if wide else ()
+    tensors = {
+        name: source.read(name).to(torch.float32 if name.endswith(float32) else torch.bfloat16)
+        for name in source.names()
+    }
+    heads = {"mtp.fc.weight": torch.randn(3, 2).bfloat16()}
+    folder = tmp_path / "model"
+    folder.mkdir()
+    write_hf_folder(folder, tensors | heads, source.folder)
+    set_dtype(folder, "bfloat16")
+    settings = ImportHf(kind="import_hf", model="model")
+    inputs = {"model": folder}
+    inputs["checkpoint"] = gallery.stage(f"wide {wide}", import_stage.run, settings, inputs)
+    export = ExportHf(kind="export_hf", model="model", checkpoint="checkpoint", mtp=mtp)
+    out = gallery.stage(f"wide {wide} out", export_stage.run, export, inputs) / "model"
+    after = HfWeights(out)
+    expected = tensors | (heads if mtp == "copy" else {})
+    assert after.names() == expected.keys()
+    assert [n for n in expected if not same_bits(expected[n], after.read(n))] == []
+    AutoModelForCausalLM.from_pretrained(out)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -28,7 +28,7 @@ def megatrons_own(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("megatrons_own")
 def test_the_layer_computes_without_fla() -> None:
     spec = delta_net.local_spec()
-    assert spec.module is GatedDeltaNet
+    assert issubclass(spec.module, GatedDeltaNet)
     assert common.HAVE_FLA
     x = torch.randn(1, 5, 3)
     weight = torch.randn(3, 2)
@@ -62,3 +62,20 @@ def test_the_output_norm_scales_by_its_weight_in_a_model_of_centred_norms() -> N
     norm = delta_net.UncentredRMSNorm(CONFIG, 2, eps=0.0)
     assert norm.weight.tolist() == [1.0, 1.0]
     assert norm(torch.tensor([[3.0, 3.0]], dtype=torch.bfloat16)).tolist() == [[1.0, 1.0]]
+
+
+def test_decay_and_output_norm_stay_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shaped(self: Any) -> None:
+        torch.nn.Module.__init__(self)
+        self.A_log = torch.nn.Parameter(torch.tensor([2.5078125 + 2**-12], dtype=torch.float32))
+        self.dt_bias = torch.nn.Parameter(torch.ones(1))
+        self.out_norm = torch.nn.LayerNorm(2, bias=False)
+
+    monkeypatch.setattr(GatedDeltaNet, "__init__", shaped)
+    model = torch.nn.Sequential(delta_net.DeltaNet())
+    layer: Any = model.bfloat16()[0]
+    assert layer.dt_bias.dtype == torch.bfloat16
+    assert layer.A_log.dtype == layer.out_norm.weight.dtype == torch.float32
+    assert layer.A_log.item() == 2.5078125 + 2**-12  # with digits that bfloat16 has not
+    moved: Any = model.to("meta")[0]
+    assert moved.A_log.is_meta
