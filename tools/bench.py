@@ -29,6 +29,7 @@ ROOMS = (
     "divergence",
     "evaluation",
     "filters",
+    "linear_attention",
     "losses",
     "on_policy",
     "teacher",

@@ -27,8 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CHUNK = 64
-"""Tokens that are solved together, as many as in ``fla``."""
+from megatron_dasd.models.linear_attention import CHUNK
 
 _ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     None: lambda x: x,
@@ -150,7 +149,7 @@ def chunk_gated_delta_rule(
     def chunked(x: Tensor) -> Tensor:
         """``[T, N, ...]`` to ``[chunks, N, C, ...]``, zeros where a chunk has no token."""
         empty = x.new_zeros(sum(layout.documents) * chunk_size, *x.shape[1:], dtype=wide)
-        rows = empty.index_copy(0, places, x.to(wide)).unflatten(0, (-1, chunk_size))
+        rows: Tensor = empty.index_copy(0, places, x.to(wide)).unflatten(0, (-1, chunk_size))
         return rows.transpose(1, 2).contiguous()
 
     query, key, value = chunked(q[0] * k.shape[-1] ** -0.5), chunked(k[0]), chunked(v[0])

@@ -6,6 +6,8 @@ from typing import Any
 
 from megatron_dasd.errors import UserError
 
+CHUNK = 64
+"""Tokens whose corrections are solved together, as many as in ``fla``."""
 LINEAR, FULL = "linear_attention", "full_attention"
 _SIZES = (
     "linear_num_key_heads",

@@ -5,8 +5,7 @@ Context-parallel ranks exchange shares of the row for shares of the heads, so th
 before and behind.
 """
 
-from megatron_dasd.models.gated_delta import CHUNK
-from megatron_dasd.models.linear_attention import LinearAttention
+from megatron_dasd.models.linear_attention import CHUNK, LinearAttention
 
 _WIDE = 4
 """Bytes of what is float32 in a model of 16 bits too."""

@@ -58,6 +58,7 @@ def dry_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     inputs.write_responses(place / "responses")
     inputs.tiny_model(place / "tiny")
     inputs.import_model(place / "tiny", place / "checkpoint")
+    inputs.tiny_delta_nets(place / "tiny_delta_nets")
     inputs.tiny_model(place / "tiny_experts", experts=True)
     inputs.import_model(place / "tiny_experts", place / "checkpoint_experts")
     return place
