@@ -341,7 +341,9 @@ def _from_config(config: HfConfig, family: Family, path: Path) -> Architecture:
         rope_scaling_factor=scaling_factor,
         experts=experts,
         rotary_percent=rotary_percent,
-        linear=read_linear_attention(config, path) if family.linear_attention else None,
+        linear=read_linear_attention(config, f"{path}: field ")
+        if family.linear_attention
+        else None,
     )
 
 

@@ -1,7 +1,6 @@
 """Sizes of linear attention layers (gated delta nets) as a Hugging Face config has them."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from megatron_dasd.errors import UserError
@@ -9,13 +8,14 @@ from megatron_dasd.errors import UserError
 CHUNK = 64
 """Tokens whose corrections are solved together, as many as in ``fla``."""
 LINEAR, FULL = "linear_attention", "full_attention"
-_SIZES = (
-    "linear_num_key_heads",
-    "linear_num_value_heads",
-    "linear_key_head_dim",
-    "linear_value_head_dim",
-    "linear_conv_kernel_dim",
-)
+_SIZES = {
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_conv_kernel_dim": 4,
+}
+"""With what a model has whose config does not name them."""
 _DEFAULT_INTERVAL = 4
 """Every fourth layer has full attention where the config names neither layers nor an interval."""
 
@@ -71,50 +71,52 @@ class LinearAttention:
             )
 
 
-def read_linear_attention(config: dict[str, Any], path: Path) -> LinearAttention:
-    """The linear attention layers of a parsed ``config.json``.
+def read_linear_attention(config: dict[str, Any], where: str) -> LinearAttention:
+    """The linear attention layers of a parsed config.
+
+    Args:
+        where: the file, and where in it the config stands, for messages.
 
     Raises:
-        KeyError: a field is missing.
-        UserError: a field has no usable value; ``path`` is named.
+        UserError: a field has no usable value.
     """
-    for field in _SIZES:
-        if type(config[field]) is not int or config[field] < 1:
-            raise UserError(f"{path}: field {field}: {config[field]!r} is no positive whole number")
-    key_heads, value_heads = config["linear_num_key_heads"], config["linear_num_value_heads"]
+    sizes = {field: config.get(field, default) for field, default in _SIZES.items()}
+    for field, size in sizes.items():
+        if type(size) is not int or size < 1:
+            raise UserError(f"{where}{field}: {size!r} is no positive whole number")
+    key_heads, value_heads = sizes["linear_num_key_heads"], sizes["linear_num_value_heads"]
     if value_heads % key_heads:
         raise UserError(
-            f"{path}: field linear_num_value_heads: {value_heads} is no multiple of "
+            f"{where}linear_num_value_heads: {value_heads} is no multiple of "
             f"linear_num_key_heads ({key_heads})"
         )
     return LinearAttention(
-        layers=_layers(config, path),
+        layers=_layers(config, where),
         num_key_heads=key_heads,
         num_value_heads=value_heads,
-        key_head_dim=config["linear_key_head_dim"],
-        value_head_dim=config["linear_value_head_dim"],
-        conv_width=config["linear_conv_kernel_dim"],
+        key_head_dim=sizes["linear_key_head_dim"],
+        value_head_dim=sizes["linear_value_head_dim"],
+        conv_width=sizes["linear_conv_kernel_dim"],
     )
 
 
-def _layers(config: dict[str, Any], path: Path) -> tuple[bool, ...]:
+def _layers(config: dict[str, Any], where: str) -> tuple[bool, ...]:
     number = config["num_hidden_layers"]
     kinds = config.get("layer_types")
     if not kinds:
         interval = config.get("full_attention_interval", _DEFAULT_INTERVAL)
         if type(interval) is not int or interval < 1:
             raise UserError(
-                f"{path}: field full_attention_interval: {interval!r} is no positive whole number"
+                f"{where}full_attention_interval: {interval!r} is no positive whole number"
             )
         return tuple(bool((layer + 1) % interval) for layer in range(number))
     for kind in kinds:
         if kind not in (LINEAR, FULL):
             raise UserError(
-                f"{path}: field layer_types: {kind!r} is not supported (only {LINEAR!r} and "
-                f"{FULL!r})"
+                f"{where}layer_types: {kind!r} is not supported (only {LINEAR!r} and {FULL!r})"
             )
     if len(kinds) != number:
         raise UserError(
-            f"{path}: field layer_types: names {len(kinds)} layers, num_hidden_layers is {number}"
+            f"{where}layer_types: names {len(kinds)} layers, num_hidden_layers is {number}"
         )
     return tuple(kind == LINEAR for kind in kinds)

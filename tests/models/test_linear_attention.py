@@ -1,12 +1,12 @@
-from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import Qwen3_5TextConfig
 
 from megatron_dasd.errors import UserError
 from megatron_dasd.models.linear_attention import LinearAttention, read_linear_attention
 
-HERE = Path("config.json")
+HERE = "config.json: field "
 CONFIG = {
     "num_hidden_layers": 5,
     "linear_num_key_heads": 2,
@@ -19,6 +19,18 @@ CONFIG = {
 
 def read(**changes: Any) -> LinearAttention:
     return read_linear_attention(CONFIG | changes, HERE)
+
+
+def test_sizes_that_a_config_does_not_name_are_those_of_transformers() -> None:
+    theirs = Qwen3_5TextConfig(num_hidden_layers=5)
+    assert read_linear_attention({"num_hidden_layers": 5}, HERE) == LinearAttention(
+        layers=tuple(kind == "linear_attention" for kind in theirs.layer_types or []),
+        num_key_heads=theirs.linear_num_key_heads,
+        num_value_heads=theirs.linear_num_value_heads,
+        key_head_dim=theirs.linear_key_head_dim,
+        value_head_dim=theirs.linear_value_head_dim,
+        conv_width=theirs.linear_conv_kernel_dim,
+    )
 
 
 def test_every_fourth_layer_has_full_attention_by_default() -> None:
