@@ -17,11 +17,12 @@ from markupsafe import Markup
 
 from megatron_dasd import __version__
 from megatron_dasd.checkpoint.artifact import CHECKPOINT_FOLDER
-from megatron_dasd.checkpoint.hf_folder import README, HfWeights, read_config
+from megatron_dasd.checkpoint.hf_folder import README, HfWeights, read_config, weights_dtype
 from megatron_dasd.checkpoint.mtp import MTP, number_of_heads
 from megatron_dasd.config.training import ModelCard
 from megatron_dasd.config.yaml_files import parse_yaml
 from megatron_dasd.manifests import LOGS, METRICS, Manifest, lineage
+from megatron_dasd.models.architecture import FAMILIES
 from megatron_dasd.printing import one_line
 
 _LICENCE_FIELDS = ("license", "license_name", "license_link")
@@ -57,6 +58,7 @@ def write_card(folder: Path, card: ModelCard, source: Path, checkpoint: Path) ->
     config = read_config(folder)
     front = _front_matter(card, source, config)
     stages = lineage(checkpoint)
+    multimodal = FAMILIES[config["architectures"][0]].multimodal
     environment = Environment(
         loader=PackageLoader("megatron_dasd.checkpoint", ""),
         undefined=StrictUndefined,
@@ -67,7 +69,8 @@ def write_card(folder: Path, card: ModelCard, source: Path, checkpoint: Path) ->
         quoted_name=Markup(json.dumps(one_line(card.name or folder.name), ensure_ascii=False)),
         size=_size(folder),
         mtp=_mtp(folder, source),
-        dtype=config.get("dtype") or config.get("torch_dtype"),
+        dtype=weights_dtype(folder),
+        auto_class="AutoModelForImageTextToText" if multimodal else "AutoModelForCausalLM",
         architecture=config["architectures"][0],
         base_model=front.get("base_model"),
         license=front.get("license"),

@@ -16,7 +16,6 @@ from megatron_dasd.models.architecture import Architecture
 
 _IGNORED_HF = ("rotary_emb.inv_freq",)
 """Computed from the config; older files hold it all the same."""
-_EMBEDDING_HF = "model.embed_tokens.weight"
 _TIED_HF = "lm_head.weight"
 """The embedding once more, in some folders whose config ties both."""
 
@@ -73,6 +72,8 @@ def check_source(
 ) -> None:
     """Make sure that a folder holds the tensors that its config asks for, and no others.
 
+    A multimodal model may hold any others that are not of its text model.
+
     Raises:
         UserError: naming a tensor that is missing, left over, of another shape or type, or a head
             that is not the embedding which the config ties it to.
@@ -91,16 +92,32 @@ def check_source(
                 f"{folder}: tensor {name} is {_type(found[name])}, config.json says "
                 f"{_type(info)}; set its field dtype to what the weights are, all of one type"
             )
+    prefix = architecture.family.prefix
     for name in sorted(found.keys() - expected.keys()):
         tied = architecture.tied_embeddings and name == _TIED_HF
-        if tied and not torch.equal(weights.read(name), weights.read(_EMBEDDING_HF)):
+        embedding = f"{prefix}embed_tokens.weight"
+        if tied and not torch.equal(weights.read(name), weights.read(embedding)):
             raise UserError(
                 f"{folder}: config.json ties {name} to the embedding, and the file holds another "
                 "one; set its field tie_word_embeddings to false, or take the tensor out"
             )
-        untrained = architecture.family.mtp and name.startswith(MTP)
-        if not tied and not untrained and not name.endswith(_IGNORED_HF):
+        if not has_home(name, architecture):
             raise UserError(f"{folder}: tensor {name} is not part of the architecture")
+
+
+def has_home(name: str, architecture: Architecture) -> bool:
+    """Whether a tensor that is no parameter of the trained model may lie in its folder.
+
+    It is computed from the config, is the embedding once more, or belongs to heads that guess ahead
+    or to a part of a multimodal model, which are not trained.
+    """
+    family = architecture.family
+    return (
+        name.endswith(_IGNORED_HF)
+        or (architecture.tied_embeddings and name == _TIED_HF)
+        or (family.mtp and name.startswith(MTP))
+        or (family.multimodal and not name.startswith((family.prefix, _TIED_HF)))
+    )
 
 
 def from_hf(weights: HfWeights, mapping: TensorMapping) -> Tensor:

@@ -2,8 +2,21 @@
 
 import torch
 
-from megatron_dasd.checkpoint.convert import expected_tensors, mapping_table, to_hf, total_bytes
-from megatron_dasd.checkpoint.hf_folder import find_weights, require_space
+from megatron_dasd.checkpoint.convert import (
+    check_source,
+    expected_tensors,
+    mapping_table,
+    to_hf,
+    total_bytes,
+)
+from megatron_dasd.checkpoint.hf_folder import (
+    HfWeights,
+    TensorInfo,
+    find_weights,
+    require_space,
+    weights_dtype,
+)
+from megatron_dasd.checkpoint.hf_overlay import HfOverlay
 from megatron_dasd.checkpoint.hf_writer import HfWriter
 from megatron_dasd.checkpoint.mtp import mtp_tensors
 from megatron_dasd.checkpoint.payloads import Converted, ExportPayload
@@ -19,11 +32,23 @@ def main(payload: ExportPayload) -> None:
     architecture = read_architecture(payload.model)
     model = StoredModel(architecture, payload.checkpoint, payload.dtype)
     table = mapping_table(architecture, model.parameters)
-    source = find_weights(payload.model)
-    tensors = expected_tensors(table, model.parameters, dtype, source)
-    copied = mtp_tensors(source, payload.model) if payload.copy_mtp else {}
-    require_space(out, total_bytes(tensors | copied))
-    with HfWriter(out, tensors | copied, payload.max_shard_bytes) as writer:
+    source: HfWeights | None
+    writer: HfWriter | HfOverlay
+    copied: dict[str, TensorInfo] = {}
+    if architecture.family.multimodal:
+        source = HfWeights(payload.model)
+        dtype = getattr(torch, weights_dtype(payload.model))
+        tensors = expected_tensors(table, model.parameters, dtype, source)
+        check_source(source, tensors, architecture)
+        require_space(out, total_bytes(source.tensors))
+        writer = HfOverlay(source, out)
+    else:
+        source = find_weights(payload.model)
+        tensors = expected_tensors(table, model.parameters, dtype, source)
+        copied = mtp_tensors(source, payload.model) if payload.copy_mtp else {}
+        require_space(out, total_bytes(tensors | copied))
+        writer = HfWriter(out, tensors | copied, payload.max_shard_bytes)
+    with writer:
         for name, mapping in table.items():
             for hf_name, tensor in to_hf(model.read(name), mapping, tensors).items():
                 writer.write(hf_name, tensor)

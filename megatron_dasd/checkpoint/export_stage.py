@@ -12,6 +12,7 @@ from megatron_dasd.checkpoint.payloads import Converted, ExportPayload
 from megatron_dasd.checkpoint.process import RESULT, Conversion, run_rank, writing_progress
 from megatron_dasd.config.training import ExportHf
 from megatron_dasd.manifests import LOGS, MODEL, model_folder
+from megatron_dasd.models.architecture import read_architecture
 
 
 def run(settings: ExportHf, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, object]:
@@ -46,21 +47,23 @@ def export_hf(
     Args:
         checkpoint: of any layout.
         source: Hugging Face folder with the config, tokenizer and so on; needs no weights, unless
-            its heads that guess several tokens ahead are copied.
+            the text model is a part of it alone, or heads that guess several tokens ahead are
+            copied.
         out: an empty folder.
         log_dir: where the program's log goes.
         max_shard_gb: size of a safetensors file, in units of 1e9 bytes.
         copy_mtp: whether the source's heads that guess several tokens ahead are copied; they are
-            left out else.
+            left out else.  Those of a multimodal model stay, as all of it that is not trained.
 
     Raises:
         UserError: the disk is full, the checkpoint is not of the config's architecture, or there
             are no heads to copy.
     """
     copy_companions(source, out)
-    set_dtype(out, checkpoint.dtype)
-    if not copy_mtp:
-        set_no_mtp(out)
+    if not read_architecture(source).family.multimodal:
+        set_dtype(out, checkpoint.dtype)
+        if not copy_mtp:
+            set_no_mtp(out)
     with writing_progress("export", out, checkpoint.num_bytes) as show:
         converted = run_rank(
             "megatron_dasd.checkpoint.export_program",

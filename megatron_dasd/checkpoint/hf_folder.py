@@ -66,7 +66,7 @@ class TensorInfo:
         return prod(self.shape) * self.dtype.itemsize
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """Where a tensor lies."""
 
     file: Path
@@ -74,6 +74,8 @@ class _Place(NamedTuple):
     """Name of the tensor that holds it."""
     slices: tuple[int | slice, ...]
     """Its part of that; none: all of it."""
+    shape: tuple[int, ...]
+    """Of the tensor that holds it."""
 
 
 type _Part = tuple[str, tuple[int | slice, ...], tuple[int, ...]]
@@ -95,7 +97,7 @@ class HfWeights:
                 f"{adapter}: an adapter lies beside the weights, which transformers would add to "
                 "them and this import would not; merge it into them, or take it away"
             )
-        self._place_of: dict[str, _Place] = {}
+        self._place_of: dict[str, Place] = {}
         self.tensors: dict[str, TensorInfo] = {}
         """By name, in no order; experts that are stacked in a file are tensors of their own."""
         self._found: set[str] = set()
@@ -128,12 +130,20 @@ class HfWeights:
         if (stacked := _STACKED.fullmatch(name)) and len(shape) == 3:
             parts = _unstacked(stacked[1], stacked[2], *shape)
         for part, where, size in parts:
-            self._place_of[part] = _Place(path, name, where)
+            self._place_of[part] = Place(path, name, where, shape)
             self.tensors[part] = TensorInfo(size, DTYPES[dtype])
 
     def names(self) -> set[str]:
         """All tensors' names."""
         return set(self._place_of)
+
+    def files(self) -> set[Path]:
+        """All files that hold tensors."""
+        return {place.file for place in self._place_of.values()}
+
+    def place(self, name: str) -> Place:
+        """Where a tensor lies."""
+        return self._place_of[name]
 
     def read(self, name: str) -> Tensor:
         """One tensor.
@@ -297,11 +307,16 @@ def read_config(folder: Path) -> HfConfig:
 def weights_dtype(folder: Path) -> str:
     """Type of a folder's weights by its config: ``bfloat16`` or ``float32``.
 
+    A multimodal model's config may say it of the text model alone.
+
     Raises:
         UserError: another type.
     """
     config = read_config(folder)
-    dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
+    inner = config.get("text_config")
+    named = [x for x in (config, inner) if isinstance(x, dict)]
+    found = [x.get("dtype") or x.get("torch_dtype") for x in named]
+    dtype = next((x for x in found if x), "float32")
     if dtype not in ("bfloat16", "float32"):
         raise UserError(
             f"{folder / 'config.json'}: field dtype: {dtype} is neither bfloat16 nor float32"

@@ -106,6 +106,8 @@ def _tied_to(launch: Launch) -> tuple[int, ...]:
         launch.tensor_parallel,
         launch.pipeline_parallel,
         launch.virtual_pipeline,
+        launch.first_stage_layers or 0,
+        launch.last_stage_layers or 0,
         launch.expert_parallel,
         bucket_size(launch),
     )

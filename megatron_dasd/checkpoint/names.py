@@ -32,16 +32,19 @@ class TensorMapping:
 
 def tensor_mappings(architecture: Architecture) -> Iterator[TensorMapping]:
     """All mappings of a model, in layer order; every tensor of either side occurs exactly once."""
-    yield _vocabulary("embedding.word_embeddings.weight", "model.embed_tokens.weight", architecture)
+    prefix = architecture.family.prefix
+    embedding = "embedding.word_embeddings.weight"
+    yield _vocabulary(embedding, f"{prefix}embed_tokens.weight", architecture)
     for layer in range(architecture.num_layers):
         yield from _layer_mappings(layer, architecture)
-    yield _same("decoder.final_layernorm.weight", "model.norm.weight")
+    yield _same("decoder.final_layernorm.weight", f"{prefix}norm.weight")
     if not architecture.tied_embeddings:
         yield _vocabulary("output_layer.weight", "lm_head.weight", architecture)
 
 
 def _layer_mappings(layer: int, architecture: Architecture) -> Iterator[TensorMapping]:
-    ours, theirs = f"decoder.layers.{layer}.", f"model.layers.{layer}."
+    ours = f"decoder.layers.{layer}."
+    theirs = f"{architecture.family.prefix}layers.{layer}."
     yield _same(ours + "input_layernorm.weight", theirs + "input_layernorm.weight")
     if architecture.linear and architecture.linear.layers[layer]:
         yield from _delta_net(
@@ -66,7 +69,8 @@ def _layer_mappings(layer: int, architecture: Architecture) -> Iterator[TensorMa
 
 
 def _attention(ours: str, theirs: str, architecture: Architecture) -> Iterator[TensorMapping]:
-    for part in ("weight", "bias") if architecture.family.qkv_bias else ("weight",):
+    has_biases = architecture.family.qkv_bias or architecture.attention_bias
+    for part in ("weight", "bias") if has_biases else ("weight",):
         yield TensorMapping(
             f"{ours}linear_qkv.{part}",
             tuple(f"{theirs}{x}_proj.{part}" for x in "qkv"),
@@ -76,7 +80,8 @@ def _attention(ours: str, theirs: str, architecture: Architecture) -> Iterator[T
     if architecture.family.qk_layernorm:
         for x in "qk":
             yield _same(f"{ours}{x}_layernorm.weight", f"{theirs}{x}_norm.weight")
-    yield _same(ours + "linear_proj.weight", theirs + "o_proj.weight")
+    for part in ("weight", "bias") if architecture.attention_bias else ("weight",):
+        yield _same(f"{ours}linear_proj.{part}", f"{theirs}o_proj.{part}")
 
 
 def _delta_net(ours: str, theirs: str, sizes: LinearAttention) -> Iterator[TensorMapping]:

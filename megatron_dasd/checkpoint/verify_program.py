@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from megatron_dasd.checkpoint.artifact import open_checkpoint
 from megatron_dasd.checkpoint.payloads import LogitComparison, LogitsPayload
@@ -14,6 +13,7 @@ from megatron_dasd.checkpoint.process import write_result
 from megatron_dasd.config.base import Launch
 from megatron_dasd.data.rows import packed_row
 from megatron_dasd.device.launch import run_program
+from megatron_dasd.engines.auto_class import auto_class
 from megatron_dasd.models.architecture import read_architecture
 from megatron_dasd.models.program import common_flags, load_model
 
@@ -47,7 +47,7 @@ def compare_logits(actual: Tensor, expected: Tensor) -> LogitComparison:
 
 def _transformers_logits(folder: Path, token_ids: list[int]) -> Tensor:
     """``[seq, vocab]``; the model is gone before the next one is loaded."""
-    model = AutoModelForCausalLM.from_pretrained(
+    model = auto_class(folder).from_pretrained(
         folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
     )
     logits: Tensor = model(torch.tensor([token_ids])).logits[0]

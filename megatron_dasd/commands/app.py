@@ -10,6 +10,7 @@ import typer
 from megatron_dasd import __version__
 from megatron_dasd.cluster.cli import status, submit
 from megatron_dasd.command_line import new_app, start
+from megatron_dasd.commands.check import check_model
 from megatron_dasd.commands.doctor import doctor
 from megatron_dasd.commands.init import init
 from megatron_dasd.commands.settings import settings
@@ -48,6 +49,7 @@ def _app(given: Sequence[str]) -> typer.Typer:
         ("import", import_hf),
         ("export", export_hf),
         ("verify", verify_conversion),
+        ("check", check_model),
     ):
         convert.command(name)(function)
     app.add_typer(convert, name="convert")

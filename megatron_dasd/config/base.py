@@ -322,6 +322,10 @@ class Launch(BaseModel):
     """Ranks that divide the layers among themselves."""
     virtual_pipeline: Positive = 1
     """Model chunks of a pipeline stage, each of consecutive layers; 1: not interleaved."""
+    first_stage_layers: Positive | None = None
+    """Layers of the first pipeline stage; without it, as many as the others."""
+    last_stage_layers: Positive | None = None
+    """Layers of the last pipeline stage; without it, as many as the others."""
     context_parallel: Positive = 1
     """Ranks that divide the positions of every document among themselves."""
     expert_parallel: Positive = 1
@@ -345,4 +349,7 @@ class Launch(BaseModel):
             )
         if self.virtual_pipeline > 1 and self.pipeline_parallel == 1:
             raise ValueError("virtual_pipeline > 1 needs pipeline_parallel > 1")
+        uneven = (self.first_stage_layers, self.last_stage_layers) != (None, None)
+        if uneven and self.pipeline_parallel == 1:
+            raise ValueError("first_stage_layers and last_stage_layers need pipeline_parallel > 1")
         return self

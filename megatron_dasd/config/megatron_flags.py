@@ -38,6 +38,8 @@ _BY_SETTING = {
     "adam-eps": "adam_eps",
     "clip-grad": "clip_grad",
     "context-parallel-size": "launch.context_parallel",
+    "decoder-first-pipeline-num-layers": "launch.first_stage_layers",
+    "decoder-last-pipeline-num-layers": "launch.last_stage_layers",
     "eval-interval": "eval_interval",
     "eval-iters": "heldout",
     "expert-model-parallel-size": "launch.expert_parallel",

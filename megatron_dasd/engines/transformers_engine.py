@@ -21,11 +21,12 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoModelForCausalLM, StaticCache
+from transformers import StaticCache
 from transformers.utils import logging as transformers_logging
 
 from megatron_dasd.checkpoint.hf_folder import check_weights
 from megatron_dasd.config.base import Engine as EngineSettings
+from megatron_dasd.engines.auto_class import auto_class
 from megatron_dasd.engines.base import (
     Failure,
     Generation,
@@ -82,7 +83,7 @@ class TransformersEngine:
         transformers_logging.disable_progress_bar()
         check_weights(folder)
         try:
-            model = AutoModelForCausalLM.from_pretrained(
+            model = auto_class(folder).from_pretrained(
                 folder,
                 dtype=getattr(torch, settings.dtype),
                 local_files_only=True,
@@ -140,7 +141,7 @@ class TransformersEngine:
 
     def _prepare(self, request: GenerationRequest) -> _Sequence:
         prompt_ids = encode(self._tokenizer, request.prompt)
-        context = self._model.config.max_position_embeddings
+        context = self._model.config.get_text_config().max_position_embeddings
         if len(prompt_ids) >= context:
             raise UserError(
                 f"{self.name}: a prompt of {len(prompt_ids)} tokens fills its context of {context}"
@@ -159,11 +160,11 @@ class TransformersEngine:
         """
         if not self._keeps_states:
             order = sorted(sequences, key=lambda s: (s.max_tokens, len(s.prompt_ids)))
-            yield from map(list, batched(order, self._batch_size, strict=False))
+            yield from map(list, batched(order, self._batch_size))
             return
         order = sorted(sequences, key=lambda s: (len(s.prompt_ids), s.max_tokens))
         for _, alike in groupby(order, key=lambda s: len(s.prompt_ids)):
-            yield from map(list, batched(alike, self._batch_size, strict=False))
+            yield from map(list, batched(alike, self._batch_size))
 
     def _generate_batch(self, sequences: list[_Sequence]) -> None:
         """Write the sequences' tokens to their ends."""

@@ -17,6 +17,7 @@ _FOLLOWED = {
     "intermediate_size",
     "layer_types",
     "max_position_embeddings",
+    "max_window_layers",
     "mlp_bias",
     "num_attention_heads",
     "num_hidden_layers",
@@ -63,6 +64,7 @@ _FOLLOWED_OF_LINEAR_ATTENTION = {
     "mtp_num_hidden_layers",
     "mtp_use_dedicated_embeddings",
 }
+_FOLLOWED_WITHOUT_ROPE = {"no_rope_layers", "no_rope_layer_interval"}
 _OF_NO_EFFECT = {
     # names, versions and types
     "_attn_implementation",
@@ -93,8 +95,6 @@ _OF_NO_EFFECT = {
     # the start of training and its losses
     "initializer_range",
     "router_aux_loss_coef",
-    # windows that use_sliding_window switches on
-    "max_window_layers",
     # the same products in parts
     "chunk_size_feed_forward",
     "pretraining_tp",
@@ -141,16 +141,41 @@ _OF_NO_EFFECT = {
 }
 
 
+_OUTER = {
+    "architectures",
+    "image_token_id",
+    "language_model_only",
+    "text_config",
+    "tie_word_embeddings",
+    "video_token_id",
+    "vision_config",
+    "vision_end_token_id",
+    "vision_start_token_id",
+}
+"""Around the config of a multimodal model's text model."""
+
+
 def unknown_fields(
-    names: Iterable[str], experts: bool, linear_attention: bool = False
+    names: Iterable[str],
+    experts: bool,
+    no_rope_layers: bool = False,
+    linear_attention: bool = False,
 ) -> list[str]:
     """The fields that may change what a model computes in a way that is not known here.
 
     Args:
         names: of all fields of a config.
         experts: whether the family has routed experts.
+        no_rope_layers: whether the family may have layers without rotary embedding.
         linear_attention: whether the family has layers of gated delta nets.
     """
-    known = _FOLLOWED | _OF_NO_EFFECT | (_FOLLOWED_OF_EXPERTS if experts else set())
+    known = _FOLLOWED | _OF_NO_EFFECT
+    known |= _FOLLOWED_OF_EXPERTS if experts else set()
+    known |= _FOLLOWED_WITHOUT_ROPE if no_rope_layers else set()
     known |= _FOLLOWED_OF_LINEAR_ATTENTION if linear_attention else set()
     return sorted(set(names) - known)
+
+
+def unknown_outer_fields(names: Iterable[str]) -> list[str]:
+    """As :func:`unknown_fields`, of the config around a text model's."""
+    return sorted(set(names) - _OUTER - _OF_NO_EFFECT)

@@ -9,24 +9,47 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from megatron_dasd.config.base import Launch
 from megatron_dasd.errors import UserError
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.models.architecture import Architecture, Flag, Flags, read_architecture
+from megatron_dasd.models.pipeline_stages import Stages, stages_of
 
 _UNSET = object()
-_LAYERS_BY_HAND = ("pipeline-num-layers", "pipeline-model-parallel-layout", "in-pipeline-split")
+_LAYERS_BY_HAND = ("pipeline-model-parallel-layout", "in-pipeline-split")
 """In the names of flags that say which stage has which layers."""
 
 
-def number_of_stages(pipeline: int, virtual: int, names: Iterable[str]) -> int:
-    """Parts that a model's layers are divided into evenly.
+def stages_unless_placed(stages: Stages, names: Iterable[str]) -> Stages | None:
+    """The stages of a pipeline; None where a flag says by itself which has which layers.
 
     Args:
-        names: of the flags that are given, words joined by dashes; 1 stage where one of them
-            places the layers.
+        names: of the flags that are given, words joined by dashes.
     """
     placed = any(part in name for name in names for part in _LAYERS_BY_HAND)
-    return 1 if placed else pipeline * virtual
+    return None if placed else stages
+
+
+def check_launch(architecture: Architecture, launch: Launch, flags: Flags | None = None) -> None:
+    """Make sure before any rank starts that a layout can hold a model.
+
+    Args:
+        flags: Megatron's that are given beside it.
+
+    Raises:
+        UserError: naming what cannot be divided.
+    """
+    given = flags or {}
+    expert_tensor = given.get("expert-tensor-parallel-size", launch.tensor_parallel)
+    if not isinstance(expert_tensor, int):
+        raise UserError(f"expert-tensor-parallel-size: expected an integer, got {expert_tensor}")
+    architecture.check_layout(
+        launch.tensor_parallel,
+        launch.expert_parallel,
+        stages_unless_placed(stages_of(launch), given),
+        expert_tensor,
+        launch.context_parallel,
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -36,6 +59,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         "--dasd-hf-model",
         metavar="DIR",
         help="Hugging Face folder whose config gives the architecture's flags",
+    )
+    group.add_argument(
+        "--dasd-rotary",
+        metavar="JSON",
+        help="rotary embedding that Megatron has no flags for; given by --dasd-hf-model",
+    )
+    group.add_argument(
+        "--dasd-attention-output-bias",
+        action="store_true",
+        help="bias of attention's output projection alone; given by --dasd-hf-model",
     )
     return parser
 
@@ -78,12 +111,16 @@ class CommandLine:
         """
         tensor = self.values.get("tensor_model_parallel_size", 1)
         expert = self.values.get("expert_model_parallel_size", 1)
-        stages = number_of_stages(
-            self.values.get("pipeline_model_parallel_size", 1),
-            self.values.get("num_virtual_stages_per_pipeline_rank") or 1,
+        stages = stages_unless_placed(
+            Stages(
+                self.values.get("pipeline_model_parallel_size", 1),
+                self.values.get("num_virtual_stages_per_pipeline_rank") or 1,
+                self.values.get("decoder_first_pipeline_num_layers"),
+                self.values.get("decoder_last_pipeline_num_layers"),
+            ),
             [name.replace("_", "-") for name in self.values],
         )
-        expert_tensor = self.values.get("expert_tensor_parallel_size") or tensor
+        expert_tensor = self.values.get("expert_tensor_parallel_size")
         context = self.values.get("context_parallel_size", 1)
         architecture.check_layout(tensor, expert, stages, expert_tensor, context)
         flags = architecture.flags(tensor, expert)

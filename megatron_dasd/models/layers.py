@@ -12,6 +12,7 @@ from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel.mappings import gather_from_sequence_parallel_region
 from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.utils import is_layer_window_attention
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -70,6 +71,8 @@ class StandaloneRMSNorm(RMSNorm):
 class PackedAttention(torch.nn.Module):
     """Causal attention inside each document of a packed row, never across their borders.
 
+    A layer with a sliding window looks back as far as that alone.
+
     Stands where Transformer Engine's attention stands on a GPU, behind the same arguments.
     Megatron's own ``DotProductAttention`` refuses packed rows and context parallelism.  Ranks hold
     their shares of the row as ``models.context_parallel`` divides it, and gather the keys and
@@ -88,6 +91,12 @@ class PackedAttention(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.softmax_scale = softmax_scale
+        self.window: int | None = None
+        """Tokens that a token attends to, itself included; None: all that stand before it."""
+        if is_layer_window_attention(
+            config.window_size, config.window_attn_skip_freq, layer_number
+        ):
+            self.window = config.window_size[0] + 1
         self.group = None
         if config.context_parallel_size > 1:
             assert pg_collection is not None, "Megatron hands its groups to every attention"
@@ -125,7 +134,9 @@ class PackedAttention(torch.nn.Module):
             key, value = shares[row_order(np.array(borders), size)].chunk(2, dim=1)
         if varlen.takes(query):
             sequences = varlen.plan(lengths, borders, rank, size)
-            return varlen.attend(query, key, value, sequences, self.softmax_scale).flatten(1)
+            return varlen.attend(
+                query, key, value, sequences, self.softmax_scale, self.window
+            ).flatten(1)
         parts, done = [], 0
         for length, (start, end) in zip(lengths, pairwise(borders), strict=True):
             document = slice(start, start + length)
@@ -143,10 +154,16 @@ class PackedAttention(torch.nn.Module):
             ``[H, tokens, D]``.
         """
         seen = first + len(query)
-        q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (query, key[:seen], value[:seen]))
+        window = self.window or seen
+        # the first token that any of them sees
+        start = max(0, first + 1 - window)
+        q, k, v = (
+            x.transpose(0, 1).unsqueeze(0) for x in (query, key[start:seen], value[start:seen])
+        )
         mask = None
-        if first:
-            mask = torch.ones(len(query), seen, dtype=torch.bool, device=q.device).tril(first)
+        if first or seen > window:
+            mask = torch.ones(len(query), k.shape[2], dtype=torch.bool, device=q.device)
+            mask = mask.tril(first - start).triu(first - start + 1 - window)
         return F.scaled_dot_product_attention(
             q,
             k,

@@ -50,14 +50,14 @@ def common_flags(architecture: Architecture, launch: Launch, seq_length: int, dt
     """
     return {
         **architecture.flags(launch.tensor_parallel, launch.expert_parallel),
-        **machine_flags(architecture, dtype),
+        **machine_flags(architecture, dtype, launch.context_parallel),
         **layout_flags(launch, seq_length, dtype),
         # One row at a time: nothing to gain by interleaved stages.
         "num-virtual-stages-per-pipeline-rank": None,
     }
 
 
-def machine_flags(architecture: Architecture, dtype: str) -> Flags:
+def machine_flags(architecture: Architecture, dtype: str, context_parallel: int) -> Flags:
     """How this machine computes the model in a type.
 
     Transformer Engine's attention for padded documents takes 16 bits alone, so float32 goes through
@@ -72,6 +72,13 @@ def machine_flags(architecture: Architecture, dtype: str) -> Flags:
     experts = (
         _EXPERT_FLAGS | dict.fromkeys(_FUSED_EXPERT_FLAGS, fused) if architecture.experts else {}
     )
+    if fused and architecture.window and context_parallel > 1:
+        # Transformer Engine's ring of keys and values takes no sliding window.
+        machine = {**machine, "cp-comm-type": "a2a"}
+    # The fused rotary embedding of packed rows knows no factor of cosines and sines.
+    rotary = architecture.rotary
+    if rotary and rotary.share < 1 and rotary.attention_factor != 1:
+        machine = {**machine, "no-rope-fusion": True}
     return {**experts, **machine}
 
 
@@ -88,6 +95,8 @@ def layout_flags(launch: Launch, seq_length: int, dtype: str) -> Flags:
         "num-virtual-stages-per-pipeline-rank": (
             launch.virtual_pipeline if launch.virtual_pipeline > 1 else None
         ),
+        "decoder-first-pipeline-num-layers": launch.first_stage_layers,
+        "decoder-last-pipeline-num-layers": launch.last_stage_layers,
         "context-parallel-size": launch.context_parallel,
         "expert-model-parallel-size": launch.expert_parallel,
         "sequence-parallel": launch.tensor_parallel > 1,
@@ -137,7 +146,8 @@ def parse_argv(argv: list[str]) -> Namespace:
     architecture = typed.architecture()
     if architecture:
         half = typed.values.get("bf16") or typed.values.get("fp16")
-        machine = machine_flags(architecture, "bfloat16" if half else "float32")
+        context = typed.values.get("context_parallel_size", 1)
+        machine = machine_flags(architecture, "bfloat16" if half else "float32", context)
         if any(typed.values.get("moe_aux_loss_coeff", [])):
             # The fused balancing loss takes the number of tokens as int64 alone (2.20), and
             # Megatron's count of those that are no padding is float32 (0.19).

@@ -5,7 +5,9 @@ checkpoints but has no ``output_processor`` for a loss of our own.
 """
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import sqrt
+from typing import Any
 
 import torch
 from megatron.core import mpu
@@ -32,6 +34,7 @@ from megatron_dasd.errors import UserError
 from megatron_dasd.models import delta_net
 from megatron_dasd.models.layers import PackedAttention, RMSNorm, StandaloneRMSNorm
 from megatron_dasd.models.output_fusion import leave_to_autograd, output_layer_without_apex
+from megatron_dasd.models.rotary import Rotary
 
 
 class Student(GPTModel):  # type: ignore[misc]
@@ -88,6 +91,11 @@ def model_provider(
     """
     args = get_args()
     config = config or core_transformer_config_from_args(args)
+    rotary = Rotary.from_json(args.dasd_rotary) if args.dasd_rotary else None
+    if rotary and rotary.share == 1:
+        # Scores of wholly rotated heads are multiplied by the factor's square; the fused rotary
+        # embedding of packed rows would pass a factor of its own by.
+        config.softmax_scale = rotary.attention_factor**2 / sqrt(args.kv_channels)
     with output_layer_without_apex():
         model = Student(
             config=config,
@@ -99,16 +107,34 @@ def model_provider(
             parallel_output=True,
             share_embeddings_and_output_weights=not args.untie_embeddings_and_output_weights,
             position_embedding_type="rope",
-            rotary_percent=args.rotary_percent,
             rotary_base=args.rotary_base,
+            rotary_percent=args.rotary_percent,
             rope_scaling=args.use_rope_scaling,
             rope_scaling_factor=args.rope_scaling_factor,
             vp_stage=vp_stage,
             pg_collection=pg_collection,
         )
     leave_to_autograd(model)
+    if rotary:
+        set_rotary(model, rotary)
     mark_experts(model)
     return model
+
+
+def set_rotary(model: Student, rotary: Rotary) -> None:
+    """Give a model the frequencies of a rotary embedding that Megatron has no flags for."""
+    own = model.rotary_pos_emb
+    made = rotary.frequencies(model.config.kv_channels)
+    if own.inv_freq.shape != made.shape:
+        raise RuntimeError(f"{len(own.inv_freq)} rotary frequencies, {len(made)} expected")
+    own.inv_freq = made.to(own.inv_freq.device)
+    if rotary.share == 1 or rotary.attention_factor == 1:
+        return
+    for layer in model.decoder.layers:
+        attention = layer.self_attention
+        # Layers of other kinds than attention have no such factor.
+        if hasattr(attention, "_yarn_concentration_factor"):
+            attention._yarn_concentration_factor = rotary.attention_factor
 
 
 def mark_experts(model: torch.nn.Module) -> None:
@@ -134,12 +160,19 @@ def _layer_spec(
             )
         if args.experimental_attention_variant:
             return _engine_block_spec(config, vp_stage)
-        return get_gpt_layer_with_transformer_engine_spec(
+        fused = get_gpt_layer_with_transformer_engine_spec(
             num_experts=args.num_experts,
             moe_grouped_gemm=args.moe_grouped_gemm,
             qk_layernorm=args.qk_layernorm,
         )
+        return with_output_bias(fused) if args.dasd_attention_output_bias else fused
     pattern = args.linear_attention_freq or [0] * args.num_layers
+    specs = [
+        local_layer_spec(args.num_experts, args.qk_layernorm, linear=bool(pattern[layer]))
+        for layer in _own_layers(config, vp_stage)
+    ]
+    if args.dasd_attention_output_bias:  # of families without linear layers
+        specs = [with_output_bias(spec) for spec in specs]
     # A spec of the whole block, not of one layer, since only it names the final norm.
     return TransformerBlockSubmodules(
         layer_specs=[
@@ -148,6 +181,24 @@ def _layer_spec(
         ],
         layer_norm=StandaloneRMSNorm,
     )
+
+
+def with_output_bias(spec: ModuleSpec) -> ModuleSpec:
+    """A layer whose attention has a bias behind its output projection.
+
+    Megatron has a flag for the biases of query, key and value, and one for those of all matrices,
+    the feed-forward part's included.
+    """
+    attention = spec.submodules.self_attention.submodules
+    attention.linear_proj = _biased(attention.linear_proj)
+    return spec
+
+
+def _biased(build: Callable[..., torch.nn.Module]) -> Callable[..., torch.nn.Module]:
+    def with_bias(*args: Any, **options: Any) -> torch.nn.Module:
+        return build(*args, **options | {"bias": True})
+
+    return with_bias
 
 
 def _own_layers(config: TransformerConfig, vp_stage: int | None) -> Sequence[int]:

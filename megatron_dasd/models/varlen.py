@@ -63,7 +63,12 @@ def takes(query: Tensor) -> bool:
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, made: AttentionPlan, scale: float | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    made: AttentionPlan,
+    scale: float | None,
+    window: int | None = None,
 ) -> Tensor:
     """Causal attention of every sequence.
 
@@ -71,6 +76,7 @@ def attend(
         query: ``[T, H, D]``, this rank's positions.
         key: ``[T * C, G, D]``, of the whole row.
         value: ``[T * C, G, D]``.
+        window: tokens that a token attends to, itself included; None: all that stand before it.
 
     Returns:
         ``[T, H, D]``, zeros on padding.
@@ -89,7 +95,7 @@ def attend(
         max(made.queries),
         max(made.keys),
         scale=scale,
-        window_size=_CAUSAL,
+        window_size=(window - 1, 0) if window else _CAUSAL,
         enable_gqa=query.shape[1] != key.shape[1],
     )
     assert isinstance(out, Tensor)  # no statistics were asked for

@@ -8,6 +8,8 @@ from megatron_dasd.checkpoint.artifact import open_checkpoint
 from megatron_dasd.config.selection import ScoreStudent
 from megatron_dasd.device.launch import launch
 from megatron_dasd.manifests import LOGS, model_folder
+from megatron_dasd.models.architecture import read_architecture
+from megatron_dasd.models.hf_flags import check_launch
 from megatron_dasd.progress import progress
 from megatron_dasd.records_io import record_files
 from megatron_dasd.student.payload import ScoringPayload
@@ -34,13 +36,15 @@ def run(
             bar.advance(now - shown)
             shown = now
 
+        model = model_folder(inputs[settings.model])
+        check_launch(read_architecture(model), settings.launch)
         launch(
             "megatron_dasd.student.scoring_program",
             ScoringPayload(
                 settings=settings,
                 responses=inputs[settings.responses],
                 few_shot=inputs[settings.few_shot] if settings.few_shot else None,
-                model=model_folder(inputs[settings.model]),
+                model=model,
                 checkpoint=open_checkpoint(inputs[settings.checkpoint]).folder,
                 out=folder.path,
                 parts=missing,

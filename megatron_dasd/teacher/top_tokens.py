@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from megatron_dasd.arrays import Ints
 from megatron_dasd.artifacts import StageFolder, write_atomic
@@ -28,6 +28,7 @@ from megatron_dasd.data.teacher_top import (
     documents_digest,
     write_top,
 )
+from megatron_dasd.engines.auto_class import auto_class
 from megatron_dasd.errors import UserError
 from megatron_dasd.json_values import Figures
 from megatron_dasd.manifests import file_sha256, hashing_threads, model_folder
@@ -161,7 +162,7 @@ def _plan(lengths: npt.NDArray[np.integer]) -> Iterator[slice]:
 
 def _load(folder: Path, dtype: str) -> PreTrainedModel:
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model = auto_class(folder).from_pretrained(
             folder, dtype=getattr(torch, dtype), local_files_only=True
         )
     except (OSError, ValueError) as error:

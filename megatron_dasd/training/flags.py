@@ -3,11 +3,8 @@
 import argparse
 from pathlib import Path
 
-from megatron_dasd.config.base import Launch
 from megatron_dasd.config.megatron_flags import BY_PROGRAM, check_balancing, typed_names
 from megatron_dasd.errors import UserError
-from megatron_dasd.models.architecture import Architecture, Flags
-from megatron_dasd.models.hf_flags import number_of_stages
 
 
 def check_typed(argv: list[str]) -> None:
@@ -45,25 +42,3 @@ def check_typed(argv: list[str]) -> None:
         check_balancing(given.moe_router_load_balancing_type)
     except ValueError as error:
         raise UserError(f"--{error}") from None
-
-
-def check_divides(architecture: Architecture, launch: Launch, flags: Flags) -> None:
-    """Make sure before any rank starts that a layout can hold a model.
-
-    Args:
-        flags: Megatron's that are given beside it.
-
-    Raises:
-        UserError: naming what cannot be divided.
-    """
-    stages = number_of_stages(launch.pipeline_parallel, launch.virtual_pipeline, flags)
-    expert_tensor = flags.get("expert-tensor-parallel-size", launch.tensor_parallel)
-    if not isinstance(expert_tensor, int):
-        raise UserError(f"expert-tensor-parallel-size: expected an integer, got {expert_tensor}")
-    architecture.check_layout(
-        launch.tensor_parallel,
-        launch.expert_parallel,
-        stages,
-        expert_tensor,
-        launch.context_parallel,
-    )

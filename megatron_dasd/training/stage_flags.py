@@ -10,11 +10,11 @@ from megatron_dasd.data.meta import DataMeta, read_meta
 from megatron_dasd.errors import UserError
 from megatron_dasd.manifests import LOGS, model_folder
 from megatron_dasd.models.architecture import Flags, read_architecture
+from megatron_dasd.models.hf_flags import check_launch
 from megatron_dasd.models.program import layout_flags
 from megatron_dasd.models.sizes import checkpoint_bytes, timeout_minutes
 from megatron_dasd.precision.recipes import precision_flags, weights_dtype
 from megatron_dasd.training.dashboards import dashboard_flags
-from megatron_dasd.training.flags import check_divides
 from megatron_dasd.training.program import ROWS_FLAGS
 from megatron_dasd.training.saving import ASYNC_FLAGS
 
@@ -38,7 +38,7 @@ def stage_flags(settings: Train, inputs: Mapping[str, Path], stage: Path, iterat
     start = open_checkpoint(inputs[settings.checkpoint])
     model = model_folder(inputs[settings.model])
     architecture = read_architecture(model)
-    check_divides(architecture, settings.launch, settings.megatron)
+    check_launch(architecture, settings.launch, settings.megatron)
     if settings.moe_aux_loss_coeff and not architecture.experts:
         raise UserError(f"moe_aux_loss_coeff: the model in {model} has no experts to balance")
     saves = stage / CHECKPOINT_FOLDER

@@ -17,8 +17,9 @@ from megatron_dasd.models.program import common_flags, load_model
 def main(payload: dict[str, Any]) -> None:
     """Load a checkpoint under a layout, save it again from there, and write the logits of a row.
 
-    Payload: model, checkpoint, save, launch, token_ids, logits: a file for each tensor-parallel and
-    context-parallel rank of the last pipeline stage, ``[seq/cp, vocab/tp]``.
+    Payload: model, checkpoint, save, launch, token_ids, logits: a file for each tensor-parallel
+    and context-parallel rank of the last pipeline stage, ``[seq/cp, vocab/tp]``, beside the
+    positions that the rank has.
     """
     token_ids = np.array(payload["token_ids"])
     launch = Launch.model_validate(payload["launch"])
@@ -31,14 +32,14 @@ def main(payload: dict[str, Any]) -> None:
     from megatron.core.pipeline_parallel import get_forward_backward_func
     from megatron.training.checkpointing import save_checkpoint
 
-    from megatron_dasd.models.packed import for_rank, forward, own_share, to_batch
+    from megatron_dasd.models.packed import OWN, for_rank, forward, own_share, to_batch
 
     def step(rows: Iterator[Any], chunk: torch.nn.Module) -> tuple[torch.Tensor, Any]:
         return forward(chunk, next(rows), with_loss=False), lambda output, non_loss_data: output
 
     document = {"tokens": token_ids, "loss_mask": np.ones(len(token_ids))}
-    context, size = mpu.get_context_parallel_rank(), launch.context_parallel
-    row = for_rank(packed_row([document], len(token_ids)), context, size)
+    rank, size = mpu.get_context_parallel_rank(), mpu.get_context_parallel_world_size()
+    row = for_rank(packed_row([document], len(token_ids)), rank, size)
     outputs = get_forward_backward_func()(
         forward_step_func=step,
         data_iterator=iter([own_share(to_batch(row))]),
@@ -50,7 +51,7 @@ def main(payload: dict[str, Any]) -> None:
         collect_non_loss_data=True,
     )
     if outputs and mpu.get_data_parallel_rank() == 0:
-        rank = mpu.get_tensor_model_parallel_rank()
-        path = Path(payload["logits"]) / f"logits-{rank}-{context}.npy"
-        np.save(path, outputs[0][0].numpy())
+        name = f"{mpu.get_tensor_model_parallel_rank()}-{rank}.npz"
+        positions = row.get(OWN, np.arange(len(token_ids)))
+        np.savez(Path(payload["logits"]) / name, logits=outputs[0][0].numpy(), positions=positions)
     save_checkpoint(0, model, None, None, num_floating_point_operations_so_far=0)

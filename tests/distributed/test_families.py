@@ -10,13 +10,17 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     LlamaConfig,
     PreTrainedConfig,
     Qwen2Config,
+    Qwen3_5Config,
     Qwen3_5MoeTextConfig,
     Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3MoeConfig,
+    Qwen3VLConfig,
+    SmolLM3Config,
 )
 
 from megatron_dasd.artifacts import StageFolder
@@ -27,8 +31,8 @@ from megatron_dasd.checkpoint.hf_folder import HfWeights, set_dtype
 from megatron_dasd.checkpoint.hf_writer import write_hf_folder
 from megatron_dasd.config.training import ExportHf, ImportHf
 from megatron_dasd.device.launch import launch
+from megatron_dasd.engines.auto_class import auto_class
 from megatron_dasd.manifests import LOGS
-from megatron_dasd.models.context_parallel import row_order
 from tests.sampled import left_out, sampled
 
 NUM_TOKENS = 512
@@ -39,6 +43,9 @@ LAYOUTS = {
     "tp2 pp2": {"num_ranks": 4, "tensor_parallel": 2, "pipeline_parallel": 2},
     "ep2": {"num_ranks": 2, "expert_parallel": 2},
     "cp2": {"num_ranks": 2, "context_parallel": 2},
+    # more ranks than key-value heads
+    "tp4": {"num_ranks": 4, "tensor_parallel": 4},
+    "pp2 uneven": {"num_ranks": 2, "pipeline_parallel": 2, "first_stage_layers": 1},
     "tp2 pp2 cp2": {
         "num_ranks": 8,
         "tensor_parallel": 2,
@@ -63,6 +70,13 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 128,
+}
+LINEAR = {"rope_type": "linear", "rope_theta": 10000.5, "factor": 3.0}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
 DELTA_NET = {
     "head_dim": 48,
@@ -78,29 +92,83 @@ CONFIGS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
     "llama": (LlamaConfig, {"tie_word_embeddings": True}),
     # its 16 frequencies lie on both sides of the scaling's bounds and between them
     "llama3": (LlamaConfig, {"rope_parameters": LLAMA3_ROPE, "head_dim": 32}),
+    "llama3 other constants": (
+        LlamaConfig,
+        {
+            "rope_parameters": LLAMA3_ROPE
+            | {"high_freq_factor": 3.0, "original_max_position_embeddings": 256},
+            "head_dim": 32,
+        },
+    ),
+    "llama linear biases": (LlamaConfig, {"rope_parameters": LINEAR, "attention_bias": True}),
     "qwen2": (Qwen2Config, {"tie_word_embeddings": True}),
+    "qwen2 windows": (
+        Qwen2Config,
+        {"use_sliding_window": True, "sliding_window": 37, "max_window_layers": 2},
+    ),
     "qwen3": (Qwen3Config, {"head_dim": 32}),
     "qwen3 tied": (Qwen3Config, {"head_dim": 32, "tie_word_embeddings": True}),
+    "qwen3 yarn": (Qwen3Config, {"head_dim": 32, "rope_parameters": YARN}),
+    "smollm3": (SmolLM3Config, {"attention_bias": True, "pad_token_id": 0}),
+    "qwen3_vl": (Qwen3VLConfig, {"head_dim": 32, "tie_word_embeddings": True}),
     "qwen3_moe": (Qwen3MoeConfig, {"head_dim": 32, "norm_topk_prob": True, **EXPERTS}),
     "qwen3_moe raw weights": (Qwen3MoeConfig, {"norm_topk_prob": False, **EXPERTS}),
     "qwen3_5": (Qwen3_5TextConfig, DELTA_NET),
+    "qwen3_5 with images": (Qwen3_5Config, {"tie_word_embeddings": True, **DELTA_NET}),
     "qwen3_5_moe": (
         Qwen3_5MoeTextConfig,
         {"shared_expert_intermediate_size": 24, **EXPERTS, **DELTA_NET},
     ),
 }
+VISION = {
+    "depth": 2,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_heads": 2,
+    "out_hidden_size": SHAPE["hidden_size"],
+    "num_position_embeddings": 16,
+    "deepstack_visual_indexes": [0],
+}
+MULTIMODAL: dict[type[PreTrainedConfig], set[str]] = {
+    Qwen3VLConfig: set(VISION),
+    Qwen3_5Config: set(VISION) - {"deepstack_visual_indexes"},
+}
+"""Configs around a text model's, and the fields of their vision model's."""
 CASES = [
     (name, layout)
     for name, (_, fields) in CONFIGS.items()
     for layout in LAYOUTS
     if layout != "ep2" or "num_experts" in fields
 ]
+NEW_IN_CI = [
+    ("llama linear biases", "tp4"),
+    ("qwen2 windows", "cp2"),
+    ("qwen3 yarn", "pp2 uneven"),
+    ("smollm3", "pp2"),
+    ("qwen3_vl", "tp2"),
+    ("qwen3_5", "cp2"),
+    ("qwen3_5 with images", "one rank"),
+    ("qwen3_5_moe", "ep2"),
+]
+"""One of every kind of position, mask and checkpoint that Megatron's flags alone do not give."""
 QUICK = [
     ("llama3", "one rank"),
     ("qwen2", "one rank"),
     ("qwen3 tied", "one rank"),
     ("qwen3_moe", "ep2"),
 ]
+
+
+def config_of(name: str, **changes: Any) -> PreTrainedConfig:
+    """A small model's config, some of its fields changed."""
+    kind, fields = CONFIGS[name]
+    fields = SHAPE | fields | changes
+    if kind not in MULTIMODAL:
+        return kind(**fields)
+    tied = fields.pop("tie_word_embeddings")
+    known = MULTIMODAL[kind]
+    vision = {field: value for field, value in VISION.items() if field in known}
+    return kind(text_config=fields, vision_config=vision, tie_word_embeddings=tied)
 
 
 class Gallery:
@@ -118,9 +186,11 @@ class Gallery:
         """The Hugging Face folder of a family's model; float32, no parameter left at its start."""
         folder = self.place / name
         if not folder.exists():
-            kind, fields = CONFIGS[name]
             torch.manual_seed(sum(name.encode()))
-            model = AutoModelForCausalLM.from_config(kind(**SHAPE, **fields)).float()
+            config = config_of(name)
+            multimodal = type(config) in MULTIMODAL
+            kind = AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
+            model = kind.from_config(config).float()
             for part, parameter in model.named_parameters():
                 if part.endswith("A_log"):  # from memory of few tokens to that of hundreds
                     torch.nn.init.uniform_(parameter, -6.0, 1.0)
@@ -146,7 +216,9 @@ class Gallery:
         if name not in self._expected:
             row = torch.tensor([self.token_ids])
             single, double = (
-                AutoModelForCausalLM.from_pretrained(self.model(name), dtype=dtype, **how)(row)
+                auto_class(self.model(name)).from_pretrained(self.model(name), dtype=dtype, **how)(
+                    row
+                )
                 for dtype, how in (
                     (torch.float32, {}),
                     # its grouped product of experts knows no float64
@@ -181,12 +253,14 @@ class Gallery:
         settings = ImportHf(kind="import_hf", model="model")
         inputs = {"checkpoint": self.checkpoint(name)}
         saved = self.stage(f"{name} {layout}", run, settings, inputs)
-        size = int(LAYOUTS[layout].get("context_parallel", 1))
-        files = [np.load(path) for path in sorted(logits.iterdir())]
-        columns = [np.concatenate(files[i : i + size]) for i in range(0, len(files), size)]
-        order = row_order(np.array([0, NUM_TOKENS]), size)
-        whole = torch.from_numpy(np.concatenate(columns, axis=-1)[order])
-        return whole[:, : SHAPE["vocab_size"]], saved
+        columns: dict[str, np.ndarray] = {}
+        for path in sorted(logits.iterdir()):
+            part = np.load(path)
+            of_all = np.zeros((NUM_TOKENS, part["logits"].shape[-1]), np.float32)
+            whole = columns.setdefault(path.name.partition("-")[0], of_all)
+            whole[part["positions"]] = part["logits"]
+        joined = torch.from_numpy(np.concatenate(list(columns.values()), axis=-1))
+        return joined[:, : SHAPE["vocab_size"]], saved
 
     def export(self, name: str, layout: str, checkpoint: Path) -> Path:
         """The Hugging Face folder that a checkpoint becomes."""
@@ -213,7 +287,12 @@ def test_logits_and_round_trip(name: str, layout: str, gallery: Gallery) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "layout"), sampled([case for case in CASES if case not in QUICK], 5)
+    ("name", "layout"),
+    sampled(
+        [case for case in CASES if case not in QUICK],
+        len(NEW_IN_CI) + 2,
+        always=NEW_IN_CI,
+    ),
 )
 def test_logits_and_round_trip_of_the_others(name: str, layout: str, gallery: Gallery) -> None:
     check_logits_and_round_trip(name, layout, gallery)
@@ -228,10 +307,13 @@ def check_logits_and_round_trip(name: str, layout: str, gallery: Gallery) -> Non
     assert float(expected.std()) > 0.5  # else small differences would say little
     assert difference <= min(3 * noise, 5e-4)
 
-    before = HfWeights(gallery.model(name))
-    after = HfWeights(gallery.export(name, layout, saved))
+    source, exported = gallery.model(name), gallery.export(name, layout, saved)
+    before, after = HfWeights(source), HfWeights(exported)
     assert after.names() == before.names()
     assert [n for n in before.names() if not torch.equal(before.read(n), after.read(n))] == []
+    if CONFIGS[name][0] in MULTIMODAL:  # laid into the source's files, whose other bytes stay
+        for file in ("config.json", "model.safetensors"):
+            assert (exported / file).read_bytes() == (source / file).read_bytes()
 
 
 @pytest.mark.parametrize(("wide", "mtp"), [(True, "copy"), left_out(False, "drop")])
@@ -266,15 +348,20 @@ def test_float32_beside_bfloat16_and_heads_that_guess_ahead(
 def test_the_text_tells_the_families_apart(name: str, gallery: Gallery) -> None:
     """A model whose rotary scaling, router or bias were left out would differ by far more."""
     expected, noise = gallery.expected(name)
-    kind, fields = CONFIGS[name]
-    others = {
+    plain = {"rope_type": "default", "rope_theta": 10000.0}
+    others: dict[str, dict[str, Any]] = {
         "llama3": {"rope_parameters": LLAMA3_ROPE | {"rope_type": "default"}},
+        "llama3 other constants": {"rope_parameters": LLAMA3_ROPE},
+        "llama linear biases": {"rope_parameters": plain},
+        "qwen2 windows": {"sliding_window": 38},
+        "qwen3 yarn": {"rope_parameters": YARN | {"attention_factor": 1.0}},
+        "smollm3": {"no_rope_layers": [0, 0, 0, 1]},
         "qwen3_moe": {"norm_topk_prob": False},
         "qwen3_moe raw weights": {"norm_topk_prob": True},
     }
     if name not in others:
         pytest.skip("its options are tensors of their own")
-    config = kind(**SHAPE, **(fields | others[name]))
+    config = config_of(name, **others[name])
     other = AutoModelForCausalLM.from_pretrained(
         gallery.model(name), config=config, dtype=torch.float32
     )

@@ -6,7 +6,14 @@ import pytest
 import torch
 from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
 from megatron.core.transformer.transformer_config import TransformerConfig
-from transformers import AutoConfig, LlamaConfig, Qwen2Config, Qwen3Config, Qwen3MoeConfig
+from transformers import (
+    AutoConfig,
+    LlamaConfig,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3MoeConfig,
+    SmolLM3Config,
+)
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from megatron_dasd.errors import UserError
@@ -34,6 +41,15 @@ MOE = {
     "norm_topk_prob": True,
     "mlp_only_layers": [],
     "decoder_sparse_step": 1,
+}
+QWEN2 = {"architectures": ["Qwen2ForCausalLM"]}
+SMOLLM3 = {"architectures": ["SmolLM3ForCausalLM"]}
+QWEN3_VL: dict[str, Any] = {
+    **dict.fromkeys(CONFIG),
+    "architectures": ["Qwen3VLForConditionalGeneration"],
+    "text_config": {name: x for name, x in CONFIG.items() if name != "tie_word_embeddings"},
+    "vision_config": {},
+    "tie_word_embeddings": True,
 }
 OPTIONS = get_type_hints(TransformerConfig)
 LLAMA3 = {
@@ -240,9 +256,13 @@ def test_rope_theta_of_older_configs(tmp_path: Path) -> None:
         ({"hidden_size": None}, "field hidden_size: missing"),
         ({"hidden_size": "48"}, "field hidden_size: '48' is no positive whole number"),
         (MOE | {"num_experts": 0}, "field num_experts: 0 is no positive whole number"),
-        ({"rope_parameters": {"rope_theta": "1e4"}}, "field rope_theta: 1e4 is not a whole number"),
+        (
+            {"rope_parameters": {"rope_theta": "1e4"}},
+            "field rope_theta: '1e4' is no number",
+        ),
         ({"mlp_bias": True}, "field mlp_bias: True is not supported"),
-        ({"attention_bias": True}, "field attention_bias: True is not supported"),
+        ({"attention_bias": 1}, "field attention_bias: <class 'int'> is not supported"),
+        (QWEN2 | {"attention_bias": True}, "field attention_bias: True is not supported"),
         ({"attention_dropout": 0.1}, "field attention_dropout: 0.1 is not supported"),
         ({"use_sliding_window": True}, "field use_sliding_window: True is not supported"),
         (
@@ -254,30 +274,45 @@ def test_rope_theta_of_older_configs(tmp_path: Path) -> None:
             "field quantization_config: {'quant_method': 'fp8'} is not supported",
         ),
         (
-            {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}},
-            "field rope_parameters: {'rope_type': 'yarn', 'factor': 4.0} is not supported (only "
-            "rope_type default and llama3)",
+            {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0}},
+            "field rope_parameters: {'rope_type': 'dynamic', 'factor': 4.0} is not supported (only "
+            "rope_type default, linear, llama3, yarn)",
+        ),
+        ({"rope_scaling": {"type": "yarn"}}, "field rope_scaling: factor is missing"),
+        (
+            {"rope_scaling": {"type": "linear", "factor": "2"}},
+            "field rope_scaling: factor '2' is no positive number",
         ),
         (
-            {"rope_scaling": {"type": "linear", "factor": 2.0}},
-            "field rope_scaling: {'type': 'linear', 'factor': 2.0} is not supported",
+            {"rope_scaling": {"type": "yarn", "factor": 2.0, "finetuned": True}},
+            "field rope_scaling: finetuned is not known for rope_type yarn",
+        ),
+        (
+            {"rope_parameters": LLAMA3 | {"low_freq_factor": 4.0}},
+            "field rope_parameters: low_freq_factor must be below high_freq_factor",
         ),
         (
             {"rope_parameters": {"full_attention": {"rope_theta": 1e6}}},
             "field rope_parameters: {'full_attention': {'rope_theta': 1000000.0}} is not supported",
         ),
+        (QWEN2 | {"layer_types": ["chunked"] * 3}, "field layer_types: 'chunked' is not supported"),
+        (QWEN2 | {"layer_types": ["full_attention"]}, "field layer_types: 1 entries for 3 layers"),
         (
-            {"rope_parameters": LLAMA3 | {"high_freq_factor": 8.0}},
-            "field rope_parameters: high_freq_factor 8.0 is not supported: Megatron holds it at 4",
+            QWEN2 | {"layer_types": ["sliding_attention"] * 3},
+            "field layer_types: 'sliding_attention' without use_sliding_window and sliding_window",
         ),
         (
-            {"rope_parameters": LLAMA3 | {"original_max_position_embeddings": None}},
-            "field rope_parameters: original_max_position_embeddings 512 is not supported",
+            QWEN2 | {"use_sliding_window": True, "sliding_window": 0},
+            "field sliding_window: 0 is no positive whole number",
         ),
+        (SMOLLM3 | {"no_rope_layers": [1, 1]}, "field no_rope_layers: 2 entries for 3 layers"),
+        (SMOLLM3 | {"no_rope_layers": [1, 2, 1]}, "field no_rope_layers: must be a list of 0"),
+        (QWEN3_VL | {"text_config": None}, "field text_config: missing"),
         (
-            {"rope_parameters": {"rope_theta": 10000.5}},
-            "field rope_theta: 10000.5 is not a whole number",
+            QWEN3_VL | {"text_config": CONFIG | {"hidden_size": 0}},
+            "field text_config.hidden_size: 0 is no positive whole number",
         ),
+        (QWEN3_VL | {"mm_tokens": 3}, "field mm_tokens is not known here"),
         ({"partial_rotary_factor": 0.5}, "field partial_rotary_factor: 0.5 is not supported"),
         (MOE | {"mlp_only_layers": [0]}, "field mlp_only_layers: [0] is not supported (only [])"),
         (MOE | {"decoder_sparse_step": 2}, "field decoder_sparse_step: 2 is not supported"),
@@ -343,7 +378,48 @@ def test_fields_of_no_effect_are_passed_over(tmp_path: Path) -> None:
     assert read_architecture(write(tmp_path, **extra)) == plain
 
 
-@pytest.mark.parametrize("kind", [LlamaConfig, Qwen2Config, Qwen3Config, Qwen3MoeConfig])
+def test_flags_of_windows_count_keys_beside_the_token(tmp_path: Path) -> None:
+    window = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 2}
+    flags = read_architecture(write(tmp_path, **QWEN2, **window)).flags(1)
+    assert flags["window-size"] == "4,0"
+    assert flags["window-attn-skip-freq"] == "[0,0,1]"
+    plain = read_architecture(write(tmp_path, **QWEN2)).flags(1)
+    assert (plain["window-size"], plain["window-attn-skip-freq"]) == (None, None)
+
+
+def test_megatrons_list_of_layers_without_rotation_is_the_other_way_round(tmp_path: Path) -> None:
+    folder = write(tmp_path, **SMOLLM3, no_rope_layers=[1, 0, 1])
+    assert read_architecture(folder).flags(1)["no-rope-freq"] == "[0,1,0]"
+    rotated = read_architecture(write(tmp_path, **SMOLLM3, no_rope_layers=[1, 1, 1]))
+    assert rotated.flags(1)["no-rope-freq"] is None
+
+
+def test_biases_of_attention_alone(tmp_path: Path) -> None:
+    flags = read_architecture(write(tmp_path, attention_bias=True)).flags(1)
+    assert flags["add-qkv-bias"] is flags["dasd-attention-output-bias"] is True
+    assert flags["disable-bias-linear"] is True
+    flags = read_architecture(write(tmp_path, **QWEN2)).flags(1)
+    assert (flags["add-qkv-bias"], flags["dasd-attention-output-bias"]) == (True, False)
+
+
+def test_text_model_of_a_multimodal_one(tmp_path: Path) -> None:
+    architecture = read_architecture(write(tmp_path, **QWEN3_VL))
+    assert architecture.num_layers == 3
+    assert architecture.tied_embeddings  # as the outer config says
+    assert architecture.family.multimodal
+
+
+def test_fewer_key_value_heads_than_ranks(tmp_path: Path) -> None:
+    architecture = read_architecture(write(tmp_path, num_attention_heads=12))
+    assert architecture.flags(4)["num-query-groups"] == 2
+    three = read_architecture(write(tmp_path, num_attention_heads=12, num_key_value_heads=3))
+    with pytest.raises(UserError, match="4 is neither a divisor nor a multiple of .* heads .3."):
+        three.check_layout(2 * 2, 1)
+
+
+@pytest.mark.parametrize(
+    "kind", [LlamaConfig, Qwen2Config, Qwen3Config, Qwen3MoeConfig, SmolLM3Config]
+)
 def test_every_field_that_transformers_writes_is_known(tmp_path: Path, kind: type) -> None:
     kind(architectures=[kind.__name__.replace("Config", "ForCausalLM")]).save_pretrained(tmp_path)
     read_architecture(tmp_path)

@@ -1,6 +1,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 
@@ -13,6 +14,8 @@ CONFIG = SimpleNamespace(
     sequence_parallel=True,
     context_parallel_size=1,
     layernorm_zero_centered_gamma=False,
+    window_size=None,
+    window_attn_skip_freq=None,
 )
 
 
@@ -108,3 +111,45 @@ def test_16_bits_keep_a_small_weight_beside_the_one() -> None:
     # of root mean square 1: 1.9922 x 1.0029 = 1.9980, of whose neighbours 2 is the nearest
     x = torch.tensor([1.9921875, 0.1768, 0.0, 0.0], dtype=torch.bfloat16)
     assert norm(x)[0].item() == 2.0
+
+
+def windowed(window: int) -> SimpleNamespace:
+    """A config whose second layer has a window of so many tokens."""
+    return SimpleNamespace(
+        **vars(CONFIG) | {"window_size": (window - 1, 0), "window_attn_skip_freq": [0, 1]}
+    )
+
+
+@pytest.mark.parametrize("window", [1, 3, 7, 30])
+def test_a_layer_with_a_window_looks_back_so_far(window: int) -> None:
+    torch.manual_seed(0)
+    query = torch.randn(12, 4, 8, requires_grad=True)
+    key, value = (torch.randn(12, 2, 8, requires_grad=True) for _ in range(2))
+    params = params_of([5, 7], seq_length=12, align=1)
+    out = PackedAttention(windowed(window), 2, None, "self")(
+        query, key, value, packed_seq_params=params
+    )
+    document = torch.tensor([0] * 5 + [1] * 7)
+    distance = torch.arange(12)[:, None] - torch.arange(12)
+    seen = (document[:, None] == document) & (distance >= 0) & (distance < window)
+    keys, values = (x.double().repeat_interleave(2, 1) for x in (key, value))
+    scores = torch.einsum("qhd,khd->hqk", query.double(), keys) / 8**0.5
+    weights = scores.masked_fill(~seen, float("-inf")).softmax(-1)
+    expected = torch.einsum("hqk,khd->qhd", weights, values).flatten(1)
+    torch.testing.assert_close(out.double(), expected, atol=1e-6, rtol=0)
+    wanted = torch.randn(12, 32)
+    inputs = (query, key, value)
+    ours = torch.autograd.grad((out * wanted).sum(), inputs, retain_graph=True)
+    theirs = torch.autograd.grad((expected * wanted).sum(), inputs)
+    for ours_of_it, theirs_of_it in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(ours_of_it, theirs_of_it, atol=2e-6, rtol=0)
+
+
+def test_a_layer_without_a_window_among_those_that_have_one() -> None:
+    query, key, value = (torch.randn(6, 2, 4) for _ in range(3))
+    params = params_of([6], seq_length=6, align=1)
+    plain = PackedAttention(CONFIG, 1, None, "self")(query, key, value, packed_seq_params=params)
+    full = PackedAttention(windowed(2), 1, None, "self")(
+        query, key, value, packed_seq_params=params
+    )
+    assert torch.equal(plain, full)

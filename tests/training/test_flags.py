@@ -7,7 +7,8 @@ import pytest
 from megatron_dasd.config.base import Launch
 from megatron_dasd.errors import UserError
 from megatron_dasd.models.architecture import FAMILIES, Architecture, Experts
-from megatron_dasd.training.flags import check_divides, check_typed
+from megatron_dasd.models.hf_flags import check_launch
+from megatron_dasd.training.flags import check_typed
 
 DENSE = Architecture(
     family=FAMILIES["Qwen3ForCausalLM"],
@@ -55,19 +56,28 @@ def test_other_flags_are_megatrons() -> None:
             "4 does not divide the model's layers .6.",
         ),
         ({"num_ranks": 4, "tensor_parallel": 4}, "4 does not divide the model's feed-forward wid"),
-        ({"num_ranks": 8, "tensor_parallel": 8}, "8 does not divide the model's key-value heads"),
+        ({"num_ranks": 8, "tensor_parallel": 8}, "8 does not divide the model's feed-forward wid"),
+        (
+            {"num_ranks": 2, "pipeline_parallel": 2, "first_stage_layers": 6},
+            "leave 0 of the model's 6 layers to 1 other pipeline stages",
+        ),
+        (
+            {"num_ranks": 4, "pipeline_parallel": 4, "last_stage_layers": 1},
+            "3 middle stages do not divide the 5 layers",
+        ),
     ],
 )
 def test_a_layout_that_cannot_hold_the_model(launch: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        check_divides(DENSE, Launch(**launch), {})
+        check_launch(DENSE, Launch(**launch), {})
 
 
 def test_layers_and_widths_that_flags_divide_otherwise() -> None:
     pipeline = Launch(num_ranks=4, pipeline_parallel=4)
-    check_divides(DENSE, pipeline, {"decoder-first-pipeline-num-layers": 3})
+    check_launch(DENSE, pipeline, {"pipeline-model-parallel-layout": "Ett|tt|t|tL"})
+    check_launch(DENSE, Launch(num_ranks=4, pipeline_parallel=4, first_stage_layers=3), {})
     experts = Architecture(**vars(DENSE) | {"experts": Experts(4, 2, 6, True)})
     tensor = Launch(num_ranks=4, tensor_parallel=4)
     with pytest.raises(UserError, match="feed-forward width .6."):
-        check_divides(experts, tensor, {})
-    check_divides(experts, tensor, {"expert-tensor-parallel-size": 1})
+        check_launch(experts, tensor, {})
+    check_launch(experts, tensor, {"expert-tensor-parallel-size": 1})
