@@ -159,11 +159,11 @@ class TransformersEngine:
         """
         if not self._keeps_states:
             order = sorted(sequences, key=lambda s: (s.max_tokens, len(s.prompt_ids)))
-            yield from map(list, batched(order, self._batch_size, strict=False))
+            yield from map(list, batched(order, self._batch_size))
             return
         order = sorted(sequences, key=lambda s: (len(s.prompt_ids), s.max_tokens))
         for _, alike in groupby(order, key=lambda s: len(s.prompt_ids)):
-            yield from map(list, batched(alike, self._batch_size, strict=False))
+            yield from map(list, batched(alike, self._batch_size))
 
     def _generate_batch(self, sequences: list[_Sequence]) -> None:
         """Write the sequences' tokens to their ends."""
