@@ -71,7 +71,8 @@ def causal_conv1d(
     shift = (torch.arange(1, len(starts)) * gap).repeat_interleave(lengths).to(x.device)
     places = torch.arange(x.shape[1], device=x.device) + shift
     rows = x.new_zeros(x.shape[1] + gap * (len(starts) - 1), x.shape[2])
-    rows = rows.index_copy(0, places, x[0])
+    # Not index_copy, which would keep what it copies for the backward pass.
+    rows = rows.index_put((places,), x[0])
     size = len(rows) - gap
     out = rows[:size] * weight[:, 0]
     for tap in range(1, gap + 1):
@@ -149,7 +150,7 @@ def chunk_gated_delta_rule(
     def chunked(x: Tensor) -> Tensor:
         """``[T, N, ...]`` to ``[chunks, N, C, ...]``, zeros where a chunk has no token."""
         empty = x.new_zeros(sum(layout.documents) * chunk_size, *x.shape[1:], dtype=wide)
-        rows: Tensor = empty.index_copy(0, places, x.to(wide)).unflatten(0, (-1, chunk_size))
+        rows: Tensor = empty.index_put((places,), x.to(wide)).unflatten(0, (-1, chunk_size))
         return rows.transpose(1, 2).contiguous()
 
     query, key, value = chunked(q[0] * k.shape[-1] ** -0.5), chunked(k[0]), chunked(v[0])
