@@ -67,6 +67,8 @@ setup(
     extras_require={
         # PyPI has it for torch as sources: some 30 minutes with nvcc (docs/gpu.md)
         "te": ["transformer-engine[pytorch]>=2.20"],
+        # kernels of gated delta nets (Qwen3.5); its dependencies leave torch and Triton to be found
+        "linear-attention": ["flash-linear-attention>=0.6,<0.7"],
         "dali": ["nvidia-dali-cuda130>=2.4"],
         "mpi": ["mpi4py>=4.1", "mpich>=4.3"],
         "wandb": ["tensorboard>=2.21", "wandb>=0.31"],

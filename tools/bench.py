@@ -32,6 +32,7 @@ ROOMS = (
     "divergence",
     "evaluation",
     "filters",
+    "linear_attention",
     "losses",
     "on_policy",
     "planning",

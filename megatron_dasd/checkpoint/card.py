@@ -18,6 +18,7 @@ from markupsafe import Markup
 from megatron_dasd import __version__
 from megatron_dasd.checkpoint.artifact import CHECKPOINT_FOLDER
 from megatron_dasd.checkpoint.hf_folder import README, HfWeights, read_config, weights_dtype
+from megatron_dasd.checkpoint.mtp import MTP, number_of_heads
 from megatron_dasd.config.training import ModelCard
 from megatron_dasd.config.yaml_files import parse_yaml
 from megatron_dasd.manifests import LOGS, METRICS, Manifest, lineage
@@ -67,6 +68,7 @@ def write_card(folder: Path, card: ModelCard, source: Path, checkpoint: Path) ->
         name=card.name or folder.name,
         quoted_name=Markup(json.dumps(one_line(card.name or folder.name), ensure_ascii=False)),
         size=_size(folder),
+        mtp=_mtp(folder, source),
         dtype=weights_dtype(folder),
         auto_class="AutoModelForImageTextToText" if multimodal else "AutoModelForCausalLM",
         architecture=config["architectures"][0],
@@ -123,6 +125,13 @@ def _in_place(value: object) -> object:
 def _size(folder: Path) -> str:
     numbers = sum(t.num_bytes // t.dtype.itemsize for t in HfWeights(folder).tensors.values())
     return f"{numbers / 1e9:.2f} billion" if numbers >= 1e9 else f"{numbers / 1e6:.3g} million"
+
+
+def _mtp(folder: Path, source: Path) -> str | None:
+    """What became of the heads that guess several tokens ahead; None: there were none."""
+    if any(name.startswith(MTP) for name in HfWeights(folder).names()):
+        return "copied"
+    return "dropped" if number_of_heads(source) else None
 
 
 def _has_chat_template(folder: Path) -> bool:

@@ -20,12 +20,12 @@ def main(payload: ComparePayload) -> None:
     model = StoredModel(architecture, payload.checkpoint, payload.dtype)
     weights = HfWeights(folder)
     table = mapping_table(architecture, model.parameters)
-    expected = expected_tensors(table, model.parameters, dtype)
+    expected = expected_tensors(table, model.parameters, dtype, weights)
     check_source(weights, expected, architecture)
     different = [
         hf_name
         for name, mapping in table.items()
-        for hf_name, tensor in to_hf(model.read(name), mapping, dtype).items()
+        for hf_name, tensor in to_hf(model.read(name), mapping, expected).items()
         if not same_bits(tensor, weights.read(hf_name))
     ]
     model.check_read_once()

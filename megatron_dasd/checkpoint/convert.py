@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from megatron_dasd.checkpoint.hf_folder import HfWeights, TensorInfo
+from megatron_dasd.checkpoint.mtp import MTP
 from megatron_dasd.checkpoint.names import TensorMapping, tensor_mappings
 from megatron_dasd.errors import UserError
 from megatron_dasd.models.architecture import Architecture
@@ -40,13 +41,18 @@ def mapping_table(
 
 
 def expected_tensors(
-    table: Mapping[str, TensorMapping], parameters: Mapping[str, Tensor], dtype: torch.dtype
+    table: Mapping[str, TensorMapping],
+    parameters: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    source: HfWeights | None = None,
 ) -> dict[str, TensorInfo]:
     """The Hugging Face tensors that a model has, in the order of the mappings.
 
     Args:
         parameters: may be on the meta device.
         dtype: of the Hugging Face tensors.
+        source: the model that they come from, whose types those tensors have that Megatron holds
+            in float32; without it they are float32.
     """
     tensors: dict[str, TensorInfo] = {}
     for name, mapping in table.items():
@@ -54,7 +60,10 @@ def expected_tensors(
         for hf_name, part in zip(mapping.hf, parts, strict=True):
             if hf_name in tensors:
                 raise RuntimeError(f"two mappings for the Hugging Face tensor {hf_name}")
-            tensors[hf_name] = TensorInfo(tuple(part.shape), dtype)
+            own = torch.float32 if mapping.wide else dtype
+            if mapping.wide and source and hf_name in source.tensors:
+                own = source.tensors[hf_name].dtype
+            tensors[hf_name] = TensorInfo(tuple(part.shape), own)
     return tensors
 
 
@@ -99,25 +108,30 @@ def check_source(
 def has_home(name: str, architecture: Architecture) -> bool:
     """Whether a tensor that is no parameter of the trained model may lie in its folder.
 
-    It is computed from the config, is the embedding once more, or belongs to a part of a multimodal
-    model that is not trained.
+    It is computed from the config, is the embedding once more, or belongs to heads that guess ahead
+    or to a part of a multimodal model, which are not trained.
     """
     family = architecture.family
     return (
         name.endswith(_IGNORED_HF)
         or (architecture.tied_embeddings and name == _TIED_HF)
+        or (family.mtp and name.startswith(MTP))
         or (family.multimodal and not name.startswith((family.prefix, _TIED_HF)))
     )
 
 
 def from_hf(weights: HfWeights, mapping: TensorMapping) -> Tensor:
     """One Megatron parameter from the folder."""
-    return mapping.join([weights.read(name) for name in mapping.hf])
+    parameter = mapping.join([weights.read(name) for name in mapping.hf])
+    return parameter.float() if mapping.wide else parameter
 
 
-def to_hf(parameter: Tensor, mapping: TensorMapping, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The Hugging Face tensors of one Megatron parameter, in ``dtype``."""
-    return dict(zip(mapping.hf, mapping.split(parameter.to(dtype)), strict=True))
+def to_hf(
+    parameter: Tensor, mapping: TensorMapping, tensors: Mapping[str, TensorInfo]
+) -> dict[str, Tensor]:
+    """The Hugging Face tensors of one Megatron parameter, in their types."""
+    parts = mapping.split(parameter.to(tensors[mapping.hf[0]].dtype))
+    return dict(zip(mapping.hf, parts, strict=True))
 
 
 def total_bytes(tensors: Mapping[str, TensorInfo]) -> int:

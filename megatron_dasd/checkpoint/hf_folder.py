@@ -161,6 +161,16 @@ class HfWeights:
             return file.get_slice(place.stored)[place.slices]  # type: ignore[no-any-return]
 
 
+def find_weights(folder: Path) -> HfWeights | None:
+    """The weights of a folder that may have none.
+
+    Raises:
+        UserError: it has some, and they are not what :class:`HfWeights` reads.
+    """
+    has_any = (folder / INDEX).exists() or (folder / SINGLE).exists()
+    return HfWeights(folder) if has_any else None
+
+
 def _unstacked(experts: str, kind: str, number: int, rows: int, columns: int) -> Iterator[_Part]:
     """The tensors of each expert in a stacked one.
 

@@ -31,7 +31,8 @@ def main(payload: ImportPayload) -> None:
     table = mapping_table(architecture, placement.parameters)
     weights = HfWeights(folder)
     dtype = getattr(torch, payload.dtype)
-    check_source(weights, expected_tensors(table, placement.parameters, dtype), architecture)
+    expected = expected_tensors(table, placement.parameters, dtype, weights)
+    check_source(weights, expected, architecture)
     strategy = StreamingSave(placement, lambda name: from_hf(weights, table[name]))
     save_checkpoint(
         iteration=0,

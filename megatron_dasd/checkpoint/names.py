@@ -7,12 +7,13 @@ numbered over all, each with tensors of its own.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from megatron_dasd.models.architecture import Architecture
+from megatron_dasd.models.linear_attention import LinearAttention
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class TensorMapping:
     """Hugging Face tensors, in order, to the Megatron tensor."""
     split: Callable[[Tensor], list[Tensor]]
     """The inverse, bit for bit."""
+    wide: bool = False
+    """Whether Megatron's tensor is float32 in a model of 16 bits too."""
 
 
 def tensor_mappings(architecture: Architecture) -> Iterator[TensorMapping]:
@@ -43,30 +46,60 @@ def _layer_mappings(layer: int, architecture: Architecture) -> Iterator[TensorMa
     ours = f"decoder.layers.{layer}."
     theirs = f"{architecture.family.prefix}layers.{layer}."
     yield _same(ours + "input_layernorm.weight", theirs + "input_layernorm.weight")
-    has_biases = architecture.family.qkv_bias or architecture.attention_bias
-    for part in ("weight", "bias") if has_biases else ("weight",):
-        yield TensorMapping(
-            f"{ours}self_attention.linear_qkv.{part}",
-            tuple(f"{theirs}self_attn.{x}_proj.{part}" for x in "qkv"),
-            lambda tensors: join_qkv(tensors, architecture),
-            lambda tensor: split_qkv(tensor, architecture),
+    if architecture.linear and architecture.linear.layers[layer]:
+        yield from _delta_net(
+            ours + "self_attention.", theirs + "linear_attn.", architecture.linear
         )
-    if architecture.family.qk_layernorm:
-        for x in "qk":
-            yield _same(
-                f"{ours}self_attention.{x}_layernorm.weight", f"{theirs}self_attn.{x}_norm.weight"
-            )
-    for part in ("weight", "bias") if architecture.attention_bias else ("weight",):
-        yield _same(f"{ours}self_attention.linear_proj.{part}", f"{theirs}self_attn.o_proj.{part}")
+    else:
+        yield from _attention(ours + "self_attention.", theirs + "self_attn.", architecture)
     yield _same(ours + "pre_mlp_layernorm.weight", theirs + "post_attention_layernorm.weight")
     if architecture.experts is None:
         yield from _feed_forward(ours + "mlp.", theirs + "mlp.")
         return
     yield _same(ours + "mlp.router.weight", theirs + "mlp.gate.weight")
+    if architecture.experts.shared_ffn_hidden_size:
+        yield from _feed_forward(ours + "mlp.shared_experts.", theirs + "mlp.shared_expert.")
+        yield _same(
+            ours + "mlp.shared_experts.gate_weight", theirs + "mlp.shared_expert_gate.weight"
+        )
     for expert in range(architecture.experts.num_experts):
         yield from _feed_forward(
             f"{ours}mlp.experts.local_experts.{expert}.", f"{theirs}mlp.experts.{expert}."
         )
+
+
+def _attention(ours: str, theirs: str, architecture: Architecture) -> Iterator[TensorMapping]:
+    has_biases = architecture.family.qkv_bias or architecture.attention_bias
+    for part in ("weight", "bias") if has_biases else ("weight",):
+        yield TensorMapping(
+            f"{ours}linear_qkv.{part}",
+            tuple(f"{theirs}{x}_proj.{part}" for x in "qkv"),
+            lambda tensors: join_qkv(tensors, architecture),
+            lambda tensor: split_qkv(tensor, architecture),
+        )
+    if architecture.family.qk_layernorm:
+        for x in "qk":
+            yield _same(f"{ours}{x}_layernorm.weight", f"{theirs}{x}_norm.weight")
+    for part in ("weight", "bias") if architecture.attention_bias else ("weight",):
+        yield _same(f"{ours}linear_proj.{part}", f"{theirs}o_proj.{part}")
+
+
+def _delta_net(ours: str, theirs: str, sizes: LinearAttention) -> Iterator[TensorMapping]:
+    """A gated delta net: four input projections above one another, all else as it is.
+
+    ``models.delta_net`` says why two of its tensors are float32.
+    """
+    yield TensorMapping(
+        ours + "in_proj.weight",
+        tuple(f"{theirs}in_proj_{part}.weight" for part in ("qkv", "z", "b", "a")),
+        torch.cat,
+        lambda tensor: list(tensor.split(sizes.in_proj_sections)),
+    )
+    yield _same(ours + "conv1d.weight", theirs + "conv1d.weight")
+    yield _same(ours + "dt_bias", theirs + "dt_bias")
+    yield replace(_same(ours + "A_log", theirs + "A_log"), wide=True)
+    yield replace(_same(ours + "out_norm.weight", theirs + "norm.weight"), wide=True)
+    yield _same(ours + "out_proj.weight", theirs + "out_proj.weight")
 
 
 def _feed_forward(ours: str, theirs: str) -> Iterator[TensorMapping]:
@@ -99,13 +132,18 @@ def join_qkv(tensors: list[Tensor], architecture: Architecture) -> Tensor:
     """Query, key and value projections to Megatron's, grouped by key-value head.
 
     Args:
-        tensors: ``[Q*D, ...]``, ``[G*D, ...]``, ``[G*D, ...]``.
+        tensors: ``[Q*D, ...]``, ``[G*D, ...]``, ``[G*D, ...]``; with an output gate the first is
+            ``[Q*2D, ...]``, for each head its query channels, its gate's channels.
 
     Returns:
-        ``[(Q + 2G)*D, ...]``: for each group its Q/G query heads, its key head, its value head.
+        ``[(Q + 2G)*D, ...]``: for each group its Q/G query heads, its key head, its value head;
+        with an output gate ``[(2Q + 2G)*D, ...]``, its Q/G gates behind its query heads.
     """
     groups, rest = architecture.num_query_groups, tensors[0].shape[1:]
     grouped = [t.reshape(groups, -1, *rest) for t in tensors]
+    if architecture.linear:
+        by_head = grouped[0].unflatten(1, (-1, 2, architecture.head_dim))
+        grouped[0] = by_head.transpose(1, 2).flatten(1, 3)
     return torch.cat(grouped, dim=1).reshape(-1, *rest)
 
 
@@ -113,6 +151,9 @@ def split_qkv(tensor: Tensor, architecture: Architecture) -> list[Tensor]:
     """The inverse of :func:`join_qkv`."""
     groups, rest = architecture.num_query_groups, tensor.shape[1:]
     dim = architecture.head_dim
-    queries = architecture.num_attention_heads // groups * dim
+    queries = architecture.num_attention_heads // groups * dim * (2 if architecture.linear else 1)
     grouped = tensor.reshape(groups, queries + 2 * dim, *rest)
-    return [t.reshape(-1, *rest) for t in grouped.split([queries, dim, dim], dim=1)]
+    parts = list(grouped.split([queries, dim, dim], dim=1))
+    if architecture.linear:
+        parts[0] = parts[0].unflatten(1, (2, -1, dim)).transpose(1, 2).flatten(1, 3)
+    return [t.reshape(-1, *rest) for t in parts]

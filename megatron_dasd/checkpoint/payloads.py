@@ -31,6 +31,8 @@ class ExportPayload(ConversionPayload):
     dtype: str
     """Type of the weights: ``bfloat16`` or ``float32``."""
     max_shard_bytes: int
+    copy_mtp: bool = False
+    """Whether heads that guess several tokens ahead are copied from ``model``."""
     out: Path
     """Folder that the weights are written into."""
 

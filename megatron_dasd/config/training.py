@@ -276,6 +276,9 @@ class ExportHf(Settings):
     """Imported checkpoint, or a training stage."""
     max_shard_gb: Annotated[float, Field(gt=0)] = 5.0
     """Size of a safetensors file, in units of 1e9 bytes."""
+    mtp: Literal["drop", "copy"] = "drop"
+    """Heads that guess several tokens ahead (``mtp.*`` tensors of Qwen3.5), which are not trained
+    here: left out, or copied from ``model`` as they are.  The card says which."""
     card: ModelCard = ModelCard()
     """What the model card states."""
 

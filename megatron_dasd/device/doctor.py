@@ -82,6 +82,7 @@ def examine() -> list[Finding]:
         lambda: _nccl(torch),
         lambda: _transformer_engine(torch),
         _apex,
+        _linear_attention,
         _dali,
         _mpi,
         _slurm,
@@ -219,6 +220,18 @@ def _apex() -> Finding:
         return Finding("apex", "broken", apex.package or "a foreign one", foreign_message(apex))
     return Finding(
         "apex", "on", apex.package or str(apex.place), "fused optimizer, clipping, norms"
+    )
+
+
+def _linear_attention() -> Finding:
+    return _optional(
+        name="linear attention",
+        module="fla",
+        package="flash-linear-attention",
+        code="import torch; torch.cuda.is_available() and __import__('fla.ops.gated_delta_rule')",
+        on="kernels of gated delta nets (Qwen3.5), in 16 bits on a GPU",
+        off="kernels of gated delta nets (Qwen3.5) on a GPU, which are computed in torch without "
+        "them: pip install 'megatron_dasd[linear-attention]'",
     )
 
 

@@ -6,11 +6,15 @@ the model once and its attention cache is shared out; the rest is padded on the 
     cache   [ shared prefix | padding, own part of the prompt | generated ]
     mask      1 ... 1         0 ...    1 ... 1                  1 ...
 
+A model with linear attention gets prompts of one length in a batch, and no padding: its layers
+keep a state, which padding behind the prefix would change.
+
 Sequences that have ended leave the batch once they are many enough to pay for copying the cache.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import batched, groupby
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +38,7 @@ from megatron_dasd.engines.base import (
 from megatron_dasd.engines.decoding import cut_num_bytes, decode_pieces, first_stop
 from megatron_dasd.engines.draws import draw_tokens, token_logprobs
 from megatron_dasd.errors import UserError
+from megatron_dasd.models.linear_attention import LINEAR
 from megatron_dasd.records import FinishReason, TokenLogprobs
 from megatron_dasd.text.encoding import encode, load_tokenizer
 from megatron_dasd.text.harmony import text_bytes
@@ -89,6 +94,8 @@ class TransformersEngine:
             raise UserError(f"{folder}: no causal language model ({_first_line(error)})") from None
         self._model = model.to(self._device).eval()
         self._end_ids = self._find_end_ids()
+        kinds = getattr(self._model.config.get_text_config(), "layer_types", None) or []
+        self._keeps_states = LINEAR in kinds
 
     def generate(
         self, batches: Iterable[tuple[int, Sequence[GenerationRequest]]], meter: Meter
@@ -107,15 +114,9 @@ class TransformersEngine:
             UserError: a prompt leaves no room for a token in the model's context.
         """
         sequences = [self._prepare(request) for request in requests]
-        # alike in length side by side: less padding, and batches whose sequences end together
-        order = sorted(
-            range(len(sequences)),
-            key=lambda i: (sequences[i].max_tokens, len(sequences[i].prompt_ids)),
-        )
         with torch.inference_mode():
-            for first in range(0, len(order), self._batch_size):
-                batch = order[first : first + self._batch_size]
-                self._generate_batch([sequences[i] for i in batch])
+            for batch in self._batches(sequences):
+                self._generate_batch(batch)
         return [self._finished(sequence) for sequence in sequences]
 
     @torch.inference_mode()
@@ -151,6 +152,19 @@ class TransformersEngine:
             max_tokens=min(request.max_new_tokens, context - len(prompt_ids)),
             luck=np.random.default_rng(request.seed),
         )
+
+    def _batches(self, sequences: list[_Sequence]) -> Iterator[list[_Sequence]]:
+        """Those alike in length side by side: less padding, and batches that end together.
+
+        No padding at all where layers keep a state: padding behind a prefix would change it.
+        """
+        if not self._keeps_states:
+            order = sorted(sequences, key=lambda s: (s.max_tokens, len(s.prompt_ids)))
+            yield from map(list, batched(order, self._batch_size))
+            return
+        order = sorted(sequences, key=lambda s: (len(s.prompt_ids), s.max_tokens))
+        for _, alike in groupby(order, key=lambda s: len(s.prompt_ids)):
+            yield from map(list, batched(alike, self._batch_size))
 
     def _generate_batch(self, sequences: list[_Sequence]) -> None:
         """Write the sequences' tokens to their ends."""

@@ -6,13 +6,14 @@ that trains with another rotary embedding than it is served with is wrong withou
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from megatron_dasd.errors import UserError
 from megatron_dasd.models.config_fields import unknown_fields, unknown_outer_fields
 from megatron_dasd.models.layer_types import FULL, read_rotated, read_window
+from megatron_dasd.models.linear_attention import LinearAttention, read_linear_attention
 from megatron_dasd.models.pipeline_stages import Stages
 from megatron_dasd.models.rotary import Rotary, read_rotary
 
@@ -49,12 +50,34 @@ class Family:
     """Whether every layer's feed-forward part is routed experts."""
     head_dim: int | None = None
     """Channels a head where the config names none; None: hidden size over heads."""
+    linear_attention: bool = False
+    """Whether some layers are gated delta nets.  The others then have an output gate: the query
+    projection makes, for every head, as many channels again, whose sigmoid scales the head's
+    output."""
+    zero_centred_norms: bool = False
+    """Whether norms scale by 1 + weight."""
+    shared_expert: bool = False
+    """Whether every token also meets a shared expert, scaled by the sigmoid of a gate, and layers
+    without experts do not occur."""
+    mtp: bool = False
+    """Whether its models may come with heads that guess several tokens ahead."""
 
     @property
     def multimodal(self) -> bool:
         """Whether the text model is part of another one, which has a config around its config."""
         return self.prefix != "model."
 
+
+_QWEN35 = Family(
+    qk_layernorm=True,
+    head_dim=256,
+    linear_attention=True,
+    zero_centred_norms=True,
+    mtp=True,
+    rotary_percent=0.25,
+)
+_QWEN35_EXPERTS = replace(_QWEN35, experts=True, shared_expert=True)
+_TEXT_PART = "model.language_model."
 
 FAMILIES = {
     "LlamaForCausalLM": Family(attention_bias=True),
@@ -65,12 +88,12 @@ FAMILIES = {
         attention_bias=True, windows=True, no_rope_layers=True, rope_theta=2e6, tied=True
     ),
     "Qwen3VLForConditionalGeneration": Family(
-        qk_layernorm=True,
-        head_dim=128,
-        attention_bias=True,
-        rope_theta=5e5,
-        prefix="model.language_model.",
+        qk_layernorm=True, head_dim=128, attention_bias=True, rope_theta=5e5, prefix=_TEXT_PART
     ),
+    "Qwen3_5ForCausalLM": _QWEN35,
+    "Qwen3_5MoeForCausalLM": _QWEN35_EXPERTS,
+    "Qwen3_5ForConditionalGeneration": replace(_QWEN35, prefix=_TEXT_PART),
+    "Qwen3_5MoeForConditionalGeneration": replace(_QWEN35_EXPERTS, prefix=_TEXT_PART),
 }
 """Families by the class that ``transformers`` loads them with."""
 
@@ -78,10 +101,11 @@ _SIZES = (
     "num_hidden_layers",
     "hidden_size",
     "num_attention_heads",
-    "intermediate_size",
     "vocab_size",
     "max_position_embeddings",
 )
+_DENSE_SIZES = ("intermediate_size",)
+_SHARED_EXPERT_SIZES = ("shared_expert_intermediate_size",)
 _EXPERT_SIZES = ("num_experts", "num_experts_per_tok", "moe_intermediate_size")
 _NONE_HAS: Flags = {
     "rotary-interleaved": False,
@@ -90,10 +114,8 @@ _NONE_HAS: Flags = {
     "multi-latent-attention": False,
     "squared-relu": False,
     "quick-geglu": False,
-    "apply-layernorm-1p": False,
     "mtp-num-layers": None,
     "moe-layer-freq": 1,
-    "moe-shared-expert-intermediate-size": None,
     "moe-router-topk-scaling-factor": None,
     "moe-router-enable-expert-bias": False,
     "moe-expert-capacity-factor": None,
@@ -112,7 +134,7 @@ REFUSED = {
 
 @dataclass(frozen=True)
 class Experts:
-    """Routed experts, the same in every layer, without shared ones."""
+    """Routed experts, the same in every layer."""
 
     num_experts: int
     experts_per_token: int
@@ -120,11 +142,16 @@ class Experts:
     weights_sum_to_one: bool
     """Whether the weights of a token's experts are a softmax over these alone (``norm_topk_prob``),
     or these experts' part of the softmax over all."""
+    shared_ffn_hidden_size: int | None = None
+    """Width of the gated expert that every token meets; None: there is none."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes of a decoder-only model of the Llama shape (RMSNorm, SwiGLU, RoPE, grouped queries)."""
+    """Sizes of a decoder-only model of the Llama shape (RMSNorm, SwiGLU, RoPE, grouped queries).
+
+    Some of its layers may be gated delta nets in place of attention.
+    """
 
     family: Family
     num_layers: int
@@ -149,6 +176,7 @@ class Architecture:
     windowed: tuple[bool, ...] = ()
     """Of each layer, whether it has the window."""
     experts: Experts | None = None
+    linear: LinearAttention | None = None
 
     @property
     def padded_vocab_size(self) -> int:
@@ -161,6 +189,7 @@ class Architecture:
         expert_parallel: int,
         stages: Stages | None = None,
         expert_tensor: int | None = None,
+        context_parallel: int = 1,
     ) -> None:
         """Make sure that the model can be divided over the ranks of a layout.
 
@@ -175,12 +204,14 @@ class Architecture:
         heads, groups = self.num_attention_heads, self.num_query_groups
         if self.experts:
             width, parts_of_width = self.experts.ffn_hidden_size, expert_tensor or tensor_parallel
+            shared = self.experts.shared_ffn_hidden_size or 0
         else:
-            width, parts_of_width = self.ffn_hidden_size, tensor_parallel
+            width, parts_of_width, shared = self.ffn_hidden_size, tensor_parallel, 0
         for layout, parts, what, size in (
             ("tensor_parallel", tensor_parallel, "attention heads", heads),
             ("tensor_parallel", tensor_parallel, "padded vocabulary", VOCAB_MULTIPLE),
             ("tensor_parallel", parts_of_width, "feed-forward width", width),
+            ("tensor_parallel", tensor_parallel, "shared expert's width", shared),
             ("tensor_parallel", tensor_parallel, "hidden size", self.hidden_size),
             (
                 "tensor_parallel",
@@ -200,6 +231,8 @@ class Architecture:
             )
         if stages:
             stages.check(self.num_layers)
+        if self.linear:
+            self.linear.check_layout(tensor_parallel, context_parallel)
 
     def flags(self, tensor_parallel: int, expert_parallel: int = 1) -> Flags:
         """Megatron's flags of this architecture, and those of this program beside them.
@@ -231,9 +264,26 @@ class Architecture:
             "untie-embeddings-and-output-weights": not self.tied_embeddings,
             "attention-dropout": 0.0,
             "hidden-dropout": 0.0,
+            "apply-layernorm-1p": self.family.zero_centred_norms,
             **_NONE_HAS,
             **self._position_flags(),
             **self._expert_flags(),
+            **self._linear_flags(),
+        }
+
+    def _linear_flags(self) -> Flags:
+        if self.linear is None:
+            return {"linear-attention-freq": None, "attention-output-gate": False}
+        return {
+            "experimental-attention-variant": "gated_delta_net",
+            # Megatron's parser takes no spaces.
+            "linear-attention-freq": _pattern(self.linear.layers),
+            "attention-output-gate": True,
+            "linear-num-key-heads": self.linear.num_key_heads,
+            "linear-num-value-heads": self.linear.num_value_heads,
+            "linear-key-head-dim": self.linear.key_head_dim,
+            "linear-value-head-dim": self.linear.value_head_dim,
+            "linear-conv-kernel-dim": self.linear.conv_width,
         }
 
     def _position_flags(self) -> Flags:
@@ -257,14 +307,20 @@ class Architecture:
         }
 
     def _expert_flags(self) -> Flags:
+        shared = self.experts.shared_ffn_hidden_size if self.experts else None
+        gated: Flags = {
+            "moe-shared-expert-intermediate-size": shared,
+            "moe-shared-expert-gate": shared is not None,
+        }
         if self.experts is None:
-            return {"num-experts": None}
+            return {"num-experts": None, **gated}
         return {
             "num-experts": self.experts.num_experts,
             "moe-router-topk": self.experts.experts_per_token,
             "moe-ffn-hidden-size": self.experts.ffn_hidden_size,
             "moe-router-score-function": "softmax",
             "moe-router-pre-softmax": not self.experts.weights_sum_to_one,
+            **gated,
         }
 
 
@@ -302,10 +358,16 @@ def config_problems(config: HfConfig, family: Family, path: Path) -> Iterator[st
     except UserError as error:
         yield str(error)
         return
-    for name in unknown_fields(text, family.experts, family.no_rope_layers):
+    kinds = (family.experts, family.no_rope_layers, family.linear_attention)
+    for name in unknown_fields(text, *kinds):
         yield f"{where}{name} {_UNKNOWN}"
     whole = True
-    for name in _SIZES + _EXPERT_SIZES * family.experts:
+    for name in (
+        *_SIZES,
+        *_DENSE_SIZES * (not family.shared_expert),
+        *_EXPERT_SIZES * family.experts,
+        *_SHARED_EXPERT_SIZES * family.shared_expert,
+    ):
         size = text.get(_field(name, text))
         if size is None:
             yield f"{where}{_field(name, text)}: missing"
@@ -374,6 +436,7 @@ def _from_config(config: HfConfig, family: Family, where: str) -> Architecture:
     epsilon = config.get("rms_norm_eps")
     if not isinstance(epsilon, int | float):
         raise UserError(f"{where}rms_norm_eps: {epsilon!r} is no number")
+    experts = _experts(config, family, where) if family.experts else None
     return Architecture(
         family=family,
         num_layers=config["num_hidden_layers"],
@@ -381,7 +444,12 @@ def _from_config(config: HfConfig, family: Family, where: str) -> Architecture:
         num_attention_heads=heads,
         num_query_groups=config.get("num_key_value_heads") or heads,
         head_dim=config.get("head_dim") or family.head_dim or config["hidden_size"] // heads,
-        ffn_hidden_size=config["intermediate_size"],
+        # Megatron wants a width of dense layers of a model without any, too.
+        ffn_hidden_size=(
+            experts.ffn_hidden_size
+            if experts and family.shared_expert
+            else config["intermediate_size"]
+        ),
         vocab_size=config["vocab_size"],
         max_position_embeddings=config["max_position_embeddings"],
         norm_epsilon=epsilon,
@@ -392,7 +460,8 @@ def _from_config(config: HfConfig, family: Family, where: str) -> Architecture:
         rotated=rotated,
         window=window,
         windowed=windowed,
-        experts=_experts(config, where) if family.experts else None,
+        experts=experts,
+        linear=read_linear_attention(config, where) if family.linear_attention else None,
     )
 
 
@@ -410,7 +479,10 @@ def _supported_values(config: HfConfig, family: Family) -> Iterator[tuple[str, o
     yield "is_causal", config.get("is_causal", True), True
     yield "is_decoder", config.get("is_decoder", False), False
     yield "add_cross_attention", config.get("add_cross_attention", False), False
-    if not family.windows:
+    if family.linear_attention:
+        yield "attn_output_gate", config.get("attn_output_gate", True), True
+        yield "output_gate_type", config.get("output_gate_type", "swish"), "swish"
+    elif not family.windows:
         yield "use_sliding_window", config.get("use_sliding_window", False), False
         for kind in config.get("layer_types") or []:
             yield "layer_types", kind, FULL
@@ -418,6 +490,8 @@ def _supported_values(config: HfConfig, family: Family) -> Iterator[tuple[str, o
     if family.experts:
         yield "decoder_sparse_step", config.get("decoder_sparse_step", 1), 1
         yield "mlp_only_layers", config.get("mlp_only_layers") or [], []
+    if family.shared_expert:
+        yield "norm_topk_prob", config.get("norm_topk_prob", True), True
 
 
 def _field(name: str, config: HfConfig) -> str:
@@ -425,12 +499,15 @@ def _field(name: str, config: HfConfig) -> str:
     return "num_local_experts" if name == "num_experts" and "num_local_experts" in config else name
 
 
-def _experts(config: HfConfig, where: str) -> Experts:
+def _experts(config: HfConfig, family: Family, where: str) -> Experts:
     experts = Experts(
         num_experts=config[_field("num_experts", config)],
         experts_per_token=config["num_experts_per_tok"],
         ffn_hidden_size=config["moe_intermediate_size"],
-        weights_sum_to_one=config.get("norm_topk_prob", False),
+        weights_sum_to_one=config.get("norm_topk_prob", family.shared_expert),
+        shared_ffn_hidden_size=(
+            config["shared_expert_intermediate_size"] if family.shared_expert else None
+        ),
     )
     if experts.experts_per_token == 1 and experts.weights_sum_to_one:
         raise UserError(

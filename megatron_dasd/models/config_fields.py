@@ -48,6 +48,22 @@ _FOLLOWED_OF_EXPERTS = {
     "num_experts_per_tok",
     "num_local_experts",
 }
+_FOLLOWED_OF_LINEAR_ATTENTION = {
+    "attn_output_gate",
+    "full_attention_interval",
+    "linear_conv_kernel_dim",
+    "linear_key_head_dim",
+    "linear_num_key_heads",
+    "linear_num_value_heads",
+    "linear_value_head_dim",
+    "output_gate_type",
+    "shared_expert_intermediate_size",
+    # the type of a server's states
+    "mamba_ssm_dtype",
+    # heads that guess several tokens ahead, which no forward pass of the model asks
+    "mtp_num_hidden_layers",
+    "mtp_use_dedicated_embeddings",
+}
 _FOLLOWED_WITHOUT_ROPE = {"no_rope_layers", "no_rope_layer_interval"}
 _OF_NO_EFFECT = {
     # names, versions and types
@@ -128,6 +144,7 @@ _OF_NO_EFFECT = {
 _OUTER = {
     "architectures",
     "image_token_id",
+    "language_model_only",
     "text_config",
     "tie_word_embeddings",
     "video_token_id",
@@ -138,17 +155,24 @@ _OUTER = {
 """Around the config of a multimodal model's text model."""
 
 
-def unknown_fields(names: Iterable[str], experts: bool, no_rope_layers: bool = False) -> list[str]:
+def unknown_fields(
+    names: Iterable[str],
+    experts: bool,
+    no_rope_layers: bool = False,
+    linear_attention: bool = False,
+) -> list[str]:
     """The fields that may change what a model computes in a way that is not known here.
 
     Args:
         names: of all fields of a config.
         experts: whether the family has routed experts.
         no_rope_layers: whether the family may have layers without rotary embedding.
+        linear_attention: whether the family has layers of gated delta nets.
     """
     known = _FOLLOWED | _OF_NO_EFFECT
     known |= _FOLLOWED_OF_EXPERTS if experts else set()
     known |= _FOLLOWED_WITHOUT_ROPE if no_rope_layers else set()
+    known |= _FOLLOWED_OF_LINEAR_ATTENTION if linear_attention else set()
     return sorted(set(names) - known)
 
 

@@ -48,6 +48,7 @@ def check_launch(architecture: Architecture, launch: Launch, flags: Flags | None
         launch.expert_parallel,
         stages_unless_placed(stages_of(launch), given),
         expert_tensor,
+        launch.context_parallel,
     )
 
 
@@ -120,7 +121,8 @@ class CommandLine:
             [name.replace("_", "-") for name in self.values],
         )
         expert_tensor = self.values.get("expert_tensor_parallel_size")
-        architecture.check_layout(tensor, expert, stages, expert_tensor)
+        context = self.values.get("context_parallel_size", 1)
+        architecture.check_layout(tensor, expert, stages, expert_tensor, context)
         flags = architecture.flags(tensor, expert)
         for name, expected in flags.items():
             self._refuse_contradiction(name, expected)

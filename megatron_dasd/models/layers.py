@@ -26,19 +26,31 @@ _ON_HOST = "dasd_borders"
 class RMSNorm(torch.nn.Module):
     """Root-mean-square norm whose weight carries Megatron's sequence-parallel mark.
 
-    Megatron's own torch norm refuses sequence parallelism.
+    Megatron's own torch norm refuses sequence parallelism.  Some families scale by 1 + weight; the
+    sum is taken in float32, as transformers and Transformer Engine do.
     """
+
+    zero_centred: bool | None = None
+    """Whether it scales by 1 + weight; None: as the model's config says."""
 
     def __init__(
         self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: object
     ) -> None:
         super().__init__()
         self.eps = eps
-        self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype))
+        if self.zero_centred is None:
+            self.zero_centred = config.layernorm_zero_centered_gamma
+        start = float(not self.zero_centred)
+        self.weight = torch.nn.Parameter(
+            torch.full((hidden_size,), start, dtype=config.params_dtype)
+        )
         self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension; ``x`` is ``[..., hidden]``."""
+        if self.zero_centred or self.weight.dtype != x.dtype:
+            scale = self.weight.float() + float(bool(self.zero_centred))
+            return F.rms_norm(x.float(), (x.shape[-1],), scale, self.eps).to(x.dtype)
         return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
 
 

@@ -5,7 +5,7 @@ checkpoints but has no ``output_processor`` for a loss of our own.
 """
 
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import sqrt
 from typing import Any
 
@@ -13,11 +13,16 @@ import torch
 from megatron.core import mpu
 from megatron.core.extensions.transformer_engine import HAVE_TE
 from megatron.core.models.gpt import GPTModel
+from megatron.core.models.gpt.experimental_attention_variant_module_specs import (
+    get_transformer_block_with_experimental_attention_variant_spec,
+)
 from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_layer_local_spec,
     get_gpt_layer_with_transformer_engine_spec,
 )
 from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.ssm.gated_delta_net import GatedDeltaNet
+from megatron.core.transformer.enums import LayerType
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -26,6 +31,7 @@ from megatron.training.arguments import core_transformer_config_from_args
 from torch import Tensor
 
 from megatron_dasd.errors import UserError
+from megatron_dasd.models import delta_net
 from megatron_dasd.models.layers import PackedAttention, RMSNorm, StandaloneRMSNorm
 from megatron_dasd.models.output_fusion import leave_to_autograd, output_layer_without_apex
 from megatron_dasd.models.rotary import Rotary
@@ -152,20 +158,27 @@ def _layer_spec(
                 "Transformer Engine does not import; tools/doctor.py says why (without it, "
                 "Megatron's own layers train on a GPU too: pip uninstall transformer-engine)"
             )
+        if args.experimental_attention_variant:
+            return _engine_block_spec(config, vp_stage)
         fused = get_gpt_layer_with_transformer_engine_spec(
             num_experts=args.num_experts,
             moe_grouped_gemm=args.moe_grouped_gemm,
             qk_layernorm=args.qk_layernorm,
         )
         return with_output_bias(fused) if args.dasd_attention_output_bias else fused
-    spec = local_layer_spec(args.num_experts, args.qk_layernorm)
-    if args.dasd_attention_output_bias:
-        spec = with_output_bias(spec)
+    pattern = args.linear_attention_freq or [0] * args.num_layers
+    specs = [
+        local_layer_spec(args.num_experts, args.qk_layernorm, linear=bool(pattern[layer]))
+        for layer in _own_layers(config, vp_stage)
+    ]
+    if args.dasd_attention_output_bias:  # of families without linear layers
+        specs = [with_output_bias(spec) for spec in specs]
     # A spec of the whole block, not of one layer, since only it names the final norm.
-    from megatron.core.transformer.transformer_block import get_num_layers_to_build
-
     return TransformerBlockSubmodules(
-        layer_specs=[spec] * get_num_layers_to_build(config, vp_stage=vp_stage),
+        layer_specs=[
+            local_layer_spec(args.num_experts, args.qk_layernorm, linear=bool(pattern[layer]))
+            for layer in _own_layers(config, vp_stage)
+        ],
         layer_norm=StandaloneRMSNorm,
     )
 
@@ -188,20 +201,58 @@ def _biased(build: Callable[..., torch.nn.Module]) -> Callable[..., torch.nn.Mod
     return with_bias
 
 
-def local_layer_spec(num_experts: int | None, qk_layernorm: bool) -> ModuleSpec:
+def _own_layers(config: TransformerConfig, vp_stage: int | None) -> Sequence[int]:
+    """Numbers, from 0, of the layers of this rank's pipeline stage."""
+    from megatron.core.transformer.transformer_block import get_num_layers_to_build
+    from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
+
+    if config.pipeline_model_parallel_layout is not None:
+        layers: list[int] = config.pipeline_model_parallel_layout.get_layer_id_list(
+            layer_type=LayerType.decoder, vp_stage=vp_stage
+        )
+        return layers
+    first = get_transformer_layer_offset(config, vp_stage=vp_stage)
+    return range(first, first + get_num_layers_to_build(config, vp_stage=vp_stage))
+
+
+def _engine_block_spec(
+    config: TransformerConfig, vp_stage: int | None
+) -> TransformerBlockSubmodules:
+    """Megatron's layers of Transformer Engine with gated delta nets among them."""
+    delta_net.install()
+    spec = get_transformer_block_with_experimental_attention_variant_spec(config, vp_stage)
+    for layer in spec.layer_specs:  # those of one kind share their attention's spec
+        attention = layer.submodules.self_attention
+        if attention.module is GatedDeltaNet:
+            attention.module = delta_net.DeltaNet
+            attention.submodules.out_norm = delta_net.uncentred_engine_norm
+    return spec
+
+
+def local_layer_spec(
+    num_experts: int | None, qk_layernorm: bool, linear: bool = False
+) -> ModuleSpec:
     """Megatron's own layer without Transformer Engine, with our attention and norms.
 
     Its checkpoints carry Transformer Engine's names, so that either spec loads the other's.
+
+    Args:
+        linear: whether a gated delta net stands in place of attention.
     """
     spec = get_gpt_layer_local_spec(
         num_experts=num_experts, qk_layernorm=qk_layernorm, normalization="RMSNorm"
     )
     layer = spec.submodules
     layer.input_layernorm = layer.pre_mlp_layernorm = RMSNorm
-    attention = layer.self_attention.submodules
-    attention.core_attention = PackedAttention
-    if qk_layernorm:
-        attention.q_layernorm = attention.k_layernorm = StandaloneRMSNorm
+    if linear:
+        layer.self_attention = delta_net.local_spec()
+        names = layer.sharded_state_dict_keys_map
+        names["input_layernorm."] = "self_attention.in_proj.layer_norm_"
+    else:
+        attention = layer.self_attention.submodules
+        attention.core_attention = PackedAttention
+        if qk_layernorm:
+            attention.q_layernorm = attention.k_layernorm = StandaloneRMSNorm
     if num_experts:
         layer.pre_mlp_layernorm = StandaloneRMSNorm
         # Transformer Engine fuses this norm into a dense layer only; Megatron's map of names

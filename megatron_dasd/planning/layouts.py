@@ -68,7 +68,7 @@ def _candidates(recipe: Recipe, global_batch_size: int) -> Iterator[Recipe]:
         if global_batch_size % data or recipe.seq_length % (slot_multiple(context) * tensor):
             continue
         try:
-            a.flags(tensor, expert)
+            a.check_layout(tensor, expert, context_parallel=context)
             launch = Launch(
                 num_ranks=ranks,
                 tensor_parallel=tensor,

@@ -18,6 +18,7 @@ from megatron_dasd.config.base import Launch
 from megatron_dasd.losses.slices import CPU_BYTES, slice_bytes
 from megatron_dasd.models.architecture import Architecture
 from megatron_dasd.models.sizes import ADAM_MOMENT_BYTES, element_bytes, optimizer_bytes
+from megatron_dasd.planning import delta_nets
 
 Layers = Literal["transformer_engine", "local"]
 Recompute = Literal["none", "full"]
@@ -79,22 +80,37 @@ class Recipe:
         """Layers per pipeline stage."""
         return self.architecture.num_layers // self.launch.pipeline_parallel
 
+    def num_linear_layers(self, stage: int) -> int:
+        """Those of a pipeline stage's layers whose attention is linear."""
+        linear = self.architecture.linear
+        if linear is None:
+            return 0
+        stages, chunks = self.launch.pipeline_parallel, self.launch.virtual_pipeline
+        size = self.num_local_layers // chunks
+        starts = ((chunk * stages + stage) * size for chunk in range(chunks))
+        return sum(sum(linear.layers[start : start + size]) for start in starts)
+
 
 def parameters(recipe: Recipe, stage: int) -> tuple[int, int]:
     """Parameters that a rank of a pipeline stage holds: (all but experts, experts)."""
     a, launch = recipe.architecture, recipe.launch
     tensor = launch.tensor_parallel
     q, k = a.num_attention_heads * a.head_dim, a.num_query_groups * a.head_dim
-    layer = (a.hidden_size * (q + 2 * k) + q * a.hidden_size) // tensor + 2 * a.hidden_size
-    layer += (q + 2 * k) // tensor * a.family.qkv_bias + 2 * a.head_dim * a.family.qk_layernorm
-    expert = 0
+    attention = (a.hidden_size * (_projected(recipe)) + q * a.hidden_size) // tensor
+    attention += (q + 2 * k) // tensor * a.family.qkv_bias + 2 * a.head_dim * a.family.qk_layernorm
+    layer, expert = 2 * a.hidden_size, 0
     if a.experts:
         layer += a.hidden_size * a.experts.num_experts
+        if a.experts.shared_ffn_hidden_size:
+            layer += 3 * a.hidden_size * a.experts.shared_ffn_hidden_size // tensor + a.hidden_size
         own = a.experts.num_experts // launch.expert_parallel
         expert = own * 3 * a.hidden_size * a.experts.ffn_hidden_size // tensor
     else:
         layer += 3 * a.hidden_size * a.ffn_hidden_size // tensor
-    dense = recipe.num_local_layers * layer
+    linear = recipe.num_linear_layers(stage)
+    dense = recipe.num_local_layers * layer + (recipe.num_local_layers - linear) * attention
+    if a.linear:
+        dense += linear * delta_nets.weights(a.linear, a.hidden_size, tensor)
     last = stage == launch.pipeline_parallel - 1
     embedding = a.padded_vocab_size * a.hidden_size // tensor
     dense += embedding * (stage == 0)
@@ -102,6 +118,13 @@ def parameters(recipe: Recipe, stage: int) -> tuple[int, int]:
         # the last stage has a copy of a shared embedding, unless it is the first stage too
         dense += a.hidden_size + embedding * (not a.tied_embeddings or stage > 0)
     return dense, recipe.num_local_layers * expert
+
+
+def _projected(recipe: Recipe) -> int:
+    """Rows of the projection to queries, their gates where the family has any, keys and values."""
+    a = recipe.architecture
+    q, k = a.num_attention_heads * a.head_dim, a.num_query_groups * a.head_dim
+    return q * (2 if a.linear else 1) + 2 * k
 
 
 def memory(recipe: Recipe, stage: int) -> Memory:
@@ -114,7 +137,7 @@ def memory(recipe: Recipe, stage: int) -> Memory:
         sharing = recipe.data_parallel * launch.context_parallel
         expert_sharing = max(1, sharing // launch.expert_parallel)
     return Memory(
-        weights=b * (dense + expert) + _fp8_copies(recipe),
+        weights=b * (dense + expert) + _fp8_copies(recipe, stage),
         gradients=recipe.gradient_bytes * (dense + expert),
         optimizer=weight_bytes * (dense / sharing + expert / expert_sharing),
         activations=_activations(recipe, stage),
@@ -122,19 +145,25 @@ def memory(recipe: Recipe, stage: int) -> Memory:
     )
 
 
-def _fp8_copies(recipe: Recipe) -> float:
+def _fp8_copies(recipe: Recipe, stage: int) -> float:
     """Weights of the layers' products in FP8 and transposed, kept from row to row of a step."""
     if not recipe.fp8 or recipe.layers == "local":
         return 0.0
     a, tensor = recipe.architecture, recipe.launch.tensor_parallel
-    q, k = a.num_attention_heads * a.head_dim, a.num_query_groups * a.head_dim
-    layer = (a.hidden_size * (q + 2 * k) + q * a.hidden_size) // tensor
+    q = a.num_attention_heads * a.head_dim
+    attention = (a.hidden_size * _projected(recipe) + q * a.hidden_size) // tensor
+    layer = 0
     if a.experts:
         own = a.experts.num_experts // recipe.launch.expert_parallel
         layer += own * 3 * a.hidden_size * a.experts.ffn_hidden_size // tensor
+        layer += 3 * a.hidden_size * (a.experts.shared_ffn_hidden_size or 0) // tensor
     else:
         layer += 3 * a.hidden_size * a.ffn_hidden_size // tensor
-    return 2 * recipe.num_local_layers * layer
+    linear = recipe.num_linear_layers(stage)
+    total = recipe.num_local_layers * layer + (recipe.num_local_layers - linear) * attention
+    if a.linear:
+        total += linear * delta_nets.product_weights(a.linear, a.hidden_size, tensor)
+    return 2 * total
 
 
 def highest(recipe: Recipe) -> Memory:
@@ -160,19 +189,28 @@ def _activations(recipe: Recipe, stage: int) -> float:
     t = recipe.seq_length / recipe.launch.context_parallel
     h, b = recipe.architecture.hidden_size, recipe.element_bytes
     sharded = t * h * b / recipe.launch.tensor_parallel
-    layer_bytes = layer_activations(recipe)
+    attention_bytes = layer_activations(recipe)
+    linear_bytes = layer_activations(recipe, linear=True)
+    linear = recipe.num_linear_layers(stage)
     rows = rows_in_flight(recipe, stage)
     # the final norm, and the input of the output layer
     end = _norm(recipe, sharded) + t * h * b
     end *= stage == recipe.launch.pipeline_parallel - 1
     if recipe.recompute == "full":
         # the input of each layer; and all of one layer, while its backward pass runs, or the end
-        return rows * recipe.num_local_layers * sharded + max(layer_bytes, end)
-    return rows * recipe.num_local_layers * layer_bytes + end
+        kinds = [linear_bytes] * (linear > 0)
+        kinds += [attention_bytes] * (linear < recipe.num_local_layers)
+        return rows * recipe.num_local_layers * sharded + max(*kinds, end)
+    layers = linear * linear_bytes + (recipe.num_local_layers - linear) * attention_bytes
+    return rows * layers + end
 
 
-def layer_activations(recipe: Recipe) -> float:
-    """Bytes that autograd keeps for one layer and one row."""
+def layer_activations(recipe: Recipe, linear: bool = False) -> float:
+    """Bytes that autograd keeps for one layer and one row.
+
+    Args:
+        linear: whether its attention is linear, in a model that has such layers.
+    """
     a, launch, b = recipe.architecture, recipe.launch, recipe.element_bytes
     t = recipe.seq_length / launch.context_parallel
     tensor = launch.tensor_parallel
@@ -182,18 +220,27 @@ def layer_activations(recipe: Recipe) -> float:
     sums = 4 * t * a.num_attention_heads / tensor  # the softmax's, float32
     # both norms, and the inputs of the linear layers behind them
     norms = 2 * (_norm(recipe, sharded) + sharded)
+    if linear and a.linear:
+        local = recipe.layers == "local"
+        attention = delta_nets.activations(a.linear, t / tensor, b, local)
+        return norms + attention + _feed_forward(recipe, t)
     if recipe.layers == "local":
         attention = _local_attention(recipe, q, k) + sums
     else:
         # query, key, value; query and key after the rotation; the output projection's input
         attention = (q + 2 * k) + (q + k) + q + sums
+    if a.linear:
+        # the gate, in float32 and its sigmoid; what it scales
+        attention += q + 2 * q * 4 / b
     return norms + attention + _feed_forward(recipe, t)
 
 
 def _local_attention(recipe: Recipe, q: float, k: float) -> float:
     a, launch, b = recipe.architecture, recipe.launch, recipe.element_bytes
     t = recipe.seq_length / launch.context_parallel
-    angles = 4 * t * a.head_dim * b  # cosines and sines, of queries and of keys
+    angles = (
+        4 * t * a.head_dim * (a.rotary.share if a.rotary else 1.0) * b
+    )  # cosines and sines, of queries and of keys
     normalised = 0.0
     if a.family.qk_layernorm:
         # in float32 the keys' norm takes them from where all three are kept
@@ -219,7 +266,12 @@ def _feed_forward(recipe: Recipe, t: float) -> float:
     own = times * routed * a.experts.ffn_hidden_size * b / tensor
     # inputs and outputs of the experts, a copy for each expert of a token; then the routing
     moved = 2 * routed * a.hidden_size * b
-    return own + moved + 3 * t * a.experts.num_experts * 4 + t * a.hidden_size * b
+    shared = 0.0
+    if a.experts.shared_ffn_hidden_size:
+        # its hidden layer; its result and input for the gate
+        shared = times * t * a.experts.shared_ffn_hidden_size * b / tensor
+        shared += 2 * t * a.hidden_size * b / tensor
+    return own + moved + shared + 3 * t * a.experts.num_experts * 4 + t * a.hidden_size * b
 
 
 def _loss(recipe: Recipe) -> float:

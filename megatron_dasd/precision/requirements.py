@@ -55,8 +55,18 @@ def _dimensions(args: Namespace) -> Iterator[tuple[str, float, int]]:
     groups = args.num_query_groups if args.group_query_attention else heads
     yield "hidden size", args.hidden_size, ALIGNMENT
     yield "attention width per tensor-parallel rank", heads * args.kv_channels / tp, ALIGNMENT
-    qkv = (heads + 2 * groups) * args.kv_channels / tp
+    gates = heads if args.attention_output_gate else 0
+    qkv = (heads + gates + 2 * groups) * args.kv_channels / tp
     yield "width of query, key and value per tensor-parallel rank", qkv, ALIGNMENT
+    if args.experimental_attention_variant:
+        keys = args.linear_num_key_heads * args.linear_key_head_dim
+        values = args.linear_num_value_heads * args.linear_value_head_dim
+        projected = (2 * keys + 2 * values + 2 * args.linear_num_value_heads) / tp
+        yield "linear attention's projection per tensor-parallel rank", projected, ALIGNMENT
+        yield "linear attention's values per tensor-parallel rank", values / tp, ALIGNMENT
+    if args.moe_shared_expert_intermediate_size:
+        shared = args.moe_shared_expert_intermediate_size / tp
+        yield "shared expert's width per tensor-parallel rank", shared, ALIGNMENT
     if args.num_experts is None or args.moe_layer_freq != 1:
         yield "MLP width per tensor-parallel rank", args.ffn_hidden_size / tp, ALIGNMENT
     if args.num_experts is not None:

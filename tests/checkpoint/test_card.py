@@ -53,6 +53,23 @@ def data_stage(runs: Path) -> str:
         return stage.finish(counts={"kept": 1234, "dropped: long": 5}).digest
 
 
+def test_what_became_of_the_heads_that_guess_ahead(tmp_path: Path, source: Path) -> None:
+    assert "MTP" not in card(tmp_path, source, tmp_path).content
+    (source / "config.json").write_text(json.dumps(CONFIG | {"mtp_num_hidden_layers": 1}))
+    out = tmp_path / "out"
+    write_card(out, ModelCard(), source, tmp_path)
+    assert (
+        "(MTP) of the model that this one was made from are left out"
+        in (out / "README.md").read_text()
+    )
+    write_hf_folder(out, {"mtp.fc.weight": torch.zeros(2, 2)}, source)
+    write_card(out, ModelCard(), source, tmp_path)
+    assert (
+        "(MTP) are those of the model that this one was made from, untrained"
+        in (out / "README.md").read_text()
+    )
+
+
 def test_what_the_user_says_is_what_the_hub_reads(tmp_path: Path, source: Path) -> None:
     read = card(
         tmp_path,

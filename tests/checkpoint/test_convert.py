@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from megatron_dasd.checkpoint.convert import (
     total_bytes,
 )
 from megatron_dasd.checkpoint.hf_folder import HfWeights
+from megatron_dasd.checkpoint.names import tensor_mappings
 from megatron_dasd.errors import UserError
 from megatron_dasd.models.architecture import FAMILIES, Architecture
 
@@ -60,6 +62,24 @@ def check(folder: Path, tensors: dict[str, Tensor]) -> None:
     check_source(HfWeights(folder), expected, TIED)
 
 
+def test_what_megatron_holds_in_float32_has_the_type_of_its_source(tmp_path: Path) -> None:
+    (mapping,) = (m for m in tensor_mappings(TIED) if m.megatron.startswith("decoder.final"))
+    table = {"norm": replace(mapping, wide=True)}
+    parameters = {"norm": torch.empty(4, device="meta")}
+    for dtype in (torch.bfloat16, torch.float32):
+        source = torch.randn(4).to(dtype)
+        save_file({"model.norm.weight": source}, tmp_path / "model.safetensors")
+        weights = HfWeights(tmp_path)
+        expected = expected_tensors(table, parameters, torch.bfloat16, weights)
+        check_source(weights, expected, TIED)
+        held = from_hf(weights, table["norm"])
+        assert held.dtype == torch.float32
+        (back,) = to_hf(held, table["norm"], expected).values()
+        assert same_bits(back, source)
+    alone = expected_tensors(table, parameters, torch.bfloat16)
+    assert alone["model.norm.weight"].dtype == torch.float32
+
+
 def test_the_expected_tensors_follow_from_the_rules() -> None:
     expected = expected_tensors(mapping_table(TIED, PARAMETERS), PARAMETERS, torch.bfloat16)
     assert {name: info.shape for name, info in expected.items()} == {
@@ -94,7 +114,7 @@ def test_there_and_back_is_bit_for_bit(tmp_path: Path) -> None:
     for name, mapping in mapping_table(TIED, PARAMETERS).items():
         parameter = from_hf(weights, mapping)
         assert parameter.shape == SHAPES[name]
-        back |= to_hf(parameter, mapping, torch.float32)
+        back |= to_hf(parameter, mapping, weights.tensors)
     assert back.keys() == tensors.keys()
     assert all(same_bits(back[name], tensors[name]) for name in tensors)
 

@@ -2,11 +2,25 @@ import torch
 
 from megatron_dasd.checkpoint.names import join_qkv, split_qkv, tensor_mappings
 from megatron_dasd.models.architecture import FAMILIES, Architecture, Experts
+from megatron_dasd.models.linear_attention import LinearAttention
+
+DELTA_NET = LinearAttention(
+    layers=(True, False),
+    num_key_heads=2,
+    num_value_heads=4,
+    key_head_dim=3,
+    value_head_dim=5,
+    conv_width=4,
+)
 
 
 def architecture(family: str = "LlamaForCausalLM", tied: bool = True) -> Architecture:
     experts = Experts(
-        num_experts=3, experts_per_token=2, ffn_hidden_size=4, weights_sum_to_one=True
+        num_experts=3,
+        experts_per_token=2,
+        ffn_hidden_size=4,
+        weights_sum_to_one=True,
+        shared_ffn_hidden_size=7 if FAMILIES[family].shared_expert else None,
     )
     return Architecture(
         family=FAMILIES[family],
@@ -22,6 +36,7 @@ def architecture(family: str = "LlamaForCausalLM", tied: bool = True) -> Archite
         rotary_base=10000,
         tied_embeddings=tied,
         experts=experts if FAMILIES[family].experts else None,
+        linear=DELTA_NET if FAMILIES[family].linear_attention else None,
     )
 
 
@@ -37,6 +52,39 @@ def test_qkv_is_grouped_by_key_value_head() -> None:
         [10.0, 11.0],
         [20.0, 21.0],
     ]
+
+
+def test_a_gate_stands_behind_the_queries_of_its_group() -> None:
+    # heads 0 to 3, each its query, then its gate
+    query = torch.tensor([[0.0], [100.0], [1.0], [101.0], [2.0], [102.0], [3.0], [103.0]])
+    key, value = torch.tensor([[10.0], [11.0]]), torch.tensor([[20.0], [21.0]])
+    gated = architecture("Qwen3_5ForCausalLM")
+    joined = join_qkv([query, key, value], gated)
+    assert joined.flatten().tolist() == [
+        *(0.0, 1.0, 100.0, 101.0, 10.0, 20.0),
+        *(2.0, 3.0, 102.0, 103.0, 11.0, 21.0),
+    ]
+    back = split_qkv(joined, gated)
+    assert all(torch.equal(a, b) for a, b in zip(back, [query, key, value], strict=True))
+
+
+def test_delta_nets_stand_where_the_config_has_them() -> None:
+    table = {m.megatron: m for m in tensor_mappings(architecture("Qwen3_5MoeForCausalLM"))}
+    layer, theirs = "decoder.layers.0.self_attention.", "model.layers.0.linear_attn."
+    assert {name.removeprefix(layer): m.hf for name, m in table.items() if layer in name} == {
+        "in_proj.weight": tuple(f"{theirs}in_proj_{x}.weight" for x in ("qkv", "z", "b", "a")),
+        "conv1d.weight": (f"{theirs}conv1d.weight",),
+        "dt_bias": (f"{theirs}dt_bias",),
+        "A_log": (f"{theirs}A_log",),
+        "out_norm.weight": (f"{theirs}norm.weight",),
+        "out_proj.weight": (f"{theirs}out_proj.weight",),
+    }
+    assert "decoder.layers.1.self_attention.linear_qkv.weight" in table
+    # 2 x 6 channels of queries and keys and 20 of values; 20 of the gate; 4 betas; 4 alphas
+    parts = table[f"{layer}in_proj.weight"].split(torch.arange(60.0).reshape(60, 1))
+    assert [len(part) for part in parts] == [32, 20, 4, 4]
+    shared = table["decoder.layers.1.mlp.shared_experts.gate_weight"]
+    assert shared.hf == ("model.layers.1.mlp.shared_expert_gate.weight",)
 
 
 def test_vocabulary_is_padded_with_zeros_and_cropped() -> None:

@@ -46,6 +46,7 @@ def test_says_what_is_here_and_what_is_not() -> None:
         "NCCL",
         "Transformer Engine",
         "apex",
+        "linear attention",
         "DALI",
         "MPI",
         "Slurm",

@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config, Qwen3MoeConfig
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    Qwen3_5MoeTextConfig,
+    Qwen3_5TextConfig,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.checkpoint import import_stage
@@ -37,6 +44,19 @@ SHAPE = {
 }
 
 
+DELTA_NET = {
+    "head_dim": 16,
+    "linear_num_key_heads": 4,
+    "linear_num_value_heads": 8,
+    "linear_key_head_dim": 5,
+    "linear_value_head_dim": 6,
+    # What a query reads may be near 0, where the norm behind it would make differences of rounding
+    # up to a thousand times as large.
+    "rms_norm_eps": 1e-2,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"],
+}
+
+
 class Workshop:
     """Runs stages in folders of one place and keeps the models and data they work on."""
 
@@ -57,6 +77,7 @@ class Workshop:
                 **shape,
             ),
         }
+        self._shape = shape
         torch.manual_seed(0)
         self.models = {
             name: self._save(name, AutoModelForCausalLM.from_config(config))
@@ -112,6 +133,31 @@ class Workshop:
         """The metrics that a training stage wrote."""
         text = (self.place / name / LOGS / METRICS).read_text()
         return [json.loads(line) for line in text.splitlines()]
+
+    def add_delta_nets(self) -> None:
+        """Keep models with linear attention, dense and of experts, where that is not done yet."""
+        if "qwen3_5" in self.models:
+            return
+        experts = {
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 24,
+            "shared_expert_intermediate_size": 20,
+        }
+        for name, kind, more in (
+            ("qwen3_5", Qwen3_5TextConfig, {}),
+            ("qwen3_5_moe", Qwen3_5MoeTextConfig, experts),
+        ):
+            config = kind(**self._shape | DELTA_NET | more)
+            torch.manual_seed(1)
+            model = AutoModelForCausalLM.from_config(config)
+            # As they are made, states forget within two tokens.
+            for part, parameter in model.named_parameters():
+                if part.endswith("A_log"):
+                    torch.nn.init.uniform_(parameter, -4.0, -1.0)
+                elif part.endswith("conv1d.weight"):
+                    torch.nn.init.normal_(parameter, 0.0, 0.7)
+            self.add_model(name, model)
 
     def add_model(self, name: str, model: Any) -> None:
         """Keep a further model and its checkpoint."""

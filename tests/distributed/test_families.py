@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -14,6 +14,9 @@ from transformers import (
     LlamaConfig,
     PreTrainedConfig,
     Qwen2Config,
+    Qwen3_5Config,
+    Qwen3_5MoeTextConfig,
+    Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3MoeConfig,
     Qwen3VLConfig,
@@ -23,12 +26,14 @@ from transformers import (
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.checkpoint import export_stage, import_stage
 from megatron_dasd.checkpoint.artifact import CHECKPOINT_FOLDER, open_checkpoint
-from megatron_dasd.checkpoint.hf_folder import HfWeights
+from megatron_dasd.checkpoint.compare_program import same_bits
+from megatron_dasd.checkpoint.hf_folder import HfWeights, set_dtype
+from megatron_dasd.checkpoint.hf_writer import write_hf_folder
 from megatron_dasd.config.training import ExportHf, ImportHf
 from megatron_dasd.device.launch import launch
 from megatron_dasd.engines.auto_class import auto_class
 from megatron_dasd.manifests import LOGS
-from tests.sampled import sampled
+from tests.sampled import left_out, sampled
 
 NUM_TOKENS = 512
 LAYOUTS = {
@@ -73,6 +78,16 @@ YARN = {
 }
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.5, "factor": 3.0}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
+DELTA_NET = {
+    "head_dim": 48,
+    "linear_num_key_heads": 4,
+    "linear_num_value_heads": 12,
+    "linear_key_head_dim": 7,
+    "linear_value_head_dim": 11,
+    "linear_conv_kernel_dim": 3,
+    # both kinds of layer on either pipeline stage
+    "layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"],
+}
 CONFIGS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
     "llama": (LlamaConfig, {"tie_word_embeddings": True}),
     # its 16 frequencies lie on both sides of the scaling's bounds and between them
@@ -98,6 +113,12 @@ CONFIGS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
     "qwen3_vl": (Qwen3VLConfig, {"head_dim": 32, "tie_word_embeddings": True}),
     "qwen3_moe": (Qwen3MoeConfig, {"head_dim": 32, "norm_topk_prob": True, **EXPERTS}),
     "qwen3_moe raw weights": (Qwen3MoeConfig, {"norm_topk_prob": False, **EXPERTS}),
+    "qwen3_5": (Qwen3_5TextConfig, DELTA_NET),
+    "qwen3_5 with images": (Qwen3_5Config, {"tie_word_embeddings": True, **DELTA_NET}),
+    "qwen3_5_moe": (
+        Qwen3_5MoeTextConfig,
+        {"shared_expert_intermediate_size": 24, **EXPERTS, **DELTA_NET},
+    ),
 }
 VISION = {
     "depth": 2,
@@ -108,11 +129,16 @@ VISION = {
     "num_position_embeddings": 16,
     "deepstack_visual_indexes": [0],
 }
+MULTIMODAL: dict[type[PreTrainedConfig], set[str]] = {
+    Qwen3VLConfig: set(VISION),
+    Qwen3_5Config: set(VISION) - {"deepstack_visual_indexes"},
+}
+"""Configs around a text model's, and the fields of their vision model's."""
 CASES = [
     (name, layout)
-    for name, (kind, _) in CONFIGS.items()
+    for name, (_, fields) in CONFIGS.items()
     for layout in LAYOUTS
-    if layout != "ep2" or kind is Qwen3MoeConfig
+    if layout != "ep2" or "num_experts" in fields
 ]
 NEW_IN_CI = [
     ("llama linear biases", "tp4"),
@@ -120,6 +146,9 @@ NEW_IN_CI = [
     ("qwen3 yarn", "pp2 uneven"),
     ("smollm3", "pp2"),
     ("qwen3_vl", "tp2"),
+    ("qwen3_5", "cp2"),
+    ("qwen3_5 with images", "one rank"),
+    ("qwen3_5_moe", "ep2"),
 ]
 """One of every kind of position, mask and checkpoint that Megatron's flags alone do not give."""
 QUICK = [
@@ -134,10 +163,12 @@ def config_of(name: str, **changes: Any) -> PreTrainedConfig:
     """A small model's config, some of its fields changed."""
     kind, fields = CONFIGS[name]
     fields = SHAPE | fields | changes
-    if kind is not Qwen3VLConfig:
+    if kind not in MULTIMODAL:
         return kind(**fields)
     tied = fields.pop("tie_word_embeddings")
-    return Qwen3VLConfig(text_config=fields, vision_config=VISION, tie_word_embeddings=tied)
+    known = MULTIMODAL[kind]
+    vision = {field: value for field, value in VISION.items() if field in known}
+    return kind(text_config=fields, vision_config=vision, tie_word_embeddings=tied)
 
 
 class Gallery:
@@ -157,9 +188,13 @@ class Gallery:
         if not folder.exists():
             torch.manual_seed(sum(name.encode()))
             config = config_of(name)
-            kind = AutoModelForImageTextToText if name == "qwen3_vl" else AutoModelForCausalLM
+            multimodal = type(config) in MULTIMODAL
+            kind = AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
             model = kind.from_config(config).float()
-            for parameter in model.parameters():
+            for part, parameter in model.named_parameters():
+                if part.endswith("A_log"):  # from memory of few tokens to that of hundreds
+                    torch.nn.init.uniform_(parameter, -6.0, 1.0)
+                    continue
                 around = 1.0 if parameter.ndim == 1 and parameter.mean() > 0.5 else 0.0
                 torch.nn.init.normal_(parameter, around, 0.12)
             model.save_pretrained(folder)
@@ -170,7 +205,7 @@ class Gallery:
         if name not in self._checkpoints:
             settings = ImportHf(kind="import_hf", model="model")
             inputs = {"model": self.model(name)}
-            self._checkpoints[name] = self._stage(
+            self._checkpoints[name] = self.stage(
                 f"{name} imported", import_stage.run, settings, inputs
             )
         return self._checkpoints[name]
@@ -217,7 +252,7 @@ class Gallery:
 
         settings = ImportHf(kind="import_hf", model="model")
         inputs = {"checkpoint": self.checkpoint(name)}
-        saved = self._stage(f"{name} {layout}", run, settings, inputs)
+        saved = self.stage(f"{name} {layout}", run, settings, inputs)
         columns: dict[str, np.ndarray] = {}
         for path in sorted(logits.iterdir()):
             part = np.load(path)
@@ -231,9 +266,10 @@ class Gallery:
         """The Hugging Face folder that a checkpoint becomes."""
         settings = ExportHf(kind="export_hf", model="model", checkpoint="checkpoint")
         inputs = {"model": self.model(name), "checkpoint": checkpoint}
-        return self._stage(f"{name} {layout} out", export_stage.run, settings, inputs) / "model"
+        return self.stage(f"{name} {layout} out", export_stage.run, settings, inputs) / "model"
 
-    def _stage(self, name: str, run: Any, settings: Any, inputs: Mapping[str, Path]) -> Path:
+    def stage(self, name: str, run: Any, settings: Any, inputs: Mapping[str, Path]) -> Path:
+        """Run a stage to its end, and give its folder."""
         with StageFolder(self.place / name, name, settings.kind, {"name": name}, {}) as folder:
             folder.finish(figures=run(settings, inputs, folder))
         return self.place / name
@@ -275,9 +311,37 @@ def check_logits_and_round_trip(name: str, layout: str, gallery: Gallery) -> Non
     before, after = HfWeights(source), HfWeights(exported)
     assert after.names() == before.names()
     assert [n for n in before.names() if not torch.equal(before.read(n), after.read(n))] == []
-    if name == "qwen3_vl":  # laid into the source's files, whose other bytes stay
+    if CONFIGS[name][0] in MULTIMODAL:  # laid into the source's files, whose other bytes stay
         for file in ("config.json", "model.safetensors"):
             assert (exported / file).read_bytes() == (source / file).read_bytes()
+
+
+@pytest.mark.parametrize(("wide", "mtp"), [(True, "copy"), left_out(False, "drop")])
+def test_float32_beside_bfloat16_and_heads_that_guess_ahead(
+    wide: bool, mtp: Literal["copy", "drop"], gallery: Gallery, tmp_path: Path
+) -> None:
+    """Qwen3.5 publishes the decay and the output norm of its delta nets in float32, 3.6 not."""
+    source = HfWeights(gallery.model("qwen3_5"))
+    float32 = ("A_log", "linear_attn.norm.weight") if wide else ()
+    tensors = {
+        name: source.read(name).to(torch.float32 if name.endswith(float32) else torch.bfloat16)
+        for name in source.names()
+    }
+    heads = {"mtp.fc.weight": torch.randn(3, 2).bfloat16()}
+    folder = tmp_path / "model"
+    folder.mkdir()
+    write_hf_folder(folder, tensors | heads, source.folder)
+    set_dtype(folder, "bfloat16")
+    settings = ImportHf(kind="import_hf", model="model")
+    inputs = {"model": folder}
+    inputs["checkpoint"] = gallery.stage(f"wide {wide}", import_stage.run, settings, inputs)
+    export = ExportHf(kind="export_hf", model="model", checkpoint="checkpoint", mtp=mtp)
+    out = gallery.stage(f"wide {wide} out", export_stage.run, export, inputs) / "model"
+    after = HfWeights(out)
+    expected = tensors | (heads if mtp == "copy" else {})
+    assert after.names() == expected.keys()
+    assert [n for n in expected if not same_bits(expected[n], after.read(n))] == []
+    AutoModelForCausalLM.from_pretrained(out)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -11,10 +11,12 @@ from megatron_dasd.checkpoint.artifact import open_checkpoint
 from megatron_dasd.device.launch import launch
 
 
-@pytest.mark.parametrize("model", ["llama", "qwen3"])
+@pytest.mark.parametrize("model", ["llama", "qwen3", "qwen3_5"])
 def test_loss_and_gradients_are_those_of_the_documents(
     model: str, workshop: Any, tmp_path: Path
 ) -> None:
+    if model == "qwen3_5":
+        workshop.add_delta_nets()
     payload = {
         "model": str(workshop.models[model]),
         "checkpoint": str(open_checkpoint(workshop.checkpoints[model]).folder),

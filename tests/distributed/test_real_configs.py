@@ -11,13 +11,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig
+from transformers import (
+    AutoConfig,
+    PreTrainedConfig,
+    Qwen3_5MoeTextConfig,
+    Qwen3_5TextConfig,
+)
 from transformers.core_model_loading import revert_weight_conversion
 
 from megatron_dasd.checkpoint.names import tensor_mappings
 from megatron_dasd.device.launch import launch
 from megatron_dasd.engines.auto_class import auto_class
 from megatron_dasd.models.architecture import read_architecture
+from tests.sampled import left_out
 
 CONFIGS = Path(__file__).parents[1] / "models" / "configs"
 NUM_PARAMETERS = {
@@ -31,6 +37,22 @@ NUM_PARAMETERS = {
     "Qwen3-30B-A3B": 30_532_122_624,
 }
 """As the model cards tell them: a wrong number in a config would show here."""
+
+
+CLASS_DEFAULTS: dict[str, PreTrainedConfig] = {
+    # whose docstrings name these models as those of the defaults
+    "Qwen3.5-9B": Qwen3_5TextConfig(),
+    "Qwen3.5-35B-A3B": Qwen3_5MoeTextConfig(),
+    # the docstring's checkpoint, by its published text config
+    "Qwen3.5-27B": Qwen3_5TextConfig(
+        hidden_size=5120,
+        intermediate_size=17408,
+        num_hidden_layers=64,
+        num_attention_heads=24,
+        linear_num_value_heads=48,
+    ),
+}
+"""Text models of multimodal ones: the language model alone, as transformers builds and saves it."""
 
 
 def hf_tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -55,15 +77,40 @@ def test_no_tensor_is_left_over_on_either_side(name: str, tmp_path: Path) -> Non
         if not tensor_name.startswith("model.visual.")
     }
     assert sum(tensor.numel() for tensor in theirs.values()) == NUM_PARAMETERS[name]
+    check_both_sides(folder, theirs, tmp_path)
 
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Qwen3.5-9B",
+        pytest.param("Qwen3.5-35B-A3B", marks=pytest.mark.slow),
+        left_out("Qwen3.5-27B"),
+    ],
+)
+def test_no_tensor_of_a_text_model_is_left_over(name: str, tmp_path: Path) -> None:
+    config = CLASS_DEFAULTS[name]
+    config.architectures = ["Qwen3_5MoeForCausalLM" if "A3B" in name else "Qwen3_5ForCausalLM"]
+    config.save_pretrained(tmp_path)
+    theirs = hf_tensors(tmp_path)
+    billions = float(name.split("-")[1].removesuffix("B"))
+    assert sum(tensor.numel() for tensor in theirs.values()) / 1e9 == pytest.approx(
+        billions, rel=0.1
+    )
+    check_both_sides(tmp_path, theirs, tmp_path)
+
+
+def check_both_sides(folder: Path, theirs: dict[str, torch.Tensor], place: Path) -> None:
+    """Every tensor of either side has its mapping, and its shape."""
+    number = sum(tensor.numel() for tensor in theirs.values())
     launch(
         "tests.distributed.shapes_program",
-        {"model": str(folder), "out": str(tmp_path / "shapes.json")},
+        {"model": str(folder), "out": str(place / "shapes.json")},
         num_ranks=1,
-        log_dir=tmp_path,
+        log_dir=place,
     )
-    ours = json.loads((tmp_path / "shapes.json").read_text())
-    assert sum(map(prod, ours.values())) >= NUM_PARAMETERS[name]
+    ours = json.loads((place / "shapes.json").read_text())
+    assert sum(map(prod, ours.values())) >= number
 
     for mapping in tensor_mappings(read_architecture(folder)):
         parts = [theirs.pop(hf) for hf in mapping.hf]

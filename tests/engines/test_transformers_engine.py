@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Qwen3_5TextConfig
 
 from megatron_dasd.config.base import Engine as EngineSettings
 from megatron_dasd.engines.base import Generation, GenerationRequest
@@ -50,9 +50,48 @@ def test_logprobs_are_those_of_a_plain_forward_pass(
     engine: TransformersEngine, folder: Path
 ) -> None:
     """Prefix shared out, padding, batch that shrinks, temperature, top-p: none of it may show."""
+    check_logprobs(engine, folder)
+
+
+def test_a_model_that_keeps_states(folder: Path, tmp_path: Path) -> None:
+    """Three prompts of one length and two of others, and caps that let the batch shrink."""
+    tokenizer = load_tokenizer(folder)
+    config = Qwen3_5TextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+        layer_types=["linear_attention", "full_attention"],
+        max_position_embeddings=256,
+        initializer_range=0.3,
+        eos_token_id=END,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    torch.nn.init.uniform_(model.model.layers[0].linear_attn.A_log, -4.0, -1.0)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    prompts = [REQUESTS[3].prompt.replace("abc", begin) for begin in ("abd", "zzz", "abz")]
+    requests = [
+        *(replace(REQUESTS[i], prompt=prompt) for i, prompt in enumerate(prompts)),
+        *REQUESTS[3:],
+    ]
+    check_logprobs(open_engine(tmp_path), tmp_path, requests)
+
+
+def check_logprobs(
+    engine: TransformersEngine, folder: Path, requests: Sequence[GenerationRequest] = REQUESTS
+) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = load_tokenizer(folder)
-    for request, generation in zip(REQUESTS, engine.generate_batch(REQUESTS), strict=True):
+    for request, generation in zip(requests, engine.generate_batch(requests), strict=True):
         prompt, written = encode(tokenizer, request.prompt), generation.tokens.token_ids
         with torch.inference_mode():
             logits = model(torch.tensor([prompt + written])).logits[0, len(prompt) - 1 : -1]

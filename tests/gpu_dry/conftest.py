@@ -60,6 +60,7 @@ def dry_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     inputs.write_rows(place / "tiny_data", num_rows=1, lengths=(600, 300), vocab_size=24)
     (place / "topk.yaml").write_text(inputs.TOPK)
     inputs.import_model(place / "tiny", place / "checkpoint")
+    inputs.tiny_delta_nets(place / "tiny_delta_nets")
     inputs.tiny_model(place / "tiny_experts", experts=True)
     inputs.import_model(place / "tiny_experts", place / "checkpoint_experts")
     return place

@@ -82,6 +82,13 @@ def _slots(tensor: Tensor) -> Tensor:
     return shares
 
 
+def _whole_row(tensor: Tensor) -> Tensor:
+    """Where a gated delta net's row ends; that no slot is left over among the ranks."""
+    if tensor.dtype == torch.bool:
+        return _zeros(tensor)
+    return torch.tensor(_caller("_resolve_cu_seqlens").f_locals["total_seq_len"])
+
+
 _DISPATCH = "_maybe_dtoh_and_synchronize"
 Answer = Callable[[Tensor], Tensor]
 
@@ -98,6 +105,9 @@ IN_A_STEP: dict[str, Answer] = {
     "megatron/training/dist_signal_handler.py:all_gather_item": _zeros,
     # How many tokens go to which rank and expert.
     "transformer/moe/moe_utils.py:maybe_move_tensor_to_cpu": _balanced,
+    # Where the row of a gated delta net ends; whether queries and keys have the same borders.
+    "ssm/gated_delta_net/common.py:_resolve_cu_seqlens": _whole_row,
+    "ssm/gated_delta_net/gdn.py:forward": _ones,
     # Clipping: whether the norm is a number, and the norm for the log.
     "core/optimizer/optimizer.py:has_grad_norm_group": _ones,
     "training/utils/common_utils.py:logical_and_across_model_parallel_group": _ones,
@@ -146,6 +156,7 @@ _READING = {
     torch.Tensor.__int__: Tensor.__int__,
     torch.Tensor.__float__: Tensor.__float__,
     torch.Tensor.__index__: Tensor.__index__,
+    torch.equal: lambda value: bool(value.all()),
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3MoeConfig
+from transformers import AutoModelForCausalLM, Qwen3_5TextConfig, Qwen3Config, Qwen3MoeConfig
 
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.checkpoint import import_stage
@@ -75,6 +75,28 @@ def tiny_model(folder: Path, experts: bool = False) -> None:
         max_position_embeddings=SEQ_LENGTH,
         tie_word_embeddings=False,
         **more,
+    )
+    AutoModelForCausalLM.from_config(config).bfloat16().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def tiny_delta_nets(folder: Path) -> None:
+    """A random Qwen3.5 in bfloat16, a layer of each kind."""
+    tokenizer = byte_tokenizer("abcdefghijklmnopqrstuvwxyz ")
+    config = Qwen3_5TextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        linear_num_key_heads=8,
+        linear_num_value_heads=16,
+        linear_key_head_dim=16,
+        linear_value_head_dim=32,
+        layer_types=["linear_attention", "full_attention"],
+        max_position_embeddings=SEQ_LENGTH,
     )
     AutoModelForCausalLM.from_config(config).bfloat16().save_pretrained(folder)
     tokenizer.save_pretrained(folder)

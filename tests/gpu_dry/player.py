@@ -17,10 +17,11 @@ def main(with_engine: bool) -> None:
     # Fused functions would be compiled for the meta device.
     os.environ["TORCHDYNAMO_DISABLE"] = "1"
     os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"
-    from tests.gpu_dry import engine, h100, on_meta
+    from tests.gpu_dry import engine, fla_kernels, h100, on_meta
 
     h100.install()
     on_meta.install()
+    fla_kernels.install()
     if with_engine:
         engine.install()
     import megatron.training.training  # noqa: F401

@@ -119,6 +119,90 @@ def test_number_of_experts_under_the_name_of_transformers_5(tmp_path: Path) -> N
     assert architecture.experts.num_experts == 16
 
 
+DELTA_NET: dict[str, Any] = {
+    "architectures": ["Qwen3_5ForCausalLM"],
+    "num_hidden_layers": 4,
+    "head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 6,
+    "linear_value_head_dim": 10,
+    "linear_conv_kernel_dim": 3,
+    "attn_output_gate": True,
+    "mamba_ssm_dtype": "float32",
+    "mtp_num_hidden_layers": 1,
+    "rope_parameters": {
+        "rope_theta": 1e7,
+        "rope_type": "default",
+        "mrope_section": [1, 1, 0],
+        "mrope_interleaved": True,
+    },
+}
+DELTA_NET_EXPERTS = {
+    "architectures": ["Qwen3_5MoeForCausalLM"],
+    "intermediate_size": None,
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 40,
+}
+
+
+def test_gated_delta_nets_and_gated_attention(tmp_path: Path) -> None:
+    flags = read_architecture(write(tmp_path, **DELTA_NET)).flags(2)
+    assert flags["experimental-attention-variant"] == "gated_delta_net"
+    assert flags["linear-attention-freq"] == "[1,1,1,0]"
+    assert flags["linear-num-value-heads"] == 4
+    assert flags["linear-value-head-dim"] == 10
+    assert flags["attention-output-gate"] is True
+    assert flags["apply-layernorm-1p"] is True
+    assert flags["rotary-percent"] == 0.25  # as transformers has it where no field says so
+    assert flags["moe-shared-expert-gate"] is False
+    plain = read_architecture(write(tmp_path)).flags(2)
+    assert plain["attention-output-gate"] is plain["apply-layernorm-1p"] is False
+    assert plain["linear-attention-freq"] is None
+    assert plain["rotary-percent"] == 1.0
+    with pytest.raises(UserError, match=r"context_parallel 2 does not divide .* key heads \(2\)"):
+        read_architecture(write(tmp_path, **DELTA_NET)).check_layout(2, 1, context_parallel=2)
+
+
+def test_partial_rotary_embedding_of_a_family_that_has_it(tmp_path: Path) -> None:
+    rope = {"rope_theta": 1e7, "rope_type": "default", "partial_rotary_factor": 0.5}
+    folder = write(tmp_path, **DELTA_NET | {"rope_parameters": rope})
+    assert read_architecture(folder).rotary_percent == 0.5
+    with pytest.raises(UserError, match=r"partial_rotary_factor: 0.5 is not supported \(only 1.0"):
+        read_architecture(write(tmp_path, rope_parameters=rope))
+    rope["partial_rotary_factor"] = 1.5
+    folder = write(tmp_path, **DELTA_NET | {"rope_parameters": rope})
+    with pytest.raises(UserError, match=r"1.5 is not supported \(above 0, at most 1\)"):
+        read_architecture(folder)
+
+
+def test_a_shared_expert_with_its_gate(tmp_path: Path) -> None:
+    architecture = read_architecture(write(tmp_path, **DELTA_NET | DELTA_NET_EXPERTS))
+    flags = architecture.flags(1)
+    assert flags["moe-shared-expert-intermediate-size"] == 40
+    assert flags["moe-shared-expert-gate"] is True
+    assert flags["moe-router-pre-softmax"] is False
+    with pytest.raises(UserError, match=r"tensor_parallel 3 does not divide .* \(\d+\)"):
+        architecture.check_layout(3, 1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"attn_output_gate": False},
+        {"output_gate_type": "sigmoid"},
+        {"norm_topk_prob": False},
+        {"shared_expert_intermediate_size": 0},
+    ],
+)
+def test_what_a_model_with_delta_nets_must_be(changes: dict[str, Any], tmp_path: Path) -> None:
+    folder = write(tmp_path, **DELTA_NET | DELTA_NET_EXPERTS | changes)
+    with pytest.raises(UserError, match=f"config.json: field {next(iter(changes))}: "):
+        read_architecture(folder)
+
+
 def test_experts_that_do_not_split(tmp_path: Path) -> None:
     architecture = read_architecture(write(tmp_path, **MOE))
     with pytest.raises(UserError, match=r"expert_parallel 3 does not divide .* experts \(8\)"):

@@ -13,6 +13,7 @@ CONFIG = SimpleNamespace(
     params_dtype=torch.float32,
     sequence_parallel=True,
     context_parallel_size=1,
+    layernorm_zero_centered_gamma=False,
     window_size=None,
     window_attn_skip_freq=None,
 )
@@ -90,6 +91,26 @@ def test_rms_norm_by_hand() -> None:
     out = norm(torch.tensor([[3.0, 4.0]]))
     torch.testing.assert_close(out, torch.tensor([[3 / 12.5**0.5, 8 / 12.5**0.5]]))
     assert norm.weight.sequence_parallel is True
+
+
+def test_rms_norm_around_one() -> None:
+    config = SimpleNamespace(**vars(CONFIG) | {"layernorm_zero_centered_gamma": True})
+    norm = RMSNorm(config, 2, eps=0.0)
+    assert norm.weight.tolist() == [0.0, 0.0]
+    torch.nn.init.constant_(norm.weight, 0.5)
+    # both values over their root mean square 5, times 1.5
+    x = torch.tensor([[1.0, 7.0]])
+    torch.testing.assert_close(norm(x), torch.tensor([[0.3, 2.1]]))
+
+
+def test_16_bits_keep_a_small_weight_beside_the_one() -> None:
+    config = {"params_dtype": torch.bfloat16, "layernorm_zero_centered_gamma": True}
+    norm = RMSNorm(SimpleNamespace(**vars(CONFIG) | config), 4, eps=0.0)
+    torch.nn.init.constant_(norm.weight, 3 * 2**-10)
+    assert (1 + norm.weight)[0].item() == 1.0  # in bfloat16 the sum would lose it
+    # of root mean square 1: 1.9922 x 1.0029 = 1.9980, of whose neighbours 2 is the nearest
+    x = torch.tensor([1.9921875, 0.1768, 0.0, 0.0], dtype=torch.bfloat16)
+    assert norm(x)[0].item() == 2.0
 
 
 def windowed(window: int) -> SimpleNamespace:

@@ -14,7 +14,7 @@ from megatron_dasd.models.program import layout_flags, to_argv
 from megatron_dasd.planning.memory import Recipe, memory, parameters, rows_in_flight
 
 SEQ_LENGTH, ALIGN = 512, 8
-LENGTHS = [200, 184, 128]
+LENGTHS = [192, 192, 128]
 ROPE = {"rope_theta": 1e6, "rms_norm_eps": 1e-6, "max_position_embeddings": 512}
 QWEN3 = {
     "architectures": ["Qwen3ForCausalLM"],
@@ -49,6 +49,24 @@ MOE = {
     "decoder_sparse_step": 1,
     "tie_word_embeddings": False,
 }
+DELTA_NET = {
+    **QWEN3,
+    "architectures": ["Qwen3_5ForCausalLM"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 24,
+    "linear_value_head_dim": 40,
+    "linear_conv_kernel_dim": 4,
+    "layer_types": ["linear_attention", "linear_attention", "linear_attention", "full_attention"],
+}
+DELTA_NET_MOE = {
+    **DELTA_NET,
+    "architectures": ["Qwen3_5MoeForCausalLM"],
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 80,
+    "shared_expert_intermediate_size": 96,
+}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "dense": (QWEN3, {}, {"bf16": False}),
     "bf16": (LLAMA, {}, {}),
@@ -64,6 +82,9 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "recomputed": (LLAMA, {}, {"recompute": "full"}),
     "experts": (MOE, {}, {}),
     "tp2 ep2": (MOE, {"num_ranks": 4, "tensor_parallel": 2, "expert_parallel": 2}, {}),
+    "delta nets": (DELTA_NET, {}, {"bf16": False}),
+    "delta nets bf16 pp2": (DELTA_NET, {"num_ranks": 2, "pipeline_parallel": 2}, {}),
+    "delta nets tp2 cp1 experts": (DELTA_NET_MOE, {"num_ranks": 2, "tensor_parallel": 2}, {}),
     "ep2": (MOE, {"num_ranks": 2, "expert_parallel": 2, "distributed_optimizer": True}, {}),
 }
 RECOMPUTE = {

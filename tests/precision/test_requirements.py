@@ -30,6 +30,17 @@ QWEN3_4B = {
     "fp8_recipe": "blockwise",
     "fp8_wgrad": True,
     "recompute_granularity": None,
+    "attention_output_gate": False,
+    "experimental_attention_variant": None,
+    "moe_shared_expert_intermediate_size": None,
+}
+DELTA_NET = {
+    "experimental_attention_variant": "gated_delta_net",
+    "attention_output_gate": True,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
 }
 H100 = (9, 0)
 
@@ -40,11 +51,21 @@ def arguments(**changes: Any) -> Namespace:
 
 def test_a_full_size_student_fits() -> None:
     assert shape_problem(arguments()) is None
+    assert shape_problem(arguments(**DELTA_NET)) is None
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            # (2 x 2048 + 2 x 4096 + 2 x 32) / 8 = 1544
+            DELTA_NET | {"tensor_model_parallel_size": 8},
+            "linear attention's projection per tensor-parallel rank is 1544, no multiple of 16",
+        ),
+        (
+            {"moe_shared_expert_intermediate_size": 96},
+            "shared expert's width per tensor-parallel rank is 24, no multiple of 16",
+        ),
         ({"hidden_size": 2568}, "hidden size is 2568, no multiple of 16; choose another layout"),
         (
             {"num_attention_heads": 12, "num_query_groups": 4, "kv_channels": 20},
