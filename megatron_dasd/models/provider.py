@@ -174,7 +174,7 @@ def _engine_block_spec(
         attention = layer.submodules.self_attention
         if attention.module is GatedDeltaNet:
             attention.module = delta_net.DeltaNet
-            attention.submodules.out_norm = delta_net.uncentred_engine_norm
+            attention.submodules.out_norm = delta_net.UncentredEngineNorm
     return spec
 
 
