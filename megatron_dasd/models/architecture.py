@@ -196,6 +196,7 @@ class Architecture:
         Args:
             stages: of the pipeline; None: they are given layer by layer, or there is one.
             expert_tensor: ranks that each expert is divided over; None: as every other matrix.
+            context_parallel: ranks that share a row; linear attention divides its heads over them.
 
         Raises:
             UserError: naming what cannot be divided.
@@ -217,7 +218,8 @@ class Architecture:
                 "tensor_parallel",
                 tensor_parallel,
                 "query, key and value channels",
-                (heads + 2 * groups) * self.head_dim,
+                # with an output gate, every query head has as many channels again
+                (heads * (2 if self.linear else 1) + 2 * groups) * self.head_dim,
             ),
             ("expert_parallel", expert_parallel, "experts", num_experts),
         ):

@@ -9,6 +9,7 @@ modules are answered by functions that choose by the tensor.
 
 import inspect
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import torch
@@ -57,20 +58,20 @@ class UncentredRMSNorm(StandaloneRMSNorm):
     zero_centred = False
 
 
-def uncentred_engine_norm(config: Any, hidden_size: int, eps: float) -> torch.nn.Module:
+class UncentredEngineNorm:
     """Transformer Engine's norm that scales by its weight, also in a model whose others do not.
 
-    Args:
-        config: Megatron's of the model.
+    Making one gives a norm of its own class: Megatron builds classes, and takes functions as they
+    are.
     """
-    from copy import copy
 
-    from megatron.core.extensions.transformer_engine import TENorm
+    def __new__(cls, config: Any, hidden_size: int, eps: float) -> Any:
+        """Make the norm; ``config`` is Megatron's of the model."""
+        from megatron.core.extensions.transformer_engine import TENorm
 
-    config = copy(config)
-    config.layernorm_zero_centered_gamma = False
-    norm: torch.nn.Module = TENorm(config=config, hidden_size=hidden_size, eps=eps)
-    return norm
+        config = copy(config)
+        config.layernorm_zero_centered_gamma = False
+        return TENorm(config=config, hidden_size=hidden_size, eps=eps)
 
 
 def local_spec() -> ModuleSpec:

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from megatron_dasd.errors import UserError
+from megatron_dasd.models.layer_types import FULL
 
 CHUNK = 64
 """Tokens whose corrections are solved together, as many as in ``fla``."""
-LINEAR, FULL = "linear_attention", "full_attention"
+LINEAR = "linear_attention"
 _SIZES = {
     "linear_num_key_heads": 16,
     "linear_num_value_heads": 32,

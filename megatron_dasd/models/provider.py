@@ -174,13 +174,7 @@ def _layer_spec(
     if args.dasd_attention_output_bias:  # of families without linear layers
         specs = [with_output_bias(spec) for spec in specs]
     # A spec of the whole block, not of one layer, since only it names the final norm.
-    return TransformerBlockSubmodules(
-        layer_specs=[
-            local_layer_spec(args.num_experts, args.qk_layernorm, linear=bool(pattern[layer]))
-            for layer in _own_layers(config, vp_stage)
-        ],
-        layer_norm=StandaloneRMSNorm,
-    )
+    return TransformerBlockSubmodules(layer_specs=specs, layer_norm=StandaloneRMSNorm)
 
 
 def with_output_bias(spec: ModuleSpec) -> ModuleSpec:
@@ -225,7 +219,7 @@ def _engine_block_spec(
         attention = layer.submodules.self_attention
         if attention.module is GatedDeltaNet:
             attention.module = delta_net.DeltaNet
-            attention.submodules.out_norm = delta_net.uncentred_engine_norm
+            attention.submodules.out_norm = delta_net.UncentredEngineNorm
     return spec
 
 

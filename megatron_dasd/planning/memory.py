@@ -238,9 +238,8 @@ def layer_activations(recipe: Recipe, linear: bool = False) -> float:
 def _local_attention(recipe: Recipe, q: float, k: float) -> float:
     a, launch, b = recipe.architecture, recipe.launch, recipe.element_bytes
     t = recipe.seq_length / launch.context_parallel
-    angles = (
-        4 * t * a.head_dim * (a.rotary.share if a.rotary else 1.0) * b
-    )  # cosines and sines, of queries and of keys
+    share = a.rotary.share if a.rotary else 1.0
+    angles = 4 * t * a.head_dim * share * b  # cosines and sines, of queries and of keys
     normalised = 0.0
     if a.family.qk_layernorm:
         # in float32 the keys' norm takes them from where all three are kept

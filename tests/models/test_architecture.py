@@ -169,7 +169,7 @@ def test_gated_delta_nets_and_gated_attention(tmp_path: Path) -> None:
 def test_partial_rotary_embedding_of_a_family_that_has_it(tmp_path: Path) -> None:
     rope = {"rope_theta": 1e7, "rope_type": "default", "partial_rotary_factor": 0.5}
     folder = write(tmp_path, **DELTA_NET | {"rope_parameters": rope})
-    assert read_architecture(folder).rotary_percent == 0.5
+    assert read_architecture(folder).flags(1)["rotary-percent"] == 0.5
     with pytest.raises(UserError, match=r"partial_rotary_factor: 0.5 is not supported \(only 1.0"):
         read_architecture(write(tmp_path, rope_parameters=rope))
     rope["partial_rotary_factor"] = 1.5

@@ -12,6 +12,7 @@ from megatron_dasd.device.launch import launch
 from megatron_dasd.models.architecture import read_architecture
 from megatron_dasd.models.program import layout_flags, to_argv
 from megatron_dasd.planning.memory import Recipe, memory, parameters, rows_in_flight
+from tests.sampled import left_out
 
 SEQ_LENGTH, ALIGN = 512, 8
 LENGTHS = [192, 192, 128]
@@ -84,7 +85,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "tp2 ep2": (MOE, {"num_ranks": 4, "tensor_parallel": 2, "expert_parallel": 2}, {}),
     "delta nets": (DELTA_NET, {}, {"bf16": False}),
     "delta nets bf16 pp2": (DELTA_NET, {"num_ranks": 2, "pipeline_parallel": 2}, {}),
-    "delta nets tp2 cp1 experts": (DELTA_NET_MOE, {"num_ranks": 2, "tensor_parallel": 2}, {}),
+    "delta nets tp2 experts": (DELTA_NET_MOE, {"num_ranks": 2, "tensor_parallel": 2}, {}),
     "ep2": (MOE, {"num_ranks": 2, "expert_parallel": 2, "distributed_optimizer": True}, {}),
 }
 RECOMPUTE = {
@@ -128,7 +129,10 @@ def measured(recipe: Recipe, folder: Path) -> list[dict[str, int]]:
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(layout.num_ranks)]
 
 
-@pytest.mark.parametrize("case", CASES)
+LEFT_OUT = ("delta nets bf16 pp2", "delta nets tp2 experts")
+
+
+@pytest.mark.parametrize("case", [left_out(x) if x in LEFT_OUT else x for x in CASES])
 def test_planned_memory_is_that_of_live_tensors(case: str, tmp_path: Path) -> None:
     recipe = recipe_of(case, tmp_path)
     for found in measured(recipe, tmp_path):
