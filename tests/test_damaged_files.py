@@ -26,7 +26,7 @@ from megatron_dasd.manifests import (
     fingerprint_of,
     read_manifest,
 )
-from megatron_dasd.models.architecture import read_architecture
+from megatron_dasd.models.hf_config import read_architecture
 from megatron_dasd.records import Prompt
 from megatron_dasd.records_io import read_records
 from megatron_dasd.sources.gguf_header import check_header

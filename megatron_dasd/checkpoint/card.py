@@ -22,7 +22,7 @@ from megatron_dasd.checkpoint.mtp import MTP, number_of_heads
 from megatron_dasd.config.training import ModelCard
 from megatron_dasd.config.yaml_files import parse_yaml
 from megatron_dasd.manifests import LOGS, METRICS, Manifest, lineage
-from megatron_dasd.models.architecture import FAMILIES
+from megatron_dasd.models.families import FAMILIES
 from megatron_dasd.printing import one_line
 
 _LICENCE_FIELDS = ("license", "license_name", "license_link")

@@ -9,7 +9,7 @@ from megatron_dasd.checkpoint.payloads import ComparePayload, TensorComparison
 from megatron_dasd.checkpoint.process import write_result
 from megatron_dasd.checkpoint.stored_model import StoredModel
 from megatron_dasd.device.launch import run_program
-from megatron_dasd.models.architecture import read_architecture
+from megatron_dasd.models.hf_config import read_architecture
 
 
 def main(payload: ComparePayload) -> None:

@@ -12,7 +12,7 @@ from megatron_dasd.checkpoint.payloads import Converted, ExportPayload
 from megatron_dasd.checkpoint.process import RESULT, Conversion, run_rank, writing_progress
 from megatron_dasd.config.training import ExportHf
 from megatron_dasd.manifests import LOGS, MODEL, model_folder
-from megatron_dasd.models.architecture import read_architecture
+from megatron_dasd.models.hf_config import read_architecture
 
 
 def run(settings: ExportHf, inputs: Mapping[str, Path], folder: StageFolder) -> dict[str, object]:

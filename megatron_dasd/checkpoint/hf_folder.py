@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from megatron_dasd.errors import UserError
-from megatron_dasd.models.architecture import HfConfig
+from megatron_dasd.models.hf_config import HfConfig
 from megatron_dasd.paths import inside
 
 GIGABYTE = 10**9

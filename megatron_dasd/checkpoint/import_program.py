@@ -7,7 +7,8 @@ from megatron_dasd.checkpoint.hf_folder import HfWeights
 from megatron_dasd.checkpoint.payloads import Converted, ImportPayload
 from megatron_dasd.checkpoint.process import peak_memory_bytes, write_result
 from megatron_dasd.device.launch import run_program
-from megatron_dasd.models.architecture import Flags, read_architecture
+from megatron_dasd.models.architecture import Flags
+from megatron_dasd.models.hf_config import read_architecture
 from megatron_dasd.models.program import load_shape
 
 

@@ -11,14 +11,9 @@ from megatron_dasd.checkpoint.convert import has_home
 from megatron_dasd.checkpoint.hf_folder import HfWeights, read_config
 from megatron_dasd.checkpoint.names import tensor_mappings
 from megatron_dasd.errors import UserError
-from megatron_dasd.models.architecture import (
-    FAMILIES,
-    REFUSED,
-    Architecture,
-    Family,
-    config_problems,
-    read_architecture,
-)
+from megatron_dasd.models.architecture import Architecture
+from megatron_dasd.models.families import FAMILIES, REFUSED, Family
+from megatron_dasd.models.hf_config import config_problems, read_architecture
 
 
 @dataclass(frozen=True)
@@ -65,7 +60,7 @@ def examine(folder: Path) -> Support:
     family = FAMILIES.get(name) or _likely(config)
     problems = list(config_problems(config, family, path))
     if not is_known:
-        because = REFUSED.get(name, "has no row in models.architecture.FAMILIES")
+        because = REFUSED.get(name, "has no row in models.families.FAMILIES")
         problems.insert(0, f"{path}: field architectures: {name}: {because}")
         return Support(name, False, problems, weights="the family is not known")
     if problems:

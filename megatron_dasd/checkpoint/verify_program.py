@@ -14,7 +14,7 @@ from megatron_dasd.config.base import Launch
 from megatron_dasd.data.rows import packed_row
 from megatron_dasd.device.launch import run_program
 from megatron_dasd.engines.auto_class import auto_class
-from megatron_dasd.models.architecture import read_architecture
+from megatron_dasd.models.hf_config import read_architecture
 from megatron_dasd.models.program import common_flags, load_model
 
 _ROWS = 64

@@ -38,7 +38,7 @@ _FOLLOWED = {
     "is_decoder",
     "add_cross_attention",
 }
-"""Read or held against the only supported value, see ``models.architecture``."""
+"""Read or held against the only supported value, see ``models.hf_config``."""
 _FOLLOWED_OF_EXPERTS = {
     "decoder_sparse_step",
     "mlp_only_layers",

@@ -12,7 +12,8 @@ from typing import Any
 from megatron_dasd.config.base import Launch
 from megatron_dasd.errors import UserError
 from megatron_dasd.manifests import model_folder
-from megatron_dasd.models.architecture import Architecture, Flag, Flags, read_architecture
+from megatron_dasd.models.architecture import Architecture, Flag, Flags
+from megatron_dasd.models.hf_config import read_architecture
 from megatron_dasd.models.pipeline_stages import Stages, stages_of
 
 _UNSET = object()

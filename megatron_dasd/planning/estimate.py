@@ -12,8 +12,9 @@ from megatron_dasd.config.training import ExportHf, ImportHf, Train, VerifyConve
 from megatron_dasd.errors import UserError
 from megatron_dasd.losses.slices import default_bytes
 from megatron_dasd.manifests import model_folder
-from megatron_dasd.models.architecture import Architecture, read_architecture
+from megatron_dasd.models.architecture import Architecture
 from megatron_dasd.models.flops import FLOAT32_SHARE, PEAK_FLOPS, products_of
+from megatron_dasd.models.hf_config import read_architecture
 from megatron_dasd.models.sizes import checkpoint_bytes, element_bytes
 from megatron_dasd.planning.cost import Cost
 from megatron_dasd.planning.data_path import data_cost, stored_bytes

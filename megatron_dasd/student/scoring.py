@@ -8,7 +8,7 @@ from megatron_dasd.checkpoint.artifact import open_checkpoint
 from megatron_dasd.config.selection import ScoreStudent
 from megatron_dasd.device.launch import launch
 from megatron_dasd.manifests import LOGS, model_folder
-from megatron_dasd.models.architecture import read_architecture
+from megatron_dasd.models.hf_config import read_architecture
 from megatron_dasd.models.hf_flags import check_launch
 from megatron_dasd.progress import progress
 from megatron_dasd.records_io import record_files

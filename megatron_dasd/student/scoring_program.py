@@ -18,8 +18,8 @@ from megatron_dasd.data.packing import aligned, best_fit_decreasing
 from megatron_dasd.data.rows import packed_row
 from megatron_dasd.device.launch import run_program
 from megatron_dasd.errors import UserError
-from megatron_dasd.models.architecture import read_architecture
 from megatron_dasd.models.context_parallel import row_order, slot_multiple
+from megatron_dasd.models.hf_config import read_architecture
 from megatron_dasd.models.program import common_flags, load_model
 from megatron_dasd.models.sizes import checkpoint_bytes, timeout_minutes
 from megatron_dasd.records import FilteredResponse, ScoredResponse

@@ -19,7 +19,8 @@ from megatron_dasd.data.meta import read_meta
 from megatron_dasd.device.launch import run_program
 from megatron_dasd.errors import STOPPED_STATUS
 from megatron_dasd.manifests import model_folder
-from megatron_dasd.models.architecture import Flags, read_architecture
+from megatron_dasd.models.architecture import Flags
+from megatron_dasd.models.hf_config import read_architecture
 from megatron_dasd.models.program import parse_argv, to_argv
 from megatron_dasd.models.sizes import checkpoint_bytes
 from megatron_dasd.progress import Bar, progress

@@ -9,7 +9,8 @@ from megatron_dasd.config.training import Train
 from megatron_dasd.data.meta import DataMeta, read_meta
 from megatron_dasd.errors import UserError
 from megatron_dasd.manifests import LOGS, model_folder
-from megatron_dasd.models.architecture import Flags, read_architecture
+from megatron_dasd.models.architecture import Flags
+from megatron_dasd.models.hf_config import read_architecture
 from megatron_dasd.models.hf_flags import check_launch
 from megatron_dasd.models.program import layout_flags
 from megatron_dasd.models.sizes import checkpoint_bytes, timeout_minutes

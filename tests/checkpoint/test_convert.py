@@ -19,7 +19,8 @@ from megatron_dasd.checkpoint.convert import (
 from megatron_dasd.checkpoint.hf_folder import HfWeights
 from megatron_dasd.checkpoint.names import tensor_mappings
 from megatron_dasd.errors import UserError
-from megatron_dasd.models.architecture import FAMILIES, Architecture
+from megatron_dasd.models.architecture import Architecture
+from megatron_dasd.models.families import FAMILIES
 
 TIED = Architecture(
     family=FAMILIES["LlamaForCausalLM"],

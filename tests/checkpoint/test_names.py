@@ -1,7 +1,8 @@
 import torch
 
 from megatron_dasd.checkpoint.names import join_qkv, split_qkv, tensor_mappings
-from megatron_dasd.models.architecture import FAMILIES, Architecture, Experts
+from megatron_dasd.models.architecture import Architecture, Experts
+from megatron_dasd.models.families import FAMILIES
 from megatron_dasd.models.linear_attention import LinearAttention
 
 DELTA_NET = LinearAttention(

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from megatron_dasd.checkpoint.names import tensor_mappings
 from megatron_dasd.checkpoint.support import examine
 from megatron_dasd.commands.check import main
-from megatron_dasd.models.architecture import read_architecture
+from megatron_dasd.models.hf_config import read_architecture
 
 TEXT = {
     "num_hidden_layers": 2,

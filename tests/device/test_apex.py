@@ -7,7 +7,7 @@ import pytest
 from megatron_dasd.config.base import Launch
 from megatron_dasd.device.apex import find_apex, refuse_foreign_apex
 from megatron_dasd.errors import UserError
-from megatron_dasd.models.architecture import read_architecture
+from megatron_dasd.models.hf_config import read_architecture
 from megatron_dasd.models.program import common_flags
 
 

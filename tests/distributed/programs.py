@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from megatron_dasd.config.base import Launch
-from megatron_dasd.models.architecture import read_architecture
+from megatron_dasd.models.hf_config import read_architecture
 from megatron_dasd.models.program import common_flags, load_model
 
 

@@ -9,7 +9,7 @@ import torch
 
 from megatron_dasd.config.base import Launch
 from megatron_dasd.data.rows import packed_row
-from megatron_dasd.models.architecture import read_architecture
+from megatron_dasd.models.hf_config import read_architecture
 from megatron_dasd.models.program import common_flags, load_model
 
 

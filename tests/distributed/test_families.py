@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedConfig,
     Qwen2Config,
     Qwen3_5Config,
+    Qwen3_5MoeConfig,
     Qwen3_5MoeTextConfig,
     Qwen3_5TextConfig,
     Qwen3Config,
@@ -78,6 +79,7 @@ YARN = {
 }
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.5, "factor": 3.0}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 40}
+SHARED_EXPERT = {"shared_expert_intermediate_size": 24}
 DELTA_NET = {
     "head_dim": 48,
     "linear_num_key_heads": 4,
@@ -115,9 +117,10 @@ CONFIGS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
     "qwen3_moe raw weights": (Qwen3MoeConfig, {"norm_topk_prob": False, **EXPERTS}),
     "qwen3_5": (Qwen3_5TextConfig, DELTA_NET),
     "qwen3_5 with images": (Qwen3_5Config, {"tie_word_embeddings": True, **DELTA_NET}),
-    "qwen3_5_moe": (
-        Qwen3_5MoeTextConfig,
-        {"shared_expert_intermediate_size": 24, **EXPERTS, **DELTA_NET},
+    "qwen3_5_moe": (Qwen3_5MoeTextConfig, SHARED_EXPERT | EXPERTS | DELTA_NET),
+    "qwen3_5_moe with images": (
+        Qwen3_5MoeConfig,
+        {"tie_word_embeddings": False} | SHARED_EXPERT | EXPERTS | DELTA_NET,
     ),
 }
 VISION = {
@@ -132,6 +135,7 @@ VISION = {
 MULTIMODAL: dict[type[PreTrainedConfig], set[str]] = {
     Qwen3VLConfig: set(VISION),
     Qwen3_5Config: set(VISION) - {"deepstack_visual_indexes"},
+    Qwen3_5MoeConfig: set(VISION) - {"deepstack_visual_indexes"},
 }
 """Configs around a text model's, and the fields of their vision model's."""
 CASES = [

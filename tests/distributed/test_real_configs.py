@@ -1,8 +1,10 @@
-"""The published configs of real models: every tensor of either side has its mapping, and its shape.
+"""Configs of real models' sizes: every tensor of either side has its mapping, and its shape.
 
 ``tests/models/configs`` holds the ``config.json`` of the models of those names on the Hugging Face
-hub (Qwen/..., meta-llama/..., HuggingFaceTB/..., openai/...).  Both sides are built on the meta
-device, which keeps shapes and no numbers.
+hub (Qwen/..., meta-llama/..., HuggingFaceTB/..., openai/...).  Those of SmolLM3-3B and
+Qwen3-VL-4B-Instruct are not the files from the hub: they were written for this test, with the
+fields of the config classes in transformers and the sizes of the models.  Both sides are built on
+the meta device, which keeps shapes and no numbers.
 """
 
 import json
@@ -22,7 +24,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from megatron_dasd.checkpoint.names import tensor_mappings
 from megatron_dasd.device.launch import launch
 from megatron_dasd.engines.auto_class import auto_class
-from megatron_dasd.models.architecture import read_architecture
+from megatron_dasd.models.hf_config import read_architecture
 from tests.sampled import left_out
 
 CONFIGS = Path(__file__).parents[1] / "models" / "configs"
@@ -36,14 +38,14 @@ NUM_PARAMETERS = {
     "Llama-3.1-8B": 8_030_261_248,
     "Qwen3-30B-A3B": 30_532_122_624,
 }
-"""As the model cards tell them: a wrong number in a config would show here."""
+"""Parameters by the model cards, where the config is the hub's: a wrong number would show here."""
 
 
 CLASS_DEFAULTS: dict[str, PreTrainedConfig] = {
     # whose docstrings name these models as those of the defaults
     "Qwen3.5-9B": Qwen3_5TextConfig(),
     "Qwen3.5-35B-A3B": Qwen3_5MoeTextConfig(),
-    # the docstring's checkpoint, by its published text config
+    # of the sizes of this model
     "Qwen3.5-27B": Qwen3_5TextConfig(
         hidden_size=5120,
         intermediate_size=17408,

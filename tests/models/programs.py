@@ -7,7 +7,7 @@ import torch
 
 from megatron_dasd.config.base import Launch
 from megatron_dasd.device.launch import run_program
-from megatron_dasd.models.architecture import read_architecture
+from megatron_dasd.models.hf_config import read_architecture
 from megatron_dasd.models.program import common_flags, parse_flags
 
 

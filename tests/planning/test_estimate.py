@@ -12,13 +12,10 @@ from megatron_dasd.config.base import Launch
 from megatron_dasd.config.pipeline import load_pipeline
 from megatron_dasd.config.planning import Corpus, Plan
 from megatron_dasd.errors import UserError
-from megatron_dasd.models.architecture import (
-    Architecture,
-    Experts,
-    Family,
-    read_architecture,
-)
+from megatron_dasd.models.architecture import Architecture, Experts
+from megatron_dasd.models.families import Family
 from megatron_dasd.models.flops import products_of
+from megatron_dasd.models.hf_config import read_architecture
 from megatron_dasd.planning.cost import Cost
 from megatron_dasd.planning.estimate import costs, recipe_of, training_cost
 from megatron_dasd.planning.growth import GPUS, growth, growth_chart

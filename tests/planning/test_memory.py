@@ -9,7 +9,7 @@ import pytest
 
 from megatron_dasd.config.base import Launch
 from megatron_dasd.device.launch import launch
-from megatron_dasd.models.architecture import read_architecture
+from megatron_dasd.models.hf_config import read_architecture
 from megatron_dasd.models.program import layout_flags, to_argv
 from megatron_dasd.planning.memory import Recipe, memory, parameters, rows_in_flight
 from tests.sampled import left_out

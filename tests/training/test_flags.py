@@ -6,7 +6,8 @@ import pytest
 
 from megatron_dasd.config.base import Launch
 from megatron_dasd.errors import UserError
-from megatron_dasd.models.architecture import FAMILIES, Architecture, Experts
+from megatron_dasd.models.architecture import Architecture, Experts
+from megatron_dasd.models.families import FAMILIES
 from megatron_dasd.models.hf_flags import check_launch
 from megatron_dasd.training.flags import check_typed
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megatron_dasd.models.architecture import Architecture, Experts, Family
+from megatron_dasd.models.architecture import Architecture, Experts
+from megatron_dasd.models.families import Family
 from megatron_dasd.models.flops import peak_flops
 from megatron_dasd.training.metrics import METRICS, Step, computed, metric, training_flops
 from megatron_dasd.training.step_recorder import StepRecorder
