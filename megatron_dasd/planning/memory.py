@@ -172,8 +172,10 @@ def _activations(recipe: Recipe, stage: int) -> float:
     # the final norm, and the input of the output layer
     end = _norm(recipe, sharded) + t * h * b
     end *= stage == recipe.launch.pipeline_parallel - 1
-    # recomputed: the input of each layer
-    layer = sharded if recipe.recompute == "full" else layer_activations(recipe)
+    # recomputed: the input of each layer, and where its tokens went
+    layer = layer_activations(recipe)
+    if recipe.recompute == "full":
+        layer = sharded + _routing(recipe)
     return rows * recipe.num_local_layers * layer + end
 
 
@@ -252,7 +254,17 @@ def _feed_forward(recipe: Recipe, t: float) -> float:
     moved = kept * routed * a.hidden_size * b
     if local:  # also the experts' outputs, and the router's input in float32
         moved += routed * a.hidden_size * b + t * a.hidden_size * b
-    return own + moved + 3 * t * a.experts.num_experts * 4
+    return own + moved + _routing(recipe)
+
+
+def _routing(recipe: Recipe) -> float:
+    """Bytes of probabilities and maps of tokens to experts; the experts' dispatcher holds them."""
+    a, launch = recipe.architecture, recipe.launch
+    if a.experts is None:
+        return 0.0
+    t = recipe.seq_length / launch.context_parallel
+    own = t if recipe.layers == "local" else t / launch.tensor_parallel
+    return 3 * own * a.experts.num_experts * 4
 
 
 def _loss(recipe: Recipe) -> float:

@@ -8,12 +8,14 @@ import pytest
 
 from megatron_dasd.config.pipeline import load_pipeline
 from megatron_dasd.planning.estimate import recipe_of
-from megatron_dasd.planning.memory import Recipe, memory
+from megatron_dasd.planning.memory import Recipe, layer_backward, memory
 from tests.gpu_dry.conftest import Play
 from tests.gpu_dry.test_training import DENSE, EXAMPLES, EXPERTS, FP8
 
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 0.05
+ROW = 20e6
+"""Bytes of a row's tokens, borders and rotary table, which the plan leaves out."""
 PARTS = ("weights", "gradients", "optimizer", "activations", "loss")
 
 
@@ -40,10 +42,10 @@ def compare(
     both = {part: (found[part], getattr(plan, part)) for part in PARTS}
     both["peak"] = (found["peak"], plan.total)
     print(json.dumps({"example": example, "layers": depth, "settings": settings, **both}))
-    if recipe.recompute == "full":
-        del both["activations"]  # of a layer that is recomputed: made in the backward pass
+    if layer_backward(recipe) > found["loss"]:
+        del both["loss"]  # it is not what takes most; the peak shows what does
     for part, (live, counted) in both.items():
-        assert live == pytest.approx(counted, rel=TOLERANCE), part
+        assert live == pytest.approx(counted, rel=TOLERANCE, abs=ROW), part
 
 
 @pytest.mark.slow
