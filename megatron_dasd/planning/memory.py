@@ -19,6 +19,8 @@ from megatron_dasd.losses.slices import CPU_BYTES, slice_bytes
 from megatron_dasd.models.architecture import Architecture
 from megatron_dasd.models.sizes import ADAM_MOMENT_BYTES, element_bytes, optimizer_bytes
 
+_ROUTED_COPIES = 6
+"""Copies of all routed tokens that the backward pass of experts has at a time."""
 Layers = Literal["transformer_engine", "local"]
 Recompute = Literal["none", "full"]
 
@@ -33,7 +35,9 @@ class Memory:
     activations: float
     """Kept for the backward pass, for all micro-batches in flight."""
     loss: float
-    """Logits or their slices; only the last pipeline stage has any."""
+    """What is there for a moment beside them: logits or their slices, on the last pipeline stage;
+    or the backward pass of a layer, with the layer itself where it is recomputed, if it takes more.
+    """
 
     @property
     def total(self) -> float:
@@ -56,6 +60,8 @@ class Recipe:
     layers: Layers = "transformer_engine"
     moment_bytes: int = ADAM_MOMENT_BYTES
     """Both of Adam's moments, per weight."""
+    saved_copy_bytes: int = 0
+    """Of the float32 copy of a weight, what the optimizer takes from the weight itself."""
     gradient_bytes: int = 4
     """Accumulated gradient, per weight."""
     fp8: bool = False
@@ -113,12 +119,14 @@ def memory(recipe: Recipe, stage: int) -> Memory:
     if launch.distributed_optimizer:
         sharing = recipe.data_parallel * launch.context_parallel
         expert_sharing = max(1, sharing // launch.expert_parallel)
+    loss = _loss(recipe) if stage == launch.pipeline_parallel - 1 else 0.0
     return Memory(
         weights=b * (dense + expert) + _fp8_copies(recipe),
         gradients=recipe.gradient_bytes * (dense + expert),
-        optimizer=weight_bytes * (dense / sharing + expert / expert_sharing),
+        optimizer=(weight_bytes - recipe.saved_copy_bytes)
+        * (dense / sharing + expert / expert_sharing),
         activations=_activations(recipe, stage),
-        loss=_loss(recipe) if stage == launch.pipeline_parallel - 1 else 0,
+        loss=max(loss, layer_backward(recipe)),
     )
 
 
@@ -160,15 +168,15 @@ def _activations(recipe: Recipe, stage: int) -> float:
     t = recipe.seq_length / recipe.launch.context_parallel
     h, b = recipe.architecture.hidden_size, recipe.element_bytes
     sharded = t * h * b / recipe.launch.tensor_parallel
-    layer_bytes = layer_activations(recipe)
     rows = rows_in_flight(recipe, stage)
     # the final norm, and the input of the output layer
     end = _norm(recipe, sharded) + t * h * b
     end *= stage == recipe.launch.pipeline_parallel - 1
+    # recomputed: the input of each layer, and where its tokens went
+    layer = layer_activations(recipe)
     if recipe.recompute == "full":
-        # the input of each layer; and all of one layer, while its backward pass runs, or the end
-        return rows * recipe.num_local_layers * sharded + max(layer_bytes, end)
-    return rows * recipe.num_local_layers * layer_bytes + end
+        layer = sharded + _routing(recipe)
+    return rows * recipe.num_local_layers * layer + end
 
 
 def layer_activations(recipe: Recipe) -> float:
@@ -180,14 +188,33 @@ def layer_activations(recipe: Recipe) -> float:
     q = t * a.num_attention_heads * a.head_dim * b / tensor
     k = t * a.num_query_groups * a.head_dim * b / tensor
     sums = 4 * t * a.num_attention_heads / tensor  # the softmax's, float32
-    # both norms, and the inputs of the linear layers behind them
-    norms = 2 * (_norm(recipe, sharded) + sharded)
+    # both norms, and what is behind them: products, or experts' router
+    behind = _kept_share(recipe) * sharded
+    norms = 2 * _norm(recipe, sharded) + behind + (sharded if a.experts else behind)
     if recipe.layers == "local":
         attention = _local_attention(recipe, q, k) + sums
     else:
         # query, key, value; query and key after the rotation; the output projection's input
         attention = (q + 2 * k) + (q + k) + q + sums
+        if recipe.fp8:
+            attention += _kept_share(recipe) * q
     return norms + attention + _feed_forward(recipe, t)
+
+
+def layer_backward(recipe: Recipe) -> float:
+    """Bytes that the backward pass of one layer and one row has at a time, beside what is kept.
+
+    They are gradients, and in a layer that is recomputed all that it keeps.
+    """
+    a, b = recipe.architecture, recipe.element_bytes
+    t = recipe.seq_length / recipe.launch.context_parallel
+    again = layer_activations(recipe) if recipe.recompute == "full" else 0.0
+    if a.experts is None:
+        # gradients of gate, input and their product; of the layer's output, gathered
+        wide = 3 * a.ffn_hidden_size / recipe.launch.tensor_parallel
+        return again + t * (wide + a.hidden_size) * b
+    routed = t * a.experts.experts_per_token
+    return again + _ROUTED_COPIES * routed * a.hidden_size * b
 
 
 def _local_attention(recipe: Recipe, q: float, k: float) -> float:
@@ -204,6 +231,11 @@ def _local_attention(recipe: Recipe, q: float, k: float) -> float:
     return (q + 2 * k) + normalised + angles + q + values + 2 * q
 
 
+def _kept_share(recipe: Recipe) -> float:
+    """Share that is kept of the bytes of a product's input: in FP8 an element is one byte."""
+    return 1 / recipe.element_bytes if recipe.fp8 and recipe.layers != "local" else 1.0
+
+
 def _norm(recipe: Recipe, size: float) -> float:
     """Bytes kept by a norm of ``size`` bytes: the input; local: input and result in float32."""
     return 2 * size * 4 / recipe.element_bytes if recipe.layers == "local" else size
@@ -211,21 +243,41 @@ def _norm(recipe: Recipe, size: float) -> float:
 
 def _feed_forward(recipe: Recipe, t: float) -> float:
     a, b, tensor = recipe.architecture, recipe.element_bytes, recipe.launch.tensor_parallel
+    local, kept = recipe.layers == "local", _kept_share(recipe)
     # gate and input; their product; local: also the activated gate and a copy of the input
-    times = 5 if recipe.layers == "local" else 3
+    times = 5 if local else 2 + kept
     if a.experts is None:
         return times * t * a.ffn_hidden_size * b / tensor
     routed = t * a.experts.experts_per_token
     own = times * routed * a.experts.ffn_hidden_size * b / tensor
-    # inputs and outputs of the experts, a copy for each expert of a token; then the routing
-    moved = 2 * routed * a.hidden_size * b
-    return own + moved + 3 * t * a.experts.num_experts * 4 + t * a.hidden_size * b
+    # inputs of the experts, a copy for each expert of a token; then the routing
+    moved = kept * routed * a.hidden_size * b
+    if local:  # also the experts' outputs, and the router's input in float32
+        moved += routed * a.hidden_size * b + t * a.hidden_size * b
+    return own + moved + _routing(recipe)
+
+
+def _routing(recipe: Recipe) -> float:
+    """Bytes of probabilities and maps of tokens to experts; the experts' dispatcher holds them."""
+    a, launch = recipe.architecture, recipe.launch
+    if a.experts is None:
+        return 0.0
+    t = recipe.seq_length / launch.context_parallel
+    own = t if recipe.layers == "local" else t / launch.tensor_parallel
+    return 3 * own * a.experts.num_experts * 4
 
 
 def _loss(recipe: Recipe) -> float:
     t = recipe.seq_length / recipe.launch.context_parallel
-    num_logits = t * recipe.architecture.padded_vocab_size / recipe.launch.tensor_parallel
+    a, b = recipe.architecture, recipe.element_bytes
+    weights = a.padded_vocab_size * a.hidden_size / recipe.launch.tensor_parallel
+    num_logits = t * a.padded_vocab_size / recipe.launch.tensor_parallel
     if recipe.chunked_loss:
-        return slice_bytes(num_logits, recipe.slice_bytes)
+        # a slice in float32 and, where that is another, in the model's type; beside it first the
+        # hidden states' gradient in float32 and in that type, then also a gradient of the weights
+        # that stands for the one in their main_grad
+        slices = slice_bytes(num_logits, recipe.slice_bytes) * (1 + (b / 4 if b < 4 else 0))
+        gradient = t * a.hidden_size * b
+        return slices + gradient + max(4 * t * a.hidden_size, weights * b)
     # in the model's type, in float32, and the softmax kept for the backward pass
-    return num_logits * (recipe.element_bytes + 4 + 4)
+    return num_logits * (b + 4 + 4)
