@@ -26,12 +26,14 @@ ROOMS = (
     "commands",
     "data",
     "device",
+    "distillation",
     "divergence",
     "evaluation",
     "filters",
     "losses",
     "on_policy",
     "teacher",
+    "top_tokens",
     "training",
 )
 """Modules of ``tools/benchmarks``."""

@@ -1,11 +1,13 @@
 """A pipeline: checked settings and an ordered graph of stages, from a pipeline file."""
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import get_args
+
+from pydantic import BaseModel
 
 from megatron_dasd.config.base import Reference, Settings
 from megatron_dasd.config.cluster import Cluster
@@ -79,11 +81,20 @@ def references(settings: Settings) -> list[str]:
 
 
 def own_references(settings: Settings) -> Iterator[str]:
-    """The references of a stage itself."""
-    for name in _reference_fields(settings):
+    """The references of a stage itself, those in its nested settings too."""
+    yield from _references_in(settings)
+
+
+def _references_in(settings: BaseModel) -> Iterator[str]:
+    for name in type(settings).model_fields:
         value = getattr(settings, name)
-        values = value.values() if isinstance(value, dict) else value
-        yield from [values] if isinstance(values, str) else list(values or [])
+        values = list(value.values()) if isinstance(value, dict) else value
+        if name in _reference_fields(settings):
+            yield from [values] if isinstance(values, str) else list(values or [])
+        elif isinstance(value, dict):
+            for inner in value.values():
+                if isinstance(inner, BaseModel) and not isinstance(inner, Settings):
+                    yield from _references_in(inner)
 
 
 def resolved(settings: Settings, places: Mapping[str, Path]) -> Settings:
@@ -96,11 +107,26 @@ def resolved(settings: Settings, places: Mapping[str, Path]) -> Settings:
             return [renamed(one) for one in value]
         return str(places.get(value, value)) if isinstance(value, str) else value
 
-    new = {name: renamed(getattr(settings, name)) for name in _reference_fields(settings)}
+    return _renamed(settings, renamed)
+
+
+def _renamed[S: BaseModel](settings: S, rename: Callable[[object], object]) -> S:
+    new: dict[str, object] = {}
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if name in _reference_fields(settings):
+            new[name] = rename(value)
+        elif isinstance(value, dict) and _holds_references(value):
+            new[name] = {key: _renamed(inner, rename) for key, inner in value.items()}
     return settings.model_copy(update=new)
 
 
-def _reference_fields(settings: Settings) -> Iterator[str]:
+def _holds_references(value: dict[str, object]) -> bool:
+    """Whether a setting is a table of settings that refer to other stages."""
+    return any(isinstance(one, BaseModel) and any(_references_in(one)) for one in value.values())
+
+
+def _reference_fields(settings: BaseModel) -> Iterator[str]:
     for name, info in type(settings).model_fields.items():
         if any(isinstance(m, Reference) for m in info.metadata) or _holds_reference(
             info.annotation

@@ -61,29 +61,52 @@ def generate_responses(
         num_asked: the number of ``asked``.
         folder: see :func:`engines.parts.generate_parts`, as for ``aside`` and ``what``.
     """
-    model = model_folder(inputs[settings.model]) if settings.model else None
+    of_teachers = settings.of_teachers if isinstance(settings, SampleTeacher) else {"": settings}
+    folders = {
+        name: model_folder(inputs[own.model]) if own.model else None
+        for name, own in of_teachers.items()
+    }
+    several = list(of_teachers) != [""]
     generate_parts(
-        _jobs(asked, settings, inputs, model),
+        _jobs(asked, of_teachers, inputs, folders),
         Response,
         num_jobs=num_asked,
         folder=folder,
-        model=model,
+        model=folders.get(""),
         model_name=settings.model or "",
         settings=settings.engine,
         aside=aside,
         what=what,
+        open_teachers=partial(_open_teachers, of_teachers, folders) if several else None,
     )
+
+
+def _open_teachers(
+    of_teachers: Mapping[str, SampleTeacher | ContinueTeacher], folders: Mapping[str, Path | None]
+) -> Engine:
+    from megatron_dasd.engines.panel import Panel  # no HTTP client without servers
+    from megatron_dasd.engines.server_engine import ServerEngine
+
+    servers = {name: own.engine.server for name, own in of_teachers.items()}
+    return Panel({n: ServerEngine(server, folders[n]) for n, server in servers.items() if server})
 
 
 def _jobs(
     asked: Iterable[tuple[Candidate, Prefix | None]],
-    settings: SampleTeacher | ContinueTeacher,
+    of_teachers: Mapping[str, SampleTeacher | ContinueTeacher],
     inputs: Mapping[str, Path],
-    model: Path | None,
+    folders: Mapping[str, Path | None],
 ) -> Iterator[GenerationJob[Response]]:
-    tokenizer = load_tokenizer(model) if model and not settings.engine.own_template else None
-    few_shot = read_few_shot(inputs[settings.few_shot] if settings.few_shot else None)
+    tokenizers = {
+        name: load_tokenizer(folder)
+        for name, own in of_teachers.items()
+        if (folder := folders[name]) and not own.engine.own_template
+    }
+    examples = next(iter(of_teachers.values())).few_shot  # the same for all
+    few_shot = read_few_shot(inputs[examples] if examples else None)
     for candidate, prefix in asked:
+        teacher = "" if "" in of_teachers else candidate.prompt.domain
+        settings, tokenizer = of_teachers[teacher], tokenizers.get(teacher)
         turns = all_turns(candidate.prompt.messages, settings.system_prompt, few_shot)
         beginning = prefix.teacher_form if prefix else ""
         tools, variables = candidate.prompt.tools, settings.chat_template_kwargs
@@ -98,6 +121,7 @@ def _jobs(
             turns=turns,
             tools=tools,
             prefix=beginning,
+            teacher=teacher,
             max_new_tokens=settings.max_new_tokens,
             seed=candidate.seed,
             temperature=candidate.temperature,
