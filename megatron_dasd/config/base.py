@@ -236,8 +236,8 @@ class Server(BaseModel):
     patience_seconds: Annotated[float, Field(ge=0), Execution()] = 600.0
     """Seconds to wait while no server answers, and for a request that keeps getting status 429."""
     probe: Annotated[bool, Execution()] = True
-    """Whether sampling begins with a check that the log-probs are those of the untempered
-    distribution."""
+    """Whether sampling and ``score_topk`` begin with a check that the log-probs are those of the
+    untempered distribution."""
 
     @model_validator(mode="after")
     def _leaves_own_fields(self) -> "Server":

@@ -51,7 +51,7 @@ class TopWork:
     teachers: dict[str, Path]
     """Folders of the teachers, by domain; ``""``: one for all."""
     data: PackedDataset
-    asked: npt.NDArray[np.int8]
+    asked: npt.NDArray[np.int16]
     """[documents] number of the teacher, in the order of ``teachers``; -1: none is asked."""
     missing: list[tuple[Path, slice]]
     """Files of the shards, and their documents."""
@@ -137,14 +137,14 @@ def _check_tokenizers(teacher: Path, student: Path) -> None:
         )
 
 
-def _asked(data: PackedDataset, settings: ScoreTopk, domains: list[str]) -> npt.NDArray[np.int8]:
+def _asked(data: PackedDataset, settings: ScoreTopk, domains: list[str]) -> npt.NDArray[np.int16]:
     """[documents] The number of the teacher that is asked about each; -1: none is.
 
     Raises:
         UserError: ``only_rollouts``, and no document is a whole rollout of the student, so there
             would be nothing to distil from; or a document's domain has no teacher.
     """
-    asked = np.zeros(data.meta.num_documents, np.int8)
+    asked = np.zeros(data.meta.num_documents, np.int16)
     if not settings.only_rollouts and not settings.teachers:
         return asked
     for number, document in enumerate(read_records(data.path, Document)):
