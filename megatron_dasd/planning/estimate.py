@@ -154,7 +154,7 @@ def _cost(pipeline: Pipeline, stage: str) -> Cost:
         lengths = token_totals(pipeline, settings.responses)
         cost = _forward_cost(pipeline, stage, settings.model, lengths, slower)
         return replace(cost, disk_bytes=stored_bytes(settings.kind, lengths.num_tokens))
-    if isinstance(settings, ScoreTopk):
+    if isinstance(settings, ScoreTopk) and settings.teacher:
         slower = FLOAT32_SHARE if settings.dtype == "float32" else 1
         lengths = token_totals(pipeline, settings.data)
         cost = _forward_cost(pipeline, stage, settings.teacher, lengths, slower)
