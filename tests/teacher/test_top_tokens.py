@@ -110,6 +110,44 @@ def test_goes_on_where_it_was_killed(
         assert (resumed / file.name).read_bytes() == file.read_bytes(), file.name
 
 
+@pytest.mark.parametrize("suffix", ["ids", "logprobs", "sha256"])
+def test_a_changed_shard_is_made_again(
+    suffix: str, inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(top_tokens, "_SHARD_TOKENS", 10)
+
+    def attempt(name: str) -> StageFolder:
+        with StageFolder(tmp_path / name, name, "score_topk", {}, {}) as folder:
+            folder.finish(figures=top_tokens.run(settings(), inputs, folder))
+        return folder
+
+    whole = attempt("whole").path / "data"
+
+    def dies(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(top_tokens, "write_top", dies)
+        with pytest.raises(KeyboardInterrupt):
+            attempt("changed")
+    (shard,) = (tmp_path / "changed").rglob(f"000000*{suffix}")
+    data = bytearray(shard.read_bytes())
+    data[3] ^= 1
+    shard.write_bytes(data)
+    scored: list[int] = []
+    score = top_tokens.top_of_document
+
+    def counted(model: Any, tokens: Any, *rest: Any) -> Any:
+        scored.append(len(tokens))
+        return score(model, tokens, *rest)
+
+    monkeypatch.setattr(top_tokens, "top_of_document", counted)
+    resumed = attempt("changed").path / "data"
+    assert scored == LENGTHS[:2]  # those of the changed shard, and no others
+    for file in whole.iterdir():
+        assert (resumed / file.name).read_bytes() == file.read_bytes(), file.name
+
+
 def test_a_teacher_with_another_tokenizer_is_refused(
     run_stage: RunStage, inputs: dict[str, Path], model_dir: Path
 ) -> None:
