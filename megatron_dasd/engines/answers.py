@@ -133,7 +133,7 @@ def read_generation(raw: bytes, stop: Sequence[str] = (), spell: Spell | None = 
 
 
 def read_sampled(raw: bytes) -> tuple[list[float], tuple[list[int], list[int]] | None]:
-    """(log-probs of the generated tokens, (prompt ids, generated ids) where both are told).
+    """(log-probs of the generated tokens, (prompt ids, generated ids) if the server gives both).
 
     Raises:
         Fault: the answer is not sound.
@@ -199,7 +199,7 @@ def _decode(raw: bytes) -> _Answer:
 
 
 def _tokens(choice: _Choice) -> tuple[list[int], list[float], list[bytes] | None]:
-    """(ids, log-probs, bytes where they can be told without the tokenizer)."""
+    """(ids, log-probs, bytes if known without the tokenizer)."""
     logprobs = choice.logprobs
     pieces: list[bytes] | None
     if logprobs is not None and logprobs.content is not None:
