@@ -64,7 +64,7 @@ class Pipeline:
         return [ref for ref in references(self.stages[stage]) if ref in self.stages]
 
     def ancestors(self, stage: str) -> list[str]:
-        """All stages that this one rests on, in running order."""
+        """All stages that this one depends on, in running order."""
         found: set[str] = set()
         waiting = self.upstream(stage)
         while waiting:
