@@ -1,4 +1,4 @@
-"""How a run ends before its end: by a user's mistake, or because it was told to stop."""
+"""How a run ends before its end: by a user's mistake, or because it was asked to stop."""
 
 MISTAKE_STATUS = 2
 UNEXPECTED_STATUS = 70
@@ -8,11 +8,11 @@ CLOSED_PIPE_STATUS = 141
 INTERRUPTED_STATUS = 130
 """Of a run that Ctrl-C ended."""
 STOPPED_STATUS = 75
-"""Of a run that stopped with its work kept and wants to be started again (EX_TEMPFAIL)."""
+"""Exit status of a run that stopped with its work kept; start it again (EX_TEMPFAIL)."""
 
 
 class UserError(Exception):
-    """A mistake that the user can mend; shown as one line, without a traceback, with exit status 2.
+    """A mistake that the user can fix; shown as one line, without a traceback, with exit status 2.
 
     The message says what is wrong, where (file, record, field, rank) and what to do about it.
     """
@@ -30,7 +30,7 @@ class UnexpectedError(UserError):
 
 
 class Stopped(KeyboardInterrupt):
-    """The run was told to stop (SIGTERM, SIGUSR1, a time limit) and goes on when started again.
+    """The run was asked to stop (SIGTERM, SIGUSR1, a time limit) and resumes when started again.
 
     Like Ctrl-C, and unlike an error, it passes through whatever deals with errors.
     """

@@ -140,7 +140,7 @@ class _RateColumn(ProgressColumn):
 
 
 class _TimeColumn(ProgressColumn):
-    """Time left, once there is something to reckon it from; at the end, the time it took."""
+    """Time left, once it can be estimated; at the end, the time it took."""
 
     def render(self, task: Task) -> Text:
         elapsed = task.finished_time if task.finished else task.elapsed
@@ -156,7 +156,7 @@ class _TimeColumn(ProgressColumn):
 
 
 def _is_early(task: Task) -> bool:
-    """Whether too little is done to reckon a rate from it."""
+    """Whether too little is done to estimate a rate."""
     early = (task.elapsed or 0.0) < _ESTIMATE_SECONDS
     return early or task.percentage < 100 * _ESTIMATE_SHARE
 

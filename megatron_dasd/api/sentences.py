@@ -40,7 +40,7 @@ def compare_sentences(
     beta: float = 0.1,
     alpha: float | None = None,
 ) -> list[Sentence]:
-    """Split a response into sentences and tell whose each is.
+    """Split a response into sentences and classify each as the teacher's, the student's or shared.
 
     A sentence's probability under a model is the geometric mean of its tokens' probabilities.  It
     is the teacher's where the teacher's exceeds the student's by more than ``beta``.

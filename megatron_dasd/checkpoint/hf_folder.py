@@ -154,7 +154,7 @@ class HfWeights:
         if name not in self._place_of:
             raise UserError(f"{self.folder}: tensor {name} is missing")
         place = self._place_of[name]
-        # opened anew for each: a file kept open keeps in memory all that was ever read of it
+        # opened again for each: a file kept open keeps in memory all that was ever read of it
         with safe_open(place.file, framework="pt") as file:
             if not place.slices:
                 return file.get_tensor(place.stored)  # type: ignore[no-any-return]

@@ -138,7 +138,7 @@ class _Marker:
 
 
 class _Storage:
-    """A storage, of which only its size matters."""
+    """Stand-in for a tensor's storage; only the size is used."""
 
     def __init__(self, num_items: int) -> None:
         self.num_items = num_items

@@ -2,7 +2,7 @@
 
 The distributed optimizer's state is written as it lies on the ranks (``dp_reshardable`` in
 Megatron's words): nothing is gathered, and no host holds a copy of the whole.  Such a checkpoint
-loads under the layout that wrote it.  For any other it is written anew by a gathering pass in the
+loads under the layout that wrote it.  For any other it is rewritten by a gathering pass in the
 old layout (``training.gather_program``), whose result takes its place.
 """
 

@@ -175,7 +175,7 @@ class _Follower:
         self._memo[index] = self._stack[-1]
 
     def _fill(self, opcode: int, values: list[list[int]]) -> None:
-        """The container on top takes items."""
+        """Add items to the container on top of the stack."""
         _check_hashed(opcode, values)
         self._put_in(values)
 

@@ -25,7 +25,7 @@ class Conversion:
     converted: Converted
 
     def figures(self) -> dict[str, object]:
-        """For a stage's manifest."""
+        """Figures for a stage's manifest."""
         return {"dtype": self.dtype, **self.converted.model_dump()}
 
 

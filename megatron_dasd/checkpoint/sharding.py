@@ -109,7 +109,7 @@ def _chunk(piece: ShardedTensor) -> ChunkStorageMetadata:
 
 
 class StreamingSave(TorchDistSaveShardedStrategy):  # type: ignore[misc]
-    """Megatron's save of one rank, each parameter made when it is written and let go after.
+    """Megatron's save of one rank, each parameter made when it is written and freed after.
 
     To be given to Megatron's ``save_checkpoint`` as the ``save_strategy`` of its context.
     """

@@ -56,7 +56,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def make_way(saves: Path, iteration: int) -> None:
-    """Before a checkpoint is written: what lies there of the same and of later iterations.
+    """Make room for a checkpoint: unseal one of the same iteration, set later ones aside.
 
     A checkpoint that is written again is not whole, and has no seal, until that is done.  Later
     ones are of a run that was given up when this one went back behind them; they are set aside.

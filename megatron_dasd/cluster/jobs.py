@@ -102,8 +102,8 @@ def plan_jobs(
         more: options of the pipeline's command line for the jobs of stages and servers.
 
     Raises:
-        UserError: a stage names a service that the file does not define, or its ranks do not fill
-            its nodes.
+        UserError: a stage names a service that the file does not define, its ranks do not fill
+            its nodes, or one that works as one task is given several.
     """
     jobs: list[SlurmJob] = []
     clients: dict[str, list[str]] = {}
@@ -145,6 +145,11 @@ def _stage_job(
                 f"of at most {on_node} each; change launch.num_ranks or cluster.stages.{stage}"
             )
         tasks = num_ranks // nodes
+    elif nodes * tasks > 1 and not settings.works_over_mpi:
+        raise UserError(
+            f"{pipeline.path}: cluster.stages: {nodes} nodes with {tasks} tasks each for stage "
+            f"{stage}, which works as one task; leave nodes and tasks_per_node out"
+        )
     return replace(
         _job(pipeline, asked, stage, STAGE, (str(pipeline.path), stage, *more)),
         nodes=nodes,

@@ -234,8 +234,9 @@ class Server(BaseModel):
     None: they run it already."""
     send_seed: bool = True
     """Whether each request carries its seed; vLLM samples faster without seeds."""
-    rescore_by: Literal["prompt_logprobs", "echo"] = "prompt_logprobs"
-    """Field that requests the log-probs of a given text: vLLM's, or the older ``echo``."""
+    rescore_by: Literal["prompt_logprobs", "echo", "sglang"] = "prompt_logprobs"
+    """How the log-probs of a given text are requested: by vLLM's field, by the older ``echo``, or
+    from SGLang's own API beside ``/v1``."""
     api_key_env: Annotated[str | None, Execution()] = None
     """Environment variable that holds the API key; None: no key is sent."""
     concurrency: Annotated[Positive, Execution()] = 256
@@ -251,8 +252,8 @@ class Server(BaseModel):
     patience_seconds: Annotated[float, Field(ge=0), Execution()] = 600.0
     """Seconds to wait while no server answers, and for a request that keeps getting status 429."""
     probe: Annotated[bool, Execution()] = True
-    """Whether sampling begins with a check that the log-probs are those of the untempered
-    distribution."""
+    """Whether sampling and ``score_topk`` begin with a check that the log-probs are those of the
+    untempered distribution."""
 
     @model_validator(mode="after")
     def _leaves_own_fields(self) -> "Server":

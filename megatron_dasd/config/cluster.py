@@ -21,8 +21,8 @@ class Resources(BaseModel):
     nodes: Positive | None = None
     """None: as many as its ranks need, ``launch.num_ranks`` over ``gpus_per_node``; else 1."""
     tasks_per_node: Positive | None = None
-    """Tasks of a stage that works over MPI (``preprocess_data``); None: one, whose workers are
-    processes of its own."""
+    """Tasks of a stage whose work several share over MPI (docs/many_cores.md lists them), one of
+    which hands out work; None: one, whose workers are processes of its own."""
     cpus_per_task: Positive | None = None
     """CPUs of each task."""
     gpus_per_node: Annotated[int, Field(ge=0)] | None = None

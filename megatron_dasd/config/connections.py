@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import get_args
 
+from pydantic import BaseModel
+
 from megatron_dasd.config.base import Reference, Settings
 from megatron_dasd.config.on_policy import CHECKPOINT, WEIGHTS
 from megatron_dasd.config.products import Checkpoint, Model, in_words
@@ -12,19 +14,29 @@ from megatron_dasd.config.training import EVALUATION
 from megatron_dasd.errors import UserError
 
 
-def named_references(settings: Settings) -> Iterator[tuple[str, str]]:
-    """The references of a stage itself, each after its setting; ``models.before`` in a mapping."""
-    for name in reference_fields(settings):
+def named_references(settings: BaseModel) -> Iterator[tuple[str, str]]:
+    """The references of a stage itself, each after its setting.
+
+    In a table of settings, the setting is ``models.before`` or ``teachers.math.model``.
+    """
+    fields = set(reference_fields(settings))
+    for name in type(settings).model_fields:
         value = getattr(settings, name)
-        if isinstance(value, dict):
-            yield from ((f"{name}.{key}", reference) for key, reference in value.items())
+        table = value.items() if isinstance(value, dict) else ()
+        if name not in fields:
+            for key, inner in table:
+                if isinstance(inner, BaseModel) and not isinstance(inner, Settings):
+                    found = named_references(inner)
+                    yield from ((f"{name}.{key}.{setting}", ref) for setting, ref in found)
+        elif isinstance(value, dict):
+            yield from ((f"{name}.{key}", reference) for key, reference in table)
         elif isinstance(value, str):
             yield name, value
         else:
             yield from ((name, reference) for reference in value or [])
 
 
-def reference_fields(settings: Settings) -> Iterator[str]:
+def reference_fields(settings: BaseModel) -> Iterator[str]:
     """Names of the settings that hold references."""
     for name, info in type(settings).model_fields.items():
         if any(isinstance(m, Reference) for m in info.metadata) or _holds_reference(

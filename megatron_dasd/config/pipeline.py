@@ -1,10 +1,12 @@
 """A pipeline: checked settings and an ordered graph of stages, from a pipeline file."""
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+
+from pydantic import BaseModel
 
 from megatron_dasd.config.base import Settings
 from megatron_dasd.config.cluster import Cluster
@@ -62,7 +64,7 @@ class Pipeline:
         return [ref for ref in references(self.stages[stage]) if ref in self.stages]
 
     def ancestors(self, stage: str) -> list[str]:
-        """All stages that this one rests on, in running order."""
+        """All stages that this one depends on, in running order."""
         found: set[str] = set()
         waiting = self.upstream(stage)
         while waiting:
@@ -100,7 +102,18 @@ def resolved(settings: Settings, places: Mapping[str, Path]) -> Settings:
             return [renamed(one) for one in value]
         return str(places.get(value, value)) if isinstance(value, str) else value
 
-    new = {name: renamed(getattr(settings, name)) for name in reference_fields(settings)}
+    return _renamed(settings, renamed)
+
+
+def _renamed[S: BaseModel](settings: S, rename: Callable[[object], object]) -> S:
+    fields = set(reference_fields(settings))
+    new: dict[str, object] = {}
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if name in fields:
+            new[name] = rename(value)
+        elif isinstance(value, dict) and any(isinstance(one, BaseModel) for one in value.values()):
+            new[name] = {key: _renamed(one, rename) for key, one in value.items()}
     return settings.model_copy(update=new)
 
 

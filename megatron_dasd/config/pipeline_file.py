@@ -164,7 +164,7 @@ class _Change:
 
     @property
     def of_seed(self) -> bool:
-        """Whether it changes the pipeline's seed, which a stage without one of its own has."""
+        """Whether it sets the pipeline's seed, which stages without their own seed use."""
         return self.parts == ["seed"]
 
     @property

@@ -1,4 +1,4 @@
-"""What ``tools/plan.py`` reckons with: figures that no file knows before a run."""
+"""Assumptions of ``dasd plan``: rates and prices that no file holds before a run."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal

@@ -65,7 +65,7 @@ class Decontamination(BaseModel):
     """A benchmark's text of fewer words than a run, but at least this many, is searched for as a
     whole."""
     common_prompts: Positive = 100
-    """A run that so many different prompts of the data share is an instruction and gives nothing
+    """A run that at least this many prompts of the data share is an instruction and gives nothing
     away; a tenth of all prompts is enough, and five at least."""
 
 
@@ -150,7 +150,7 @@ class ScoreStudent(Settings):
     """Variables of the model's chat template."""
     few_shot: Input | None = None
     """JSON lines of Message records put before the prompt: they show a student that has not learnt
-    the form of the responses what it is, so that the scores tell of the content."""
+    the form of the responses what it is, so that the scores reflect the content."""
     batch_tokens: Positive = 4096
     """Padded tokens of one forward pass."""
     dtype: Literal["bfloat16", "float32"] = "float32"
@@ -182,7 +182,7 @@ Strategy = Literal["count", "ratio", "longest", "random", "fewest"]
 
 
 class Budget(BaseModel):
-    """How much is kept of all prompts together: so many tokens, or so many responses."""
+    """How much is kept of all prompts together: a number of tokens, or of responses."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

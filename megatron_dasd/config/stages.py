@@ -1,4 +1,4 @@
-"""All stage kinds, and the settings of any of them, told apart by their ``kind``.
+"""All stage kinds, and the settings of any of them, distinguished by their ``kind``.
 
 Nothing lists the kinds: a settings class in any module of this package is one by being declared.
 """

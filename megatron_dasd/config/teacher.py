@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from megatron_dasd.config.base import (
     Engine,
@@ -16,8 +16,34 @@ from megatron_dasd.config.base import (
     TemplateVariables,
     ThinkingFormat,
 )
+from megatron_dasd.config.execution import Execution
 from megatron_dasd.config.products import Model, PackedData, TopTokens
 from megatron_dasd.records import FilteredResponse, Prompt, Response, Rollout
+
+
+class TopTeacher(BaseModel):
+    """One of several teachers of token-level distillation, behind servers of its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: Input
+    """Hugging Face folder: the teacher's tokenizer and chat template."""
+    server: Server
+    """Servers that run it."""
+
+
+class Teacher(TopTeacher):
+    """One of several teachers, behind servers of its own."""
+
+    chat_template_kwargs: TemplateVariables = {}
+    """Variables of its chat template, added to the stage's."""
+
+
+class ScoringTeacher(Teacher):
+    """One of several teachers that score given texts."""
+
+    thinking: ThinkingFormat | None = None
+    """Its own delimiters; None: the stage's."""
 
 
 class SampleTeacher(Settings):
@@ -29,7 +55,7 @@ class SampleTeacher(Settings):
         warning_seconds=120,
         over_mpi=True,
         makes=Response,
-        reads={"model": Model, "prompts": Prompt, "few_shot": ()},
+        reads={"model": Model, "teachers": Model, "prompts": Prompt, "few_shot": ()},
     )
     model: Input | None = None
     """Hugging Face folder: the model, or with ``engine.server`` its tokenizer and chat template.
@@ -55,14 +81,40 @@ class SampleTeacher(Settings):
     """Texts that end a response; they are not part of it."""
     engine: Engine = Engine()
     """How the texts are generated."""
+    teachers: dict[str, Teacher] = {}
+    """In place of ``model`` and ``engine.server``: the teachers by the domain of the prompts."""
     on_malformed: OnMalformed = "stop"
     """``stop``: the first malformed record ends the stage; ``set_aside``: such records are kept
     beside the result with the reason, and counted."""
 
+    @model_validator(mode="after")
+    def _one_or_several(self) -> "SampleTeacher":
+        if self.teachers and (self.model or self.engine.server):
+            raise ValueError(
+                "teachers have models and servers of their own; leave model and engine.server out"
+            )
+        return self
+
+    @property
+    def of_teachers(self) -> "dict[str, SampleTeacher]":
+        """The same stage with one teacher each, by domain; under ``""`` the one for all."""
+        return {
+            domain: self.model_copy(
+                update={
+                    "teachers": {},
+                    "model": teacher.model,
+                    "engine": self.engine.model_copy(update={"server": teacher.server}),
+                    "chat_template_kwargs": self.chat_template_kwargs
+                    | teacher.chat_template_kwargs,
+                }
+            )
+            for domain, teacher in self.teachers.items()
+        } or {"": self}
+
     @property
     def needs_gpus(self) -> bool:
         """Whether the engine runs in this process."""
-        return self.engine.in_process
+        return self.engine.in_process and not self.teachers
 
 
 class ScoreTopk(Settings):
@@ -77,26 +129,58 @@ class ScoreTopk(Settings):
         warning_seconds=120,
         in_rounds=True,
         makes=TopTokens,
-        reads={"data": PackedData, "model": Model, "teacher": Model},
+        reads={"data": PackedData, "model": Model, "teacher": Model, "teachers": Model},
     )
     data: Input
     """Packed data."""
     model: Input
     """Hugging Face folder of the student, whose tokenizer the data was made with."""
-    teacher: Input
-    """Hugging Face folder of the teacher."""
+    teacher: Input | None = None
+    """Hugging Face folder of the teacher; with ``server`` its tokenizer and config are enough."""
+    server: Server | None = None
+    """Servers that run the teacher; None: it runs in this process."""
+    teachers: dict[str, TopTeacher] = {}
+    """In place of ``teacher``: the teachers by the domain of the documents."""
     top_k: Positive = 64
-    """Tokens kept at each position; 8 bytes each."""
+    """Tokens kept at each position; some 4 bytes each."""
     only_rollouts: bool = False
     """Score only the documents that the student wrote to the end (``keep_rollouts``); the others
     are trained on with the cross-entropy alone."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Precision of the teacher."""
+    """Precision of a teacher in this process."""
+    memory_mib: Annotated[Positive, Execution()] = 2048
+    """Most memory, in MiB, for the servers' answers, in flight or not yet written."""
+
+    @model_validator(mode="after")
+    def _one_kind_of_teacher(self) -> "ScoreTopk":
+        if (self.teacher is None) == (not self.teachers):
+            raise ValueError("give teacher or teachers")
+        if self.teachers and self.server:
+            raise ValueError("teachers have servers of their own; leave server out")
+        for name, server in self.servers.items():
+            if server.rescore_by == "echo":
+                where = f"teachers.{name}.server" if name else "server"
+                raise ValueError(f"{where}.rescore_by: echo names tokens by text; leave it out")
+        return self
+
+    @property
+    def teacher_folders(self) -> dict[str, str]:
+        """References to the teachers' folders, by domain; under ``""`` the one for all."""
+        if self.teacher is not None:
+            return {"": self.teacher}
+        return {domain: teacher.model for domain, teacher in self.teachers.items()}
+
+    @property
+    def servers(self) -> dict[str, Server]:
+        """The teachers' servers, by domain; none where the teacher runs in this process."""
+        if self.server is not None:
+            return {"": self.server}
+        return {domain: teacher.server for domain, teacher in self.teachers.items()}
 
     @property
     def needs_gpus(self) -> bool:
-        """It loads the teacher."""
-        return True
+        """Whether the teacher runs in this process."""
+        return not self.servers
 
 
 class ScoreTeacher(Settings):
@@ -109,12 +193,20 @@ class ScoreTeacher(Settings):
         over_mpi=True,
         in_rounds=True,
         makes=Response,
-        reads={"model": Model, "responses": Response, "rollouts": Rollout, "few_shot": ()},
+        reads={
+            "model": Model,
+            "teachers": Model,
+            "responses": Response,
+            "rollouts": Rollout,
+            "few_shot": (),
+        },
     )
-    model: Input
+    model: Input | None = None
     """Hugging Face folder: the teacher's tokenizer and chat template."""
-    server: Server
+    server: Server | None = None
     """Servers that run the teacher and give log-probs of a given text."""
+    teachers: dict[str, ScoringTeacher] = {}
+    """In place of ``model`` and ``server``: the teachers by the domain of the prompts."""
     responses: Input | None = None
     """Response records: their tokens and log-probs are replaced by the teacher's."""
     rollouts: Input | None = None
@@ -138,7 +230,27 @@ class ScoreTeacher(Settings):
     def _one_input(self) -> "ScoreTeacher":
         if (self.responses is None) == (self.rollouts is None):
             raise ValueError("give responses or rollouts")
+        given = (self.model is not None, self.server is not None)
+        if given != (not self.teachers, not self.teachers):
+            raise ValueError("give model and server, or teachers")
         return self
+
+    @property
+    def of_teachers(self) -> "dict[str, ScoreTeacher]":
+        """The same stage with one teacher each, by domain; under ``""`` the one for all."""
+        return {
+            domain: self.model_copy(
+                update={
+                    "teachers": {},
+                    "model": teacher.model,
+                    "server": teacher.server,
+                    "thinking": teacher.thinking or self.thinking,
+                    "chat_template_kwargs": self.chat_template_kwargs
+                    | teacher.chat_template_kwargs,
+                }
+            )
+            for domain, teacher in self.teachers.items()
+        } or {"": self}
 
 
 class RollOutStudent(Settings):

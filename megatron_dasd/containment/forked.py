@@ -66,7 +66,7 @@ class ForkedFunction:
                 payload = _receive(host, size)
             except (OSError, EOFError):
                 return self._ended(child)
-            except BaseException:  # an interruption: an answer on its way belongs to no later call
+            except BaseException:  # an interruption: a late answer belongs to no later call
                 self._stop()
                 raise
         if status == DONE:
@@ -163,7 +163,7 @@ def _stop(child: int, host: socket.socket, owner: int) -> None:
 
 
 def _receive(connection: socket.socket, size: int) -> bytes:
-    """Exactly so many bytes.
+    """Read exactly this many bytes.
 
     Raises:
         EOFError: the other end closed it before.

@@ -246,7 +246,7 @@ class Pool:
                     if replace:
                         self._drop(worker)
         except BaseException:
-            self.close()  # a worker with a request on its way is of no more use
+            self.close()  # a worker with an unanswered request cannot be used again
             raise
         return [outcomes[number] for number in range(len(requests))]
 

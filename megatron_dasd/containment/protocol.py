@@ -43,7 +43,7 @@ class Orders(msgspec.Struct, frozen=True):
     folder: str | None
     """The one folder in which children may write; None: none."""
     drop_user: bool
-    """Whether children take on the user ``nobody``; wants root."""
+    """Whether children run as the user ``nobody``; needs root."""
 
 
 class Failure(msgspec.Struct, frozen=True):

@@ -282,7 +282,7 @@ def skipped(batch: ResponseBatch, settings: PreprocessData) -> Iterator[str]:
 
 
 def name_of(batch: ResponseBatch, row: int) -> str:
-    """The name of a response's document: its key, and where the text comes from."""
+    """The name of a response's document: its key and the source of its text."""
     origin = "continuation" if batch.is_continuation(row) else "response"
     temperature, candidate = batch.temperature(row), batch.candidate(row)
     return f"{batch.prompts[row].prompt_id} T={temperature:g} {origin} {candidate}"

@@ -1,4 +1,4 @@
-"""Megatron's distributed optimizer over torch's AdamW, mended so that a run resumes exactly.
+"""Megatron's distributed optimizer over torch's AdamW, patched so that a run resumes exactly.
 
 Megatron falls back to torch's AdamW where neither apex nor Transformer Engine is installed.  The
 distributed optimizer (0.19) then cannot be loaded: it reads the count of steps before there is
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class _Distributed(Protocol):
-    """Megatron's distributed optimizer, as far as it is mended."""
+    """Megatron's distributed optimizer, the part that is patched."""
 
     optimizer: torch.optim.Optimizer
 

@@ -52,7 +52,7 @@ class Finding:
     found: str
     """What is here, with its version; empty: nothing."""
     meaning: str
-    """On: what is switched on thereby.  Off: what adding it would bring, and how.  Broken: what is
+    """On: what this enables.  Off: what adding it would bring, and how.  Broken: what is
     wrong, and what to do."""
 
 

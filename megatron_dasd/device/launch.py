@@ -101,9 +101,9 @@ def launch(
 
 
 def _context() -> SpawnContext | ForkServerContext:
-    """How ranks are started: forked from a process that has Megatron imported, or anew.
+    """How ranks are started: forked from a process that has imported Megatron, or spawned.
 
-    Where there is a GPU, anew: see ``device.preload``.
+    Where there is a GPU they are spawned: see ``device.preload``.
     """
     if gpus.in_sight():
         return multiprocessing.get_context("spawn")
@@ -168,7 +168,7 @@ def run_guarded(main: Callable[[], None], *, logs_traceback: bool = False) -> No
     status = guard(main, logs_traceback=logs_traceback)
     if status:
         sys.stdout.flush()
-        os._exit(status)  # the other ranks may wait in a collective: no orderly farewell
+        os._exit(status)  # the other ranks may wait in a collective: so do not wait for them
 
 
 def _start(process: BaseProcess, module: str, rank: int) -> None:
@@ -182,7 +182,7 @@ def _start(process: BaseProcess, module: str, rank: int) -> None:
     except (EOFError, ConnectionError) as error:
         raise UserError(
             f"{module}: rank {rank} did not start, the process that forks the ranks has ended "
-            f"({type(error).__name__}), perhaps for want of memory; start the command again"
+            f"({type(error).__name__}), perhaps for lack of memory; start the command again"
         ) from None
 
 

@@ -152,7 +152,7 @@ def keeps_bytes(raw: bytes) -> bool:
 
 
 def read_sampled(raw: bytes) -> Sampled:
-    """What a probe compares with a rescoring.
+    """Read what a probe compares with a rescoring.
 
     Raises:
         Fault: the answer is not sound.
@@ -218,7 +218,7 @@ def _decode(raw: bytes) -> _Answer:
 
 
 def _tokens(choice: _Choice) -> tuple[list[int], list[float], list[bytes] | None]:
-    """(ids, log-probs, bytes where they can be told without the tokenizer)."""
+    """(ids, log-probs, bytes if known without the tokenizer)."""
     logprobs = choice.logprobs
     pieces: list[bytes] | None
     if logprobs is not None and logprobs.content is not None:

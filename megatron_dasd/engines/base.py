@@ -1,8 +1,11 @@
 """The interface that sampling, continuation, rollouts and evaluation generate through."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
 
 from megatron_dasd.records import FinishReason, Message, TokenLogprobs, Usage
 
@@ -20,6 +23,8 @@ class GenerationRequest:
     """The schemas of the tools that the model may call, a JSON list as text, for such a server."""
     prefix: str = ""
     """The beginning of the assistant's turn, which the model continues, for such a server."""
+    teacher: str = ""
+    """Which of several teachers answers."""
     max_new_tokens: int
     """Fewer are generated where the model's context ends."""
     seed: int
@@ -69,6 +74,18 @@ class ScoringRequest:
 
     prompt_ids: list[int]
     response_ids: list[int]
+    teacher: str = ""
+    """Which of several teachers answers."""
+
+
+@dataclass(frozen=True, eq=False)
+class TopRequest:
+    """A text whose likeliest tokens are asked for, at every position but the first."""
+
+    ids: npt.NDArray[np.number]
+    """``[tokens]``"""
+    teacher: str = ""
+    """Which of several teachers answers."""
 
 
 class Meter(Protocol):
@@ -100,3 +117,21 @@ class Engine(Protocol):
         number as they complete, in any order; within a batch the order stays.
         """
         ...
+
+
+@runtime_checkable
+class SeveralEngines(Protocol):
+    """An engine that passes each request on to one of several."""
+
+    engines: Mapping[str, Engine]
+    """By the name that requests give as ``teacher``."""
+
+
+def answering(engine: Engine, teacher: str) -> Engine:
+    """The engine that has answered a request: of several, the one that the request names."""
+    return engine.engines[teacher] if isinstance(engine, SeveralEngines) else engine
+
+
+def no_teacher(where: str, domain: str, domains: Iterable[str]) -> str:
+    """The error of a record whose domain has no teacher."""
+    return f"{where}: domain {domain!r} has no teacher; teachers names {', '.join(domains)}"

@@ -18,6 +18,7 @@ from megatron_dasd.engines.faults import Attempts, Fault, Refusal, parse_retry_a
 from megatron_dasd.engines.identity import ModelCheck
 from megatron_dasd.engines.network import (
     CONNECTION_LOST,
+    MOST_BYTES,
     NO_CONNECTION,
     Answer,
     Http,
@@ -30,6 +31,8 @@ from megatron_dasd.errors import UserError
 from megatron_dasd.json_values import JsonObject
 from megatron_dasd.printing import say
 
+NATIVE = "/generate"
+"""Path of SGLang's own API, which lies beside ``/v1`` and not below it."""
 _NOTICE_SECONDS = 3.0
 """Seconds without a server at the start, after which a line says what is waited for."""
 _MOST_SET_ASIDE = 32
@@ -71,13 +74,20 @@ class Client:
         """The servers' program and its version; known once one is up."""
         return self._models.version
 
-    async def ask[A](self, path: str, body: JsonObject, read: Callable[[bytes], A]) -> A | Failure:
+    async def ask[A](
+        self,
+        path: str,
+        body: JsonObject,
+        read: Callable[[bytes], A],
+        most_bytes: int = MOST_BYTES,
+    ) -> A | Failure:
         """Post a request and read its answer; retries faults.
 
         Args:
-            path: behind the base URL, e.g. ``/completions``.
+            path: behind the base URL, e.g. ``/completions``; or :data:`NATIVE`.
             body: the model's name and the settings' extra fields are added.
             read: makes the result of an answer's bytes, or raises a Fault.
+            most_bytes: longest body of the answer.
 
         Raises:
             UserError: no request of this run can be answered: no server is up, the key is not
@@ -100,7 +110,7 @@ class Client:
             reraise=True,
         )
         try:
-            result: A = await retrying(self._attempt, path, data, read)
+            result: A = await retrying(self._attempt, path, data, read, most_bytes)
         except Fault as fault:
             return self._set_aside(Failure(kind=fault.kind, detail=self._http.scrub(fault.detail)))
         except Refusal as refusal:
@@ -125,7 +135,9 @@ class Client:
             )
         return failure
 
-    async def _attempt[A](self, path: str, data: bytes, read: Callable[[bytes], A]) -> A:
+    async def _attempt[A](
+        self, path: str, data: bytes, read: Callable[[bytes], A], most_bytes: int
+    ) -> A:
         if self._watching and self._watching.done():
             self._watching.result()  # raises what ended it
         endpoint = await self._endpoints.choose()
@@ -133,7 +145,7 @@ class Client:
         try:
             with self._endpoints.serving(endpoint, clock):
                 async with clock:
-                    answer = await self._post(endpoint, path, data)
+                    answer = await self._post(endpoint, path, data, most_bytes)
         except TimeoutError:
             if endpoint.lost.is_set():
                 raise Fault("connection lost", f"{endpoint.url}: {endpoint.why_down}") from None
@@ -149,13 +161,13 @@ class Client:
         self._endpoints.succeeded(endpoint)
         return result
 
-    async def _post(self, endpoint: Endpoint, path: str, data: bytes) -> Answer:
+    async def _post(self, endpoint: Endpoint, path: str, data: bytes, most_bytes: int) -> Answer:
         try:
-            return await self._http.ask("POST", endpoint.url + path, data)
+            return await self._http.ask("POST", _address(endpoint, path), data, most_bytes)
         except Fault as fault:
             if fault.kind in (NO_CONNECTION, CONNECTION_LOST):
                 self._endpoints.unreachable(endpoint, fault.detail)
-                fault.detail = f"{endpoint.url}{path}: {fault.detail}"
+                fault.detail = f"{_address(endpoint, path)}: {fault.detail}"
             raise
 
     def _check_status(self, endpoint: Endpoint, path: str, answer: Answer) -> None:
@@ -164,7 +176,7 @@ class Client:
         if status == 200:
             return
         text = self._http.excerpt(answer)
-        where = f"{endpoint.url}{path}"
+        where = _address(endpoint, path)
         after = parse_retry_after(answer.retry_after)
         if status == 429:
             self._endpoints.rest(endpoint, after if after is not None else 0.0)
@@ -220,6 +232,10 @@ class Client:
         self._models.started = True
         self._watching = watching
         return watching
+
+
+def _address(endpoint: Endpoint, path: str) -> str:
+    return (endpoint.url.removesuffix("/v1") if path == NATIVE else endpoint.url) + path
 
 
 @asynccontextmanager

@@ -25,7 +25,8 @@ _KEEP_ALIVE_SECONDS = 4.0
 """Shorter than servers keep an idle connection (5 s is common): a request on a connection that the
 server is just closing would fail."""
 MOST_BYTES = 32 << 20
-"""Longest body of an answer, decompressed: log-probs of about 250,000 tokens."""
+"""Longest body of an answer, decompressed: log-probs of about 250,000 tokens.  A request whose
+answer is larger by its nature says so."""
 _MOST_REDIRECTS = 4
 NO_CONNECTION, CONNECTION_LOST = "no connection", "connection lost"
 """Kinds of faults after which a server counts as unreachable."""
@@ -51,29 +52,34 @@ class Http:
         self._session = session
         self.scrub = scrub
 
-    async def ask(self, method: str, url: str, data: bytes | None = None) -> Answer:
+    async def ask(
+        self, method: str, url: str, data: bytes | None = None, most_bytes: int = MOST_BYTES
+    ) -> Answer:
         """Make one request and read its answer; redirects are followed on the same host alone.
+
+        Args:
+            most_bytes: longest body of the answer, decompressed.
 
         Raises:
             Fault: no connection, or no whole answer of a bounded size; its detail is clean.
         """
         at = url
         for _ in range(_MOST_REDIRECTS):
-            answer = await self._ask(method, at, data)
+            answer = await self._ask(method, at, data, most_bytes)
             further = _same_origin(at, method, answer)
             if further is None:
                 return answer
             at = further
         raise Fault("redirected", f"{url}: more than {_MOST_REDIRECTS} redirects")
 
-    async def _ask(self, method: str, url: str, data: bytes | None) -> Answer:
+    async def _ask(self, method: str, url: str, data: bytes | None, most_bytes: int) -> Answer:
         try:
             async with self._session.request(
                 method, url, data=data, proxy=proxy_of(url), allow_redirects=False
             ) as answer:
                 return Answer(
                     answer.status,
-                    await _read(answer, url),
+                    await _read(answer, url, most_bytes),
                     answer.headers.get("Retry-After"),
                     answer.headers.get("Location", ""),
                 )
@@ -96,23 +102,23 @@ class Http:
         return self.scrub(_error_text(error))
 
 
-async def _read(answer: aiohttp.ClientResponse, url: str) -> bytes:
+async def _read(answer: aiohttp.ClientResponse, url: str, most_bytes: int) -> bytes:
     """The body; aiohttp decompresses it in pieces as they are taken, so that memory is bounded."""
     declared = answer.content_length
     plain = "Content-Encoding" not in answer.headers
-    if plain and declared is not None and declared <= MOST_BYTES:
+    if plain and declared is not None and declared <= most_bytes:
         return await answer.read()  # never more than it declares
     chunks, size = [], 0
     if not plain or declared is None:
         async for chunk in answer.content.iter_any():
             chunks.append(chunk)
             size += len(chunk)
-            if size > MOST_BYTES:
+            if size > most_bytes:
                 break
         else:
             return b"".join(chunks)
     answer.close()  # the rest is not read
-    raise Fault("answer too long", f"{url}: more than {MOST_BYTES >> 20} MiB")
+    raise Fault("answer too long", f"{url}: more than {most_bytes >> 20} MiB")
 
 
 def _same_origin(url: str, method: str, answer: Answer) -> str | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.base import Engine as EngineSettings
-from megatron_dasd.engines.base import Engine, Failure, Generation, GenerationRequest
+from megatron_dasd.engines.base import Engine, Failure, Generation, GenerationRequest, answering
 from megatron_dasd.engines.open import open_engine
 from megatron_dasd.progress import Bar, progress
 from megatron_dasd.records_io import Dataclass, SetAside
@@ -79,6 +79,7 @@ def generate_parts[R](
     settings: EngineSettings,
     aside: SetAside,
     what: str,
+    open_teachers: Callable[[], Engine] | None = None,
 ) -> None:
     """Generate for every job and write the records, skipping parts that exist already.
 
@@ -93,6 +94,7 @@ def generate_parts[R](
         model: Hugging Face folder, loaded when a part is missing.
         aside: records set aside while the jobs were made; written with the first part.
         what: the work, for the progress bar.
+        open_teachers: opens several teachers, in place of ``model``.
     """
     size = settings.batch_size
     num_parts = max(1, -(-num_jobs // size))
@@ -112,7 +114,7 @@ def generate_parts[R](
                 open_batches[index] = made = [make() for make in batch]
                 yield index, [job.request for job in made if not job.refused]
 
-    engine = open_engine(settings, model, model_name)
+    engine = open_teachers() if open_teachers else open_engine(settings, model, model_name)
     done = num_jobs - sum(min(size, num_jobs - index * size) for index in missing)
     with progress(what, total=num_jobs, unit="responses", done=done) as bar:
         meter = BarMeter(bar)
@@ -143,7 +145,7 @@ def _records[R](
             continue
         num_tokens += len(answer.tokens.token_ids)
         if answer.text:
-            records.append(job.record(answer, engine))
+            records.append(job.record(answer, answering(engine, job.request.teacher)))
         else:
             part.drop("empty", job.about)
     part.counts["generated"] = len(records)

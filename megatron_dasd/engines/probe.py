@@ -7,7 +7,8 @@ shows which.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -52,18 +53,28 @@ def untempered(sampled: Sequence[float], rescored: Sequence[float]) -> bool:
     return float(np.mean(np.abs(gaps))) <= largest and abs(float(np.mean(gaps))) <= _TOLERANCE_MEAN
 
 
+@dataclass(frozen=True)
+class Sample:
+    """A request that draws a few tokens."""
+
+    path: str
+    body: JsonObject
+    read: Callable[[bytes], Sampled] = read_sampled
+    """Gives the log-probs, and the ids of prompt and response where the answer tells them."""
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+
 async def check_untempered(
     client: Client,
-    probes: Sequence[GenerationRequest],
-    to_body: Callable[[GenerationRequest], tuple[str, JsonObject]],
+    samples: Sequence[Sample],
     score: Callable[[Sequence[int], Sequence[int]], Awaitable[Scored | Failure]],
     rescore_by: str,
 ) -> None:
-    """Sample a little as the run will, score the same tokens, and compare.
+    """Sample a little, score the same tokens, and compare.
 
     Args:
-        probes: some of the run's requests.
-        to_body: path and body of a request.
+        samples: a few requests.
         score: gives the log-probs of (prompt ids, response ids).
         rescore_by: the field that scoring uses, for the error.
 
@@ -73,8 +84,8 @@ async def check_untempered(
     sampled: list[float] = []
     rescored: list[float] = []
     failure: Failure | None = None
-    for request in probes:
-        answer = await client.ask(*to_body(request), _read)
+    for sample in samples:
+        answer = await client.ask(sample.path, sample.body, partial(_read, sample))
         if isinstance(answer, Failure):  # of this request alone, or of all
             failure = answer
             continue
@@ -91,7 +102,7 @@ async def check_untempered(
     if failure and not sampled:
         raise UserError(f"the first requests failed: {failure.kind}: {failure.detail}")
     if sampled and not untempered(sampled, rescored):
-        temperature, top_p = probes[0].temperature, probes[0].top_p
+        temperature, top_p = samples[0].temperature, samples[0].top_p
         gap = np.mean(np.abs(np.subtract(sampled, rescored)))
         raise UserError(
             f"the server's log-probs at temperature {temperature:g} and top-p {top_p:g} are not "
@@ -100,8 +111,9 @@ async def check_untempered(
         )
 
 
-def _read(raw: bytes) -> tuple[Sampled, str]:
-    return read_sampled(raw), "" if keeps_bytes(raw) else f"; {LOSES_BYTES}"
+def _read(sample: Sample, raw: bytes) -> tuple[Sampled, str]:
+    found = sample.read(raw)
+    return found, "" if found[1] or keeps_bytes(raw) else f"; {LOSES_BYTES}"
 
 
 def _cannot(why: str) -> str:

@@ -61,19 +61,35 @@ def generate_responses(
         num_asked: the number of ``asked``.
         folder: see :func:`engines.parts.generate_parts`, as for ``aside`` and ``what``.
     """
-    model = model_folder(inputs[settings.model]) if settings.model else None
-    make = _JobMaker(settings, inputs, model)
+    of_teachers = settings.of_teachers if isinstance(settings, SampleTeacher) else {"": settings}
+    folders = {
+        name: model_folder(inputs[own.model]) if own.model else None
+        for name, own in of_teachers.items()
+    }
+    several = list(of_teachers) != [""]
+    make = _JobMaker(of_teachers, inputs, folders)
     generate_parts(
         (partial(make, candidate, prefix) for candidate, prefix in asked),
         Response,
         num_jobs=num_asked,
         folder=folder,
-        model=model,
+        model=folders.get(""),
         model_name=settings.model or "",
         settings=settings.engine,
         aside=aside,
         what=what,
+        open_teachers=partial(_open_teachers, of_teachers, folders) if several else None,
     )
+
+
+def _open_teachers(
+    of_teachers: Mapping[str, SampleTeacher | ContinueTeacher], folders: Mapping[str, Path | None]
+) -> Engine:
+    from megatron_dasd.engines.panel import Panel  # no HTTP client without servers
+    from megatron_dasd.engines.server_engine import ServerEngine
+
+    servers = {name: own.engine.server for name, own in of_teachers.items()}
+    return Panel({n: ServerEngine(server, folders[n]) for n, server in servers.items() if server})
 
 
 class _JobMaker:
@@ -81,17 +97,22 @@ class _JobMaker:
 
     def __init__(
         self,
-        settings: SampleTeacher | ContinueTeacher,
+        of_teachers: Mapping[str, SampleTeacher | ContinueTeacher],
         inputs: Mapping[str, Path],
-        model: Path | None,
+        folders: Mapping[str, Path | None],
     ) -> None:
-        self._settings = settings
-        own_template = settings.engine.own_template
-        self._tokenizer = load_tokenizer(model) if model and not own_template else None
-        self._few_shot = read_few_shot(inputs[settings.few_shot] if settings.few_shot else None)
+        self._of_teachers = of_teachers
+        self._tokenizers = {
+            name: load_tokenizer(folder)
+            for name, own in of_teachers.items()
+            if (folder := folders[name]) and not own.engine.own_template
+        }
+        examples = next(iter(of_teachers.values())).few_shot  # the same for all
+        self._few_shot = read_few_shot(inputs[examples] if examples else None)
 
     def __call__(self, candidate: Candidate, prefix: Prefix | None) -> GenerationJob[Response]:
-        settings, tokenizer = self._settings, self._tokenizer
+        teacher = "" if "" in self._of_teachers else candidate.prompt.domain
+        settings, tokenizer = self._of_teachers[teacher], self._tokenizers.get(teacher)
         turns = all_turns(candidate.prompt.messages, settings.system_prompt, self._few_shot)
         beginning = prefix.teacher_form if prefix else ""
         tools, variables = candidate.prompt.tools, settings.chat_template_kwargs
@@ -105,6 +126,7 @@ class _JobMaker:
             turns=turns,
             tools=tools,
             prefix=beginning,
+            teacher=teacher,
             max_new_tokens=settings.max_new_tokens,
             seed=candidate.seed,
             temperature=candidate.temperature,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.base import OnMalformed
-from megatron_dasd.engines.base import Failure, ScoringRequest
+from megatron_dasd.engines.base import Engine, Failure, ScoringRequest, answering
+from megatron_dasd.engines.panel import Panel
 from megatron_dasd.engines.parts import BarMeter
 from megatron_dasd.engines.server_engine import ServerEngine
 from megatron_dasd.progress import progress
@@ -18,7 +19,7 @@ class ScoringJob[R]:
     """One text to score, and how its record is made."""
 
     request: ScoringRequest
-    record: Callable[[list[float], ServerEngine], R]
+    record: Callable[[list[float], Engine], R]
     """Makes the stage's record from the log-probs of ``request.response_ids``."""
     about: Dataclass
     """Set aside when no server answers well."""
@@ -30,7 +31,7 @@ def score_parts[R](
     record_type: type[R],
     *,
     folder: StageFolder,
-    engine: ServerEngine,
+    engine: ServerEngine | Panel,
     on_malformed: OnMalformed,
     what: str,
 ) -> None:
@@ -69,7 +70,9 @@ def score_parts[R](
                 if isinstance(answer, Failure):
                     aside.drop(f"server: {answer.kind}", job.about, answer.detail)
                 else:
-                    records.append(job.record(answer.logprobs, engine))
+                    records.append(
+                        job.record(answer.logprobs, answering(engine, job.request.teacher))
+                    )
             aside.counts["scored"] = len(records)
             aside.counts.update(meter.take_faults())
             folder.write_part(index, record_type, records, aside.counts, aside.rows)

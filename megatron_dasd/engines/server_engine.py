@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
 
 from megatron_dasd.config.base import Server
-from megatron_dasd.engines import answers
+from megatron_dasd.engines import answers, native
 from megatron_dasd.engines.base import (
     Failure,
     Generation,
@@ -17,9 +17,9 @@ from megatron_dasd.engines.base import (
     Scored,
     ScoringRequest,
 )
-from megatron_dasd.engines.client import Client, connected
+from megatron_dasd.engines.client import NATIVE, Client, connected
 from megatron_dasd.engines.flow import run_batches
-from megatron_dasd.engines.probe import LOSES_BYTES, check_untempered, choose_probes
+from megatron_dasd.engines.probe import LOSES_BYTES, Sample, check_untempered, choose_probes
 from megatron_dasd.engines.weights import Weights
 from megatron_dasd.errors import UserError
 from megatron_dasd.json_values import JsonObject
@@ -29,6 +29,10 @@ from megatron_dasd.text.chat import turn_fields
 from megatron_dasd.text.encoding import encode, load_tokenizer
 from megatron_dasd.text.harmony import text_bytes
 
+type Ask[Q, A] = Callable[[Q], Awaitable[A]]
+"""Answers one request."""
+type Opening[Q, A] = Callable[[Sequence[Q]], AbstractAsyncContextManager[Ask[Q, A]]]
+"""Connects; called with the first batch."""
 _OPEN_BATCHES = 4
 """Requests of open batches, in multiples of those in flight.  A slow request delays only its own
 batch; this bounds how many finished requests wait in such batches."""
@@ -72,21 +76,7 @@ class ServerEngine:
         Raises:
             UserError: the servers cannot do this work, or none has answered for too long.
         """
-
-        async def prepare(
-            client: Client, first: Sequence[GenerationRequest]
-        ) -> Callable[[GenerationRequest], Awaitable[Generation | Failure]]:
-            if self._settings.probe:
-                await check_untempered(
-                    client,
-                    choose_probes(first),
-                    self._generation_body,
-                    partial(self._score_ids, client),
-                    self._settings.rescore_by,
-                )
-            return partial(self._generate, client, meter)
-
-        return self._answer(batches, meter, prepare)
+        return answer_batches(batches, partial(self.generating, meter), self.concurrency)
 
     def score(
         self, batches: Iterable[tuple[int, Sequence[ScoringRequest]]], meter: Meter
@@ -96,45 +86,46 @@ class ServerEngine:
         Raises:
             UserError: as above.
         """
+        return answer_batches(batches, partial(self.scoring, meter), self.concurrency)
 
-        async def prepare(
-            client: Client, first: Sequence[ScoringRequest]
-        ) -> Callable[[ScoringRequest], Awaitable[Scored | Failure]]:
-            return partial(self._score, client, meter)
+    @property
+    def concurrency(self) -> int:
+        """Most requests in flight."""
+        return self._settings.concurrency
 
-        return self._answer(batches, meter, prepare)
+    @asynccontextmanager
+    async def connected(self, meter: Meter) -> AsyncIterator[Client]:
+        """The client of the servers; sets the model's name and the servers' version."""
+        async with connected(self._settings, meter, self._weights) as client:
+            self.name, self.version = client.model, client.version
+            yield client
 
-    def _answer[Q, A](
-        self,
-        batches: Iterable[tuple[int, Sequence[Q]]],
-        meter: Meter,
-        prepare: Callable[[Client, Sequence[Q]], Awaitable[Callable[[Q], Awaitable[A]]]],
-    ) -> Iterator[tuple[int, list[A]]]:
-        """Connect once there is a batch, and answer all batches.
+    @asynccontextmanager
+    async def generating(
+        self, meter: Meter, first: Sequence[GenerationRequest]
+    ) -> AsyncIterator[Ask[GenerationRequest, Generation | Failure]]:
+        """What generates for one request, once the servers have passed the probe.
 
         Args:
-            prepare: called with the client and the first batch; returns what answers a request.
+            first: some of the requests, for the probe.
         """
-        batches = iter(batches)
-        first = next(batches, None)
-        if first is None:
-            return
+        async with self.connected(meter) as client:
+            if self._settings.probe:
+                await check_untempered(
+                    client,
+                    [self._sample(request) for request in choose_probes(first)],
+                    partial(self._score_ids, client),
+                    self._settings.rescore_by,
+                )
+            yield partial(self._generate, client, meter)
 
-        @asynccontextmanager
-        async def connect() -> AsyncIterator[Callable[[Q], Awaitable[A]]]:
-            async with connected(self._settings, meter, self._weights) as client:
-                self.name, self.version = client.model, client.version
-                yield await prepare(client, first[1])
-
-        yield from run_batches(
-            chain([first], batches),
-            connect,
-            concurrency=self._settings.concurrency,
-            max_open=self._max_open(len(first[1])),
-        )
-
-    def _max_open(self, batch_size: int) -> int:
-        return 2 + _OPEN_BATCHES * self._settings.concurrency // max(1, batch_size)
+    @asynccontextmanager
+    async def scoring(
+        self, meter: Meter, first: Sequence[ScoringRequest]
+    ) -> AsyncIterator[Ask[ScoringRequest, Scored | Failure]]:
+        """What scores one text."""
+        async with self.connected(meter) as client:
+            yield partial(self._score, client, meter)
 
     # -- generation ------------------------------------------------------------------------------
 
@@ -161,6 +152,10 @@ class ServerEngine:
             self._has_answered = True
             if loses:
                 say(f"warning: {LOSES_BYTES}")
+
+    def _sample(self, request: GenerationRequest) -> Sample:
+        path, body = self._generation_body(request)
+        return Sample(path, body, temperature=request.temperature, top_p=request.top_p)
 
     def _generation_body(self, request: GenerationRequest) -> tuple[str, JsonObject]:
         """(path, body) of a request."""
@@ -210,6 +205,12 @@ class ServerEngine:
         self, client: Client, prompt_ids: Sequence[int], response_ids: Sequence[int]
     ) -> Scored | Failure:
         ids = [*prompt_ids, *response_ids]
+        if self._settings.rescore_by == "sglang":
+            start = max(1, len(prompt_ids))
+            given = native.scoring_body(ids, start)
+            return await client.ask(
+                NATIVE, given, lambda raw: Scored(logprobs=native.read_scores(raw, ids, start))
+            )
         body: JsonObject = {"prompt": ids, "max_tokens": 1, "temperature": 1.0}
         if self._settings.rescore_by == "prompt_logprobs":
             body["prompt_logprobs"] = 0
@@ -220,6 +221,32 @@ class ServerEngine:
             return Scored(logprobs=answers.read_scores(raw, ids, len(prompt_ids)))
 
         return await client.ask("/completions", body, read)
+
+
+def answer_batches[Q, A](
+    batches: Iterable[tuple[int, Sequence[Q]]],
+    opening: Opening[Q, A],
+    concurrency: int,
+    max_open: int | None = None,
+) -> Iterator[tuple[int, list[A]]]:
+    """Connect once there is a batch, and answer all batches.
+
+    Args:
+        concurrency: requests in flight.
+        max_open: batches begun and not yet taken; None: by their size.
+    """
+    batches = iter(batches)
+    first = next(batches, None)
+    if first is None:
+        return
+    if max_open is None:
+        max_open = 2 + _OPEN_BATCHES * concurrency // max(1, len(first[1]))
+    yield from run_batches(
+        chain([first], batches),
+        partial(opening, first[1]),
+        concurrency=concurrency,
+        max_open=max_open,
+    )
 
 
 def _turn_for_server(turn: Message) -> JsonObject:

@@ -50,7 +50,7 @@ _ALIVE_SHARE = 0.75
 
 @dataclass
 class _Sequence:
-    """One request on its way."""
+    """One request that is being generated."""
 
     request: GenerationRequest
     prompt_ids: list[int]

@@ -34,7 +34,7 @@ _BASE = np.uint64(0x9E3779B97F4A7C15)
 _LOOP_WINDOW = 65_536
 """Characters at the end of a text that are searched for a loop."""
 _CHECKED = 8
-"""Hash matches that are compared in full; so many false matches do not occur in practice."""
+"""Most hash matches that are compared in full; more false matches do not occur in practice."""
 _NO_NUMBER = -1
 _MOST_DIGITS = 15
 """Of a number that is compared with others; what is longer is a word."""

@@ -20,7 +20,7 @@ for an H100, 19.5 of 312 for an A100, 80 of 2,250 for a B200; a half more or les
 
 @dataclass(frozen=True)
 class Products:
-    """What of a model its matrix products go by."""
+    """Sizes of a model that determine its matrix products."""
 
     num_layers: int
     hidden_size: int

@@ -54,16 +54,19 @@ def recipe_of(pipeline: Pipeline, stage: str) -> Recipe:
     launch = settings.launch
     of_a_row = launch.tensor_parallel * launch.pipeline_parallel * launch.context_parallel
     moment_bytes, gradient_bytes = _optimizer_bytes(flags)
+    bf16 = settings.precision != "fp32"
     return Recipe(
         architecture=architecture_of(pipeline, settings.model),
         launch=launch,
         seq_length=seq_length_of(pipeline, settings.data),
-        bf16=settings.precision != "fp32",
+        bf16=bf16,
         fp8=settings.precision.startswith("fp8"),
         chunked_loss=settings.chunked_loss,
         slice_bytes=_slice_bytes(settings.loss_slice_mib, pipeline.plan.gpu_memory_gb),
         recompute="full" if flags.get("recompute-granularity") == "full" else "none",
         moment_bytes=moment_bytes,
+        # of the float32 copy that optimizer keeps the half that the bfloat16 weight lacks
+        saved_copy_bytes=2 if bf16 and flags.get("use-precision-aware-optimizer") else 0,
         gradient_bytes=gradient_bytes,
         num_micro_batches=max(1, settings.global_batch_size * of_a_row // launch.num_ranks),
     )
@@ -76,8 +79,7 @@ def _slice_bytes(mib: int | None, gpu_memory_gb: float) -> int:
 def _optimizer_bytes(flags: Mapping[str, object]) -> tuple[int, int]:
     """Bytes per weight of both of Adam's moments, and of the gradient.
 
-    Megatron's precision-aware optimizer keeps them in the types that its flags name.  The copy in
-    float32 is counted whole, though Transformer Engine may keep only half of it.
+    Megatron's precision-aware optimizer keeps them in the types that its flags name.
     """
     types = flags if flags.get("use-precision-aware-optimizer") else {}
     first, second, gradient = (
@@ -153,7 +155,7 @@ def _cost(pipeline: Pipeline, stage: str) -> Cost:
         lengths = token_totals(pipeline, settings.responses)
         cost = _forward_cost(pipeline, stage, settings.model, lengths, slower)
         return replace(cost, disk_bytes=stored_bytes(settings.kind, lengths.num_tokens))
-    if isinstance(settings, ScoreTopk):
+    if isinstance(settings, ScoreTopk) and settings.teacher:
         slower = FLOAT32_SHARE if settings.dtype == "float32" else 1
         lengths = token_totals(pipeline, settings.data)
         cost = _forward_cost(pipeline, stage, settings.teacher, lengths, slower)

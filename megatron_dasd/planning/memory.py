@@ -20,6 +20,8 @@ from megatron_dasd.models.architecture import Architecture
 from megatron_dasd.models.sizes import ADAM_MOMENT_BYTES, element_bytes, optimizer_bytes
 from megatron_dasd.planning import delta_nets
 
+_ROUTED_COPIES = 6
+"""Copies of all routed tokens that the backward pass of experts has at a time."""
 Layers = Literal["transformer_engine", "local"]
 Recompute = Literal["none", "full"]
 
@@ -34,7 +36,9 @@ class Memory:
     activations: float
     """Kept for the backward pass, for all micro-batches in flight."""
     loss: float
-    """Logits or their slices; only the last pipeline stage has any."""
+    """What is there for a moment beside them: logits or their slices, on the last pipeline stage;
+    or the backward pass of a layer, with the layer itself where it is recomputed, if it takes more.
+    """
 
     @property
     def total(self) -> float:
@@ -57,6 +61,8 @@ class Recipe:
     layers: Layers = "transformer_engine"
     moment_bytes: int = ADAM_MOMENT_BYTES
     """Both of Adam's moments, per weight."""
+    saved_copy_bytes: int = 0
+    """Of the float32 copy of a weight, what the optimizer takes from the weight itself."""
     gradient_bytes: int = 4
     """Accumulated gradient, per weight."""
     fp8: bool = False
@@ -97,7 +103,8 @@ def parameters(recipe: Recipe, stage: int) -> tuple[int, int]:
     tensor = launch.tensor_parallel
     q, k = a.num_attention_heads * a.head_dim, a.num_query_groups * a.head_dim
     attention = (a.hidden_size * (_projected(recipe)) + q * a.hidden_size) // tensor
-    attention += (q + 2 * k) // tensor * a.family.qkv_bias + 2 * a.head_dim * a.family.qk_layernorm
+    attention += (q + 2 * k) // tensor * (a.family.qkv_bias or a.attention_bias)
+    attention += a.hidden_size * a.attention_bias + 2 * a.head_dim * a.family.qk_layernorm
     layer, expert = 2 * a.hidden_size, 0
     if a.experts:
         layer += a.hidden_size * a.experts.num_experts
@@ -136,12 +143,14 @@ def memory(recipe: Recipe, stage: int) -> Memory:
     if launch.distributed_optimizer:
         sharing = recipe.data_parallel * launch.context_parallel
         expert_sharing = max(1, sharing // launch.expert_parallel)
+    loss = _loss(recipe) if stage == launch.pipeline_parallel - 1 else 0.0
     return Memory(
         weights=b * (dense + expert) + _fp8_copies(recipe, stage),
         gradients=recipe.gradient_bytes * (dense + expert),
-        optimizer=weight_bytes * (dense / sharing + expert / expert_sharing),
+        optimizer=(weight_bytes - recipe.saved_copy_bytes)
+        * (dense / sharing + expert / expert_sharing),
         activations=_activations(recipe, stage),
-        loss=_loss(recipe) if stage == launch.pipeline_parallel - 1 else 0,
+        loss=max(loss, layer_backward(recipe, stage)),
     )
 
 
@@ -189,20 +198,17 @@ def _activations(recipe: Recipe, stage: int) -> float:
     t = recipe.seq_length / recipe.launch.context_parallel
     h, b = recipe.architecture.hidden_size, recipe.element_bytes
     sharded = t * h * b / recipe.launch.tensor_parallel
-    attention_bytes = layer_activations(recipe)
-    linear_bytes = layer_activations(recipe, linear=True)
-    linear = recipe.num_linear_layers(stage)
-    rows = rows_in_flight(recipe, stage)
+    rows, layers = rows_in_flight(recipe, stage), recipe.num_local_layers
     # the final norm, and the input of the output layer
     end = _norm(recipe, sharded) + t * h * b
     end *= stage == recipe.launch.pipeline_parallel - 1
     if recipe.recompute == "full":
-        # the input of each layer; and all of one layer, while its backward pass runs, or the end
-        kinds = [linear_bytes] * (linear > 0)
-        kinds += [attention_bytes] * (linear < recipe.num_local_layers)
-        return rows * recipe.num_local_layers * sharded + max(*kinds, end)
-    layers = linear * linear_bytes + (recipe.num_local_layers - linear) * attention_bytes
-    return rows * layers + end
+        # the input of each layer, and where its tokens went
+        return rows * layers * (sharded + _routing(recipe)) + end
+    linear = recipe.num_linear_layers(stage)
+    kept = (layers - linear) * layer_activations(recipe)
+    kept += linear * layer_activations(recipe, linear=True)
+    return rows * kept + end
 
 
 def layer_activations(recipe: Recipe, linear: bool = False) -> float:
@@ -218,8 +224,9 @@ def layer_activations(recipe: Recipe, linear: bool = False) -> float:
     q = t * a.num_attention_heads * a.head_dim * b / tensor
     k = t * a.num_query_groups * a.head_dim * b / tensor
     sums = 4 * t * a.num_attention_heads / tensor  # the softmax's, float32
-    # both norms, and the inputs of the linear layers behind them
-    norms = 2 * (_norm(recipe, sharded) + sharded)
+    # both norms, and what is behind them: products, or experts' router
+    behind = _kept_share(recipe) * sharded
+    norms = 2 * _norm(recipe, sharded) + behind + (sharded if a.experts else behind)
     if linear and a.linear:
         local = recipe.layers == "local"
         attention = delta_nets.activations(a.linear, t / tensor, b, local)
@@ -229,10 +236,32 @@ def layer_activations(recipe: Recipe, linear: bool = False) -> float:
     else:
         # query, key, value; query and key after the rotation; the output projection's input
         attention = (q + 2 * k) + (q + k) + q + sums
+        if recipe.fp8:
+            attention += _kept_share(recipe) * q
     if a.linear:
         # the gate, in float32 and its sigmoid; what it scales
         attention += q + 2 * q * 4 / b
     return norms + attention + _feed_forward(recipe, t)
+
+
+def layer_backward(recipe: Recipe, stage: int) -> float:
+    """Bytes that the backward pass of one layer and one row has at a time, beside what is kept.
+
+    They are gradients, and in a layer that is recomputed all that it keeps.
+    """
+    a, b = recipe.architecture, recipe.element_bytes
+    t = recipe.seq_length / recipe.launch.context_parallel
+    again = 0.0
+    if recipe.recompute == "full":
+        linear = recipe.num_linear_layers(stage)
+        kinds = {layer < linear for layer in range(recipe.num_local_layers)}
+        again = max(layer_activations(recipe, linear=kind) for kind in kinds)
+    if a.experts is None:
+        # gradients of gate, input and their product; of the layer's output, gathered
+        wide = 3 * a.ffn_hidden_size / recipe.launch.tensor_parallel
+        return again + t * (wide + a.hidden_size) * b
+    routed = t * a.experts.experts_per_token
+    return again + _ROUTED_COPIES * routed * a.hidden_size * b
 
 
 def _local_attention(recipe: Recipe, q: float, k: float) -> float:
@@ -250,6 +279,11 @@ def _local_attention(recipe: Recipe, q: float, k: float) -> float:
     return (q + 2 * k) + normalised + angles + q + values + 2 * q
 
 
+def _kept_share(recipe: Recipe) -> float:
+    """Share that is kept of the bytes of a product's input: in FP8 an element is one byte."""
+    return 1 / recipe.element_bytes if recipe.fp8 and recipe.layers != "local" else 1.0
+
+
 def _norm(recipe: Recipe, size: float) -> float:
     """Bytes kept by a norm of ``size`` bytes: the input; local: input and result in float32."""
     return 2 * size * 4 / recipe.element_bytes if recipe.layers == "local" else size
@@ -257,26 +291,46 @@ def _norm(recipe: Recipe, size: float) -> float:
 
 def _feed_forward(recipe: Recipe, t: float) -> float:
     a, b, tensor = recipe.architecture, recipe.element_bytes, recipe.launch.tensor_parallel
+    local, kept = recipe.layers == "local", _kept_share(recipe)
     # gate and input; their product; local: also the activated gate and a copy of the input
-    times = 5 if recipe.layers == "local" else 3
+    times = 5 if local else 2 + kept
     if a.experts is None:
         return times * t * a.ffn_hidden_size * b / tensor
     routed = t * a.experts.experts_per_token
     own = times * routed * a.experts.ffn_hidden_size * b / tensor
-    # inputs and outputs of the experts, a copy for each expert of a token; then the routing
-    moved = 2 * routed * a.hidden_size * b
+    # inputs of the experts, a copy for each expert of a token; then the routing
+    moved = kept * routed * a.hidden_size * b
+    if local:  # also the experts' outputs, and the router's input in float32
+        moved += routed * a.hidden_size * b + t * a.hidden_size * b
     shared = 0.0
     if a.experts.shared_ffn_hidden_size:
         # its hidden layer; its result and input for the gate
         shared = times * t * a.experts.shared_ffn_hidden_size * b / tensor
         shared += 2 * t * a.hidden_size * b / tensor
-    return own + moved + shared + 3 * t * a.experts.num_experts * 4 + t * a.hidden_size * b
+    return own + moved + shared + _routing(recipe)
+
+
+def _routing(recipe: Recipe) -> float:
+    """Bytes of probabilities and maps of tokens to experts; the experts' dispatcher holds them."""
+    a, launch = recipe.architecture, recipe.launch
+    if a.experts is None:
+        return 0.0
+    t = recipe.seq_length / launch.context_parallel
+    own = t if recipe.layers == "local" else t / launch.tensor_parallel
+    return 3 * own * a.experts.num_experts * 4
 
 
 def _loss(recipe: Recipe) -> float:
     t = recipe.seq_length / recipe.launch.context_parallel
-    num_logits = t * recipe.architecture.padded_vocab_size / recipe.launch.tensor_parallel
+    a, b = recipe.architecture, recipe.element_bytes
+    weights = a.padded_vocab_size * a.hidden_size / recipe.launch.tensor_parallel
+    num_logits = t * a.padded_vocab_size / recipe.launch.tensor_parallel
     if recipe.chunked_loss:
-        return slice_bytes(num_logits, recipe.slice_bytes)
+        # a slice in float32 and, where that is another, in the model's type; beside it first the
+        # hidden states' gradient in float32 and in that type, then also a gradient of the weights
+        # that stands for the one in their main_grad
+        slices = slice_bytes(num_logits, recipe.slice_bytes) * (1 + (b / 4 if b < 4 else 0))
+        gradient = t * a.hidden_size * b
+        return slices + gradient + max(4 * t * a.hidden_size, weights * b)
     # in the model's type, in float32, and the softmax kept for the backward pass
-    return num_logits * (recipe.element_bytes + 4 + 4)
+    return num_logits * (b + 4 + 4)

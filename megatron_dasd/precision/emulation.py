@@ -53,11 +53,11 @@ class DecoderLayer(Protocol):
     layer_number: int
 
     def modules(self) -> Iterable[torch.nn.Module]:
-        """As of ``torch.nn.Module``."""
+        """Does what it does in ``torch.nn.Module``."""
         ...
 
     def register_forward_pre_hook(self, hook: Callable[..., None], *, with_kwargs: bool) -> object:
-        """As of ``torch.nn.Module``."""
+        """Does what it does in ``torch.nn.Module``."""
         ...
 
 
@@ -68,7 +68,7 @@ class Decoder(Protocol):
     layers: Sequence[DecoderLayer]
 
     def register_forward_hook(self, hook: Callable[..., None]) -> object:
-        """As of ``torch.nn.Module``."""
+        """Does what it does in ``torch.nn.Module``."""
         ...
 
 

@@ -18,7 +18,7 @@ class Recipe:
     """One way of scaling tensors into FP8."""
 
     flags: Flags
-    """What Megatron is told beside ``bf16``."""
+    """Megatron's flags for the recipe, beside ``bf16``."""
     min_engine: tuple[int, ...]
     """Transformer Engine from which Megatron takes the recipe."""
     min_capability: tuple[int, int]

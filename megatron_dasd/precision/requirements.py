@@ -13,7 +13,7 @@ from megatron_dasd.precision.recipes import RECIPES, precision_of
 ALIGNMENT = 16
 """FP8 products want rows of 16 bytes, and each dimension is the row of one of the three."""
 _ROWS = 8
-"""Of a tensor on one rank, Transformer Engine wants rows in this multiple."""
+"""Transformer Engine needs the rows of a rank's tensor to be a multiple of this."""
 
 
 def require(args: Namespace) -> None:
@@ -50,7 +50,7 @@ def shape_problem(args: Namespace) -> str | None:
 
 
 def _dimensions(args: Namespace) -> Iterator[tuple[str, float, int]]:
-    """Name, size on one rank, and wanted multiple of every dimension of a linear layer."""
+    """Name, size on one rank, and required multiple of every dimension of a linear layer."""
     tp, heads = args.tensor_model_parallel_size, args.num_attention_heads
     groups = args.num_query_groups if args.group_query_attention else heads
     yield "hidden size", args.hidden_size, ALIGNMENT

@@ -205,7 +205,7 @@ class Delayed:
         )
 
     def load_state(self, state: Tensor | None) -> None:
-        """See :class:`Scaling`; a history of another length starts anew and keeps the scales.
+        """See :class:`Scaling`; a history of another length starts empty and keeps the scales.
 
         Anything but a tensor of three columns comes from another program and is ignored.
         """

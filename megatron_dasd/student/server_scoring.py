@@ -6,7 +6,7 @@ from pathlib import Path
 
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.selection import ScoreStudent
-from megatron_dasd.engines.base import ScoringRequest
+from megatron_dasd.engines.base import Engine, ScoringRequest
 from megatron_dasd.engines.scoring_parts import ScoringJob, score_parts
 from megatron_dasd.engines.server_engine import ServerEngine
 from megatron_dasd.manifests import model_folder
@@ -36,7 +36,7 @@ def run_on_servers(
             )
 
     def _scored(
-        record: FilteredResponse, ids: list[int], logprobs: list[float], engine: ServerEngine
+        record: FilteredResponse, ids: list[int], logprobs: list[float], engine: Engine
     ) -> ScoredResponse:
         return reader.scored(record, ids, logprobs, engine.name)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.teacher import SampleTeacher
+from megatron_dasd.engines.base import no_teacher
 from megatron_dasd.engines.responses import Candidate, generate_responses
 from megatron_dasd.errors import UserError
 from megatron_dasd.json_values import Figures
@@ -24,7 +25,7 @@ def run(settings: SampleTeacher, inputs: Mapping[str, Path], folder: StageFolder
     file = inputs[settings.prompts]
     # Prompts are counted and checked first, then read again as they are sampled: memory does not
     # grow with their number.
-    num_prompts = sum(1 for _ in read_prompts(file, aside.malformed))
+    num_prompts = sum(1 for _ in _answerable(read_prompts(file, aside.malformed), settings, file))
     if not num_prompts:
         raise UserError(f"{file}: holds no prompts")
     candidates = _candidates(read_records(file, Prompt, ignore_malformed), settings)
@@ -38,6 +39,19 @@ def run(settings: SampleTeacher, inputs: Mapping[str, Path], folder: StageFolder
         what="sampling",
     )
     return {"num_prompts": num_prompts}
+
+
+def _answerable(prompts: Iterable[Prompt], settings: SampleTeacher, file: Path) -> Iterator[Prompt]:
+    """The same prompts.
+
+    Raises:
+        UserError: the domain of one has no teacher.
+    """
+    for prompt in prompts:
+        if settings.teachers and prompt.domain not in settings.teachers:
+            where = f"{file}: prompt {prompt.prompt_id}"
+            raise UserError(no_teacher(where, prompt.domain, settings.teachers))
+        yield prompt
 
 
 def _candidates(prompts: Iterable[Prompt], settings: SampleTeacher) -> Iterator[Candidate]:

@@ -5,7 +5,7 @@ and 6 show the teacher's probability of the student's sentences).  Each text is 
 teacher's own delimiters and appended to the teacher's own prompt, as if the teacher had written it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,9 +15,11 @@ from transformers import PreTrainedTokenizerBase
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.base import ThinkingFormat
 from megatron_dasd.config.teacher import ScoreTeacher
-from megatron_dasd.engines.base import ScoringRequest
+from megatron_dasd.engines.base import Engine, ScoringRequest, no_teacher
+from megatron_dasd.engines.panel import Panel
 from megatron_dasd.engines.scoring_parts import ScoringJob, score_parts
 from megatron_dasd.engines.server_engine import ServerEngine
+from megatron_dasd.errors import UserError
 from megatron_dasd.json_values import Figures
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.records import (
@@ -28,7 +30,14 @@ from megatron_dasd.records import (
     TokenLogprobs,
     student_response,
 )
-from megatron_dasd.records_io import SetAside, read_records, record_files
+from megatron_dasd.records_io import (
+    SetAside,
+    ignore_malformed,
+    open_parquet,
+    parquet_errors,
+    read_records,
+    record_files,
+)
 from megatron_dasd.text.chat import RefusedTurnsError, all_turns, read_few_shot, render_turns
 from megatron_dasd.text.encoding import encode, load_tokenizer
 from megatron_dasd.text.harmony import marker_bytes, text_bytes
@@ -38,28 +47,66 @@ from megatron_dasd.text.thinking import NORMALISED, normalise, to_teacher_form
 
 def run(settings: ScoreTeacher, inputs: Mapping[str, Path], folder: StageFolder) -> Figures:
     """Write parts of :class:`Response`, one for each input file."""
-    model = model_folder(inputs[settings.model])
-    tokenizer = load_tokenizer(model)
+    of_teachers = settings.of_teachers
+    folders = {name: model_folder(inputs[own.model or ""]) for name, own in of_teachers.items()}
+    tokenizers = {name: load_tokenizer(folder) for name, folder in folders.items()}
     few_shot = read_few_shot(inputs[settings.few_shot] if settings.few_shot else None)
+    files = record_files(inputs[settings.responses or settings.rollouts or ""])
+    if settings.teachers:
+        _require_teachers(files, settings)
 
     def jobs(file: Path, aside: SetAside) -> Iterator[ScoringJob[Response]]:
         for response in _responses(file, settings, aside):
-            job = scoring_job(response, tokenizer, settings, few_shot)
+            name = response.prompt.domain if settings.teachers else ""
+            job = scoring_job(response, tokenizers[name], of_teachers[name], few_shot)
             if isinstance(job, str):
                 aside.drop(job, response)
             else:
-                yield job
+                yield replace(job, request=replace(job.request, teacher=name))
 
+    engines = {
+        name: ServerEngine(own.server, folders[name])
+        for name, own in of_teachers.items()
+        if own.server
+    }
     score_parts(
-        record_files(inputs[settings.responses or settings.rollouts or ""]),
+        files,
         jobs,
         Response,
         folder=folder,
-        engine=ServerEngine(settings.server, model),
+        engine=Panel(engines) if settings.teachers else engines[""],
         on_malformed=settings.on_malformed,
         what="teacher scores",
     )
     return {}
+
+
+def _require_teachers(files: Sequence[Path], settings: ScoreTeacher) -> None:
+    """Make sure that every domain has a teacher.
+
+    Raises:
+        UserError: one has none.
+    """
+    record_type = Response if settings.responses is not None else Rollout
+    for file in files:
+        for domain in _domains(file, record_type):
+            if domain not in settings.teachers:
+                raise UserError(no_teacher(str(file), domain, settings.teachers))
+
+
+def _domains(file: Path, record_type: type[Response] | type[Rollout]) -> Iterator[str]:
+    """Domains of a file's records; of Parquet files nothing else is read."""
+    if file.suffix != ".parquet":
+        for record in read_records(file, record_type, ignore_malformed):
+            yield record.prompt.domain
+        return
+    with parquet_errors(file), open_parquet(file) as opened:
+        columns = [opened.schema.column(at).path for at in range(len(opened.schema))]
+        if "prompt.domain" not in columns:
+            yield "unknown"  # the default
+            return
+        for batch in opened.iter_batches(columns=["prompt.domain"]):
+            yield from batch.column("prompt").field("domain").unique().to_pylist()
 
 
 def _responses(file: Path, settings: ScoreTeacher, aside: SetAside) -> Iterator[Response]:
@@ -128,7 +175,7 @@ def _scored(
     ids: list[int],
     num_bytes: list[int],
     logprobs: list[float],
-    engine: ServerEngine,
+    engine: Engine,
 ) -> Response:
     tokens = TokenLogprobs(token_ids=ids, num_bytes=num_bytes, logprobs=logprobs)
     return replace(response, tokens=tokens, engine=f"{engine.name} on {engine.version}")

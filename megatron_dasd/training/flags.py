@@ -8,7 +8,7 @@ from megatron_dasd.errors import UserError
 
 
 def check_typed(argv: list[str]) -> None:
-    """Refuse what this program gives Megatron itself, and what would not do what it says.
+    """Reject flags that this program sets itself, and flags that would not have their effect.
 
     Args:
         argv: Megatron's part of the command line.
@@ -35,7 +35,7 @@ def check_typed(argv: list[str]) -> None:
         and given.load.resolve() == given.save.resolve()
     ):
         raise UserError(
-            "--finetune with the same --load and --save begins anew at every start; name the "
+            "--finetune with the same --load and --save begins at step 0 at every start; name the "
             "weights to begin with in --pretrained-checkpoint"
         )
     try:

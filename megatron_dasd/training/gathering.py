@@ -26,7 +26,7 @@ def gather_if_needed(job: TrainingJob, launch: Launch, stage: Path, iteration: i
 
     Raises:
         UserError: the layout that wrote it needs more ranks than there are, or a rank failed.
-        Stopped: by a signal; the next call begins anew.
+        Stopped: by a signal; the next call starts over.
     """
     saves = stage / CHECKPOINT_FOLDER
     folder = tracker.checkpoint_folder(saves, iteration)

@@ -222,7 +222,7 @@ class Ledger:
         self._file.write(json.dumps(line).encode() + b"\n")
         self._file.flush()
         # On the disk before it is broadcast: if a power cut lost a line whose rows were used, the
-        # resumed run would plan that round anew and train on other rows.
+        # resumed run would plan that round again and train on other rows.
         os.fsync(self._file.fileno())
         self._schedule.take([line])
         return [line]

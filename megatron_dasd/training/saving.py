@@ -12,7 +12,7 @@ ASYNC_FLAGS: Flags = {
     "async-save": True,
     # Without it Megatron turns the flag above off.
     "use-persistent-ckpt-worker": True,
-    # Megatron's own; its default wants a package of NVIDIA's.
+    # Megatron's own; its default needs a package of NVIDIA's.
     "async-strategy": "mcore",
 }
 """What lets Megatron write checkpoints beside the training."""

@@ -98,7 +98,7 @@ def run(
 
 
 def samples_of(settings: Train, num_rows: int) -> int:
-    """Rows of the whole training, without padding, of data that has so many rows."""
+    """Rows of the whole training, without padding, given the number of rows of the data."""
     num_samples = math.ceil(settings.epochs * num_rows)
     if settings.max_steps is None:
         return num_samples

@@ -256,3 +256,24 @@ def test_servers_look_where_the_stages_do(load: Load) -> None:
     jobs = {job.name: job for job in plan_jobs(load(), ["sample"], more)}
     assert jobs["serve_teacher_1"].arguments[1:] == ("teacher", "--run-dir=elsewhere")
     assert jobs["sample"].arguments[1:] == ("sample", "--run-dir=elsewhere")
+
+
+def test_stages_whose_work_is_shared_take_nodes_and_tasks(load: Load) -> None:
+    many = {"nodes": 3, "tasks_per_node": 16, "cpus_per_task": 1}
+    pipeline = load(stages={"filter": many, "sample_teacher": many})
+    for job in plan_jobs(pipeline, ["sample", "filter"]):
+        if job.script == "stage":
+            assert (job.nodes, job.tasks_per_node, job.cpus_per_task) == (3, 16, 1)
+            assert job.gpus_per_node == 0
+
+
+def test_others_are_one_task(load: Load) -> None:
+    pipeline = load(stages={"model": {"tasks_per_node": 2}})
+    with pytest.raises(
+        UserError, match="1 nodes with 2 tasks each for stage model, which works as"
+    ):
+        plan_jobs(pipeline, ["model"])
+    # a model in the stage's own process is not shared either
+    own = load(STAGES["sample"] | {"engine": {}}, stages={"sample": {"nodes": 2}})
+    with pytest.raises(UserError, match="for stage sample, which works as one task"):
+        plan_jobs(own, ["sample"])

@@ -1,26 +1,29 @@
 """The teacher's tokens beside packed data: every value by hand."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from megatron_dasd.data.indexed import DataFormat, ShardWriter, write_data
+from megatron_dasd.data.indexed import DataFormat, ShardWriter, write_data, write_index
 from megatron_dasd.data.teacher_top import (
-    DTYPES,
     IDS,
     LOGPROBS,
+    TOP,
     DistillationDataset,
     TopMeta,
     documents_digest,
     write_top,
 )
+from megatron_dasd.data.top_codec import encode_top
 from megatron_dasd.errors import UserError
 
 # a row of 8 in slots of 4: [10 11 . . | 20 21 22 .]
 DOCUMENTS = [[10, 11], [20, 21, 22]]
 UNKNOWN = [-1, -1]
 NOTHING = [-np.inf, -np.inf]
+PLACES = [[0, 1], [0, 1, 2]]
 
 
 def write(folder: Path, documents: list[list[int]]) -> Path:
@@ -37,17 +40,23 @@ def write(folder: Path, documents: list[list[int]]) -> Path:
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
     data = write(tmp_path / "data", DOCUMENTS)
-    # two shards, of a document each; ids 2i and 2i + 1 at token i of all
-    for shard, places in (("s0", [0, 1]), ("s1", [0, 1, 2])):
-        ids = np.array([[2 * i, 2 * i + 1] if i else UNKNOWN for i in places], np.int32)
-        logprobs = np.array([[-i, -i - 0.5] if i else NOTHING for i in places], np.float32)
-        ids.tofile(tmp_path / f"{shard}.{IDS}")
-        logprobs.tofile(tmp_path / f"{shard}.{LOGPROBS}")
+    shards, sizes = [], []
+    for number, places in enumerate(PLACES):  # two shards, of a document each
+        shards.append(tmp_path / f"s{number}")
+        shards[-1].write_bytes(encode_top(*values(places)))
+        sizes.append(shards[-1].stat().st_size)
     top = tmp_path / "top"
     top.mkdir()
     meta = TopMeta(top_k=2, documents=documents_digest(data), mean_mass=0.5)
-    write_top(top, [tmp_path / "s0", tmp_path / "s1"], np.array([2, 3]), meta)
+    write_top(top, shards, np.array(sizes), meta)
     return data, top
+
+
+def values(places: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Ids 2i and 2i + 1 at token i of all."""
+    ids = np.array([[2 * i, 2 * i + 1] if i else UNKNOWN for i in places], np.int32)
+    logprobs = np.array([[-i, -i - 0.5] if i else NOTHING for i in places], np.float32)
+    return ids, logprobs
 
 
 def test_a_row_has_them_at_the_places_of_the_labels(folders: tuple[Path, Path]) -> None:
@@ -73,11 +82,32 @@ def test_those_of_other_documents_are_refused(folders: tuple[Path, Path], tmp_pa
         DistillationDataset(other, folders[1])
 
 
-@pytest.mark.parametrize(
-    "name", [*(f"{name}.{end}" for name in DTYPES for end in ("idx", "bin")), "meta.json"]
-)
+@pytest.mark.parametrize("name", [f"{TOP}.idx", f"{TOP}.bin", "meta.json"])
 def test_damage_is_one_clear_line(folders: tuple[Path, Path], name: str) -> None:
     file = folders[1] / name
     file.write_bytes(file.read_bytes()[:10])
     with pytest.raises(UserError, match="damaged"):
         DistillationDataset(*folders)
+
+
+def test_changed_bytes_of_a_document_are_one_clear_line(folders: tuple[Path, Path]) -> None:
+    file = folders[1] / f"{TOP}.bin"
+    file.write_bytes(b"x" * file.stat().st_size)
+    dataset = DistillationDataset(*folders)
+    with pytest.raises(UserError, match=r"document 0: damaged .*; run score_topk again"):
+        dataset[0]
+
+
+def test_older_folders_are_read(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    older = tmp_path / "older"
+    older.mkdir()
+    for name, place in ((IDS, 0), (LOGPROBS, 1)):
+        whole = np.concatenate([values(places)[place] for places in PLACES])
+        whole.tofile(older / f"{name}.bin")
+        write_index(older / f"{name}.idx", whole.dtype.type, np.array([4, 6]))
+    sizes = {path.name: path.stat().st_size for path in older.iterdir()}
+    meta = {"top_k": 2, "documents": documents_digest(folders[0]), "mean_mass": 0.5}
+    (older / "meta.json").write_text(json.dumps(meta | {"file_bytes": sizes}))
+    old, new = (DistillationDataset(folders[0], top)[0] for top in (older, folders[1]))
+    assert old[IDS].tolist() == new[IDS].tolist()
+    assert old[LOGPROBS].tolist() == new[LOGPROBS].tolist()

@@ -132,3 +132,32 @@ def test_a_signal_to_the_whole_process_group(tmp_path: Path) -> None:
     finally:
         launcher.kill()
     assert [(tmp_path / f"saved-{rank}").read_text() for rank in range(2)] == ["all", "all"]
+
+
+KILLED = """
+import multiprocessing, os, signal, threading
+from multiprocessing import forkserver
+from megatron_dasd.device.launch import _start
+from megatron_dasd.errors import UserError
+
+context = multiprocessing.get_context("forkserver")
+forkserver.ensure_running()
+server = forkserver._forkserver._forkserver_pid
+os.kill(server, signal.SIGSTOP)  # it takes the request, and is killed before it answers
+threading.Timer(0.3, os.kill, (server, signal.SIGKILL)).start()
+try:
+    _start(context.Process(target=print), "train", 3)
+except UserError as error:
+    print(error)
+"""
+
+
+def test_a_fork_server_that_is_killed_at_a_ranks_start_is_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.startswith(
+        "train: rank 3 did not start, the process that forks the ranks has ended ("
+    )
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""

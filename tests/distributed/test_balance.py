@@ -86,6 +86,11 @@ def test_the_weight_is_the_same_with_more_padding_in_each_row(
     assert norms(workshop, "balanced longer", longer, **BALANCED) == pytest.approx(
         balanced, rel=1e-5
     )
+    losses = [
+        [line["loss"] for line in workshop.metrics(name) if "grad_norm" in line]
+        for name in ("balanced longer", "balanced alone")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=EXPERT_TOLERANCE)
 
 
 def test_the_weight_is_the_same_with_rows_of_padding(workshop: Any) -> None:

@@ -24,6 +24,7 @@ EXPERT_LAYOUTS = {
     "tp2 ep2": {"num_ranks": 4, "tensor_parallel": 2, "expert_parallel": 2},
 }
 TOLERANCE = 2e-6
+EXHAUSTIVE = pytest.mark.exhaustive
 COMPARED = (
     *("loss", "grad_norm", "heldout_loss", "teacher_loss", "student_loss", "shared_loss"),
     *("domain_code_loss", "domain_math_loss", "temperature_0.6_loss", "temperature_1_loss"),
@@ -91,6 +92,24 @@ def test_losses_of_domains_and_temperatures_are_told(one_rank: list[dict[str, An
 )
 def test_layout_equals_one_rank(layout: str, workshop: Any, one_rank: list[dict[str, Any]]) -> None:
     assert_same(workshop.train(layout, launch=LAYOUTS[layout]), one_rank)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "more", "tolerance"),
+    [
+        ("llama", {}, TOLERANCE),
+        pytest.param("qwen3_moe", {"expert_parallel": 2}, EXPERT_TOLERANCE, marks=EXHAUSTIVE),
+    ],
+)
+def test_exchanges_beside_the_passes_change_no_loss(
+    model: str, more: dict[str, int], tolerance: float, workshop: Any
+) -> None:
+    """Gradients are summed and weights gathered while other layers compute, or after all."""
+    launch = {"num_ranks": 2, "distributed_optimizer": True, **more}
+    apart = {"overlap-grad-reduce": False, "overlap-param-gather": False}
+    expected = workshop.train(f"{model} after the passes", model, launch=launch, megatron=apart)
+    assert_same(workshop.train(f"{model} beside", model, launch=launch), expected, tolerance)
 
 
 @pytest.mark.parametrize("layout", ["one rank", "tp2", left_out("tp2 pp2")])

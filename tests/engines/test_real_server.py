@@ -10,8 +10,16 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from megatron_dasd.config.base import Server
-from megatron_dasd.engines.base import Generation, GenerationRequest, Scored, ScoringRequest
+from megatron_dasd.engines.base import (
+    Generation,
+    GenerationRequest,
+    Scored,
+    ScoringRequest,
+    TopRequest,
+)
 from megatron_dasd.engines.server_engine import ServerEngine
+from megatron_dasd.engines.top_answers import Top, Vocabulary
+from megatron_dasd.engines.top_engine import Room, TopEngine
 from megatron_dasd.errors import UserError
 from megatron_dasd.records import Message
 from megatron_dasd.text.chat import render_turns
@@ -176,6 +184,37 @@ def test_in_float32_the_scores_are_the_same(
     score = scorer(smollm2_dir, torch.float32)
     for own, scored in scored_by_both(server, smollm2_dir, tokenizer, score):
         np.testing.assert_allclose(scored, own, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_likeliest_tokens_are_those_of_transformers(
+    vllm_server: Callable[..., str],
+    smollm2_dir: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: str,
+) -> None:
+    flags = ["--dtype=float32"] if dtype == "float32" else []
+    server = Server(urls=[vllm_server(smollm2_dir, *flags)], max_attempts=2)
+    vocab_size = AutoConfig.from_pretrained(smollm2_dir).vocab_size
+    sizes = Vocabulary(student=vocab_size, teacher=vocab_size)
+    engine = TopEngine(server, smollm2_dir, 20, sizes, Room(1 << 30))
+    texts = [encode(tokenizer, r.prompt) + encode(tokenizer, TASKS[2]) for r in requests(tokenizer)]
+    asked = [TopRequest(np.array(ids)) for ids in texts]
+    ((_, found),) = engine.top([(0, asked)], Seen(), max_open=2)
+    model = AutoModelForCausalLM.from_pretrained(smollm2_dir, dtype=getattr(torch, dtype)).eval()
+    for ids, top in zip(texts, found, strict=True):
+        assert isinstance(top, Top), top
+        with torch.inference_mode():
+            logprobs = model(torch.tensor([ids])).logits[0, :-1].float().log_softmax(-1)
+        best = logprobs.topk(20).values.numpy()
+        of_same_ids = logprobs.gather(1, torch.from_numpy(top.ids).long()).numpy()
+        if dtype == "float32":
+            np.testing.assert_allclose(top.logprobs, best, rtol=0, atol=1e-4)
+            np.testing.assert_allclose(top.logprobs, of_same_ids, rtol=0, atol=1e-4)
+        else:
+            # half a unit in bfloat16's last place of logits of about 16, on either side
+            assert np.abs(top.logprobs - best).mean() < 0.06
+            assert np.abs(top.logprobs - of_same_ids).mean() < 0.06
 
 
 def test_it_is_given_other_weights_and_the_first_ones_again(

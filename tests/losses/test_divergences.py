@@ -103,3 +103,24 @@ def test_merging_tokens_brings_no_two_further_apart() -> None:
     for name in get_args(Divergence):
         whole = divergence(name, teacher, student)
         assert (divergence(name, with_tail(top), merged) <= whole + 1e-12).all(), name
+
+
+def test_the_forward_kl_is_that_of_megatrons_cached_logits() -> None:
+    """Where the rest has more than the 1e-8 that Megatron leaves it at least."""
+    from megatron.training.distillation.cached_logits_loss import topk_kl_div
+
+    torch.manual_seed(0)
+    logits = torch.randn(12, 2, 50)  # [seq, batch, vocabulary]
+    ids = torch.rand(12, 2, 50).topk(8).indices
+    teacher = torch.randn(12, 2, 8).log_softmax(-1) + math.log(0.9)
+    ours, theirs = (logits.clone().requires_grad_() for _ in range(2))
+    logprobs = ours.log_softmax(-1)
+    rest = logprobs.scatter(2, ids, -math.inf).logsumexp(-1, keepdim=True)
+    student = torch.cat([logprobs.gather(2, ids), rest], dim=-1)
+    own = divergence("forward_kl", with_tail(teacher), student)
+    given = theirs * 1.0  # it is changed in place
+    expected = topk_kl_div(given, teacher, ids, 1, 0, None, add_ghost_token=True)
+    torch.testing.assert_close(own.t(), expected, rtol=0, atol=1e-5)
+    own.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=1e-5)

@@ -36,7 +36,7 @@ def rows() -> Iterator[Row]:
     samples: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
     for _ in range(REPETITIONS):
         for name, taken in samples.items():
-            taken.append(_sample(name))
+            taken.append(sample_of(name))
     memory = {name: [s["peak_bytes"] / MIB for s in taken] for name, taken in samples.items()}
     seconds = {name: [s["seconds"] for s in taken] for name, taken in samples.items()}
     yield at_most(
@@ -62,12 +62,13 @@ def rows() -> Iterator[Row]:
             )
 
 
-def _sample(variant: str) -> dict[str, float]:
+def sample_of(variant: str, module: str = "benchmarks.losses") -> dict[str, float]:
+    """A sample of a variant, taken by a module in a process of its own."""
     environment = dict(os.environ)
     paths = [str(Path(__file__).parents[1]), *filter(None, [environment.get("PYTHONPATH")])]
     environment["PYTHONPATH"] = os.pathsep.join(paths)
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.losses", variant],
+        [sys.executable, "-m", module, variant],
         env=environment,
         stdout=subprocess.PIPE,
         check=True,
@@ -83,20 +84,21 @@ def _measure(variant: str, meeting_place: Path) -> dict[str, float]:
 
     torch.manual_seed(0)
     hidden = torch.randn(TOKENS, 1, HIDDEN).requires_grad_()
-    layer = _output_layer(meeting_place)
+    layer = output_layer(meeting_place)
     labels = torch.randint(VOCABULARY, (1, TOKENS))
     gradients = (hidden.numel() + layer.weight.numel()) * hidden.element_size()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before = _peak_bytes()
+    before = peak_bytes()
     started = time.perf_counter()
     VARIANTS[variant](hidden, layer, labels).sum().backward()
     seconds = time.perf_counter() - started
     assert hidden.grad is not None
     assert layer.weight.grad is not None
-    return {"seconds": seconds, "peak_bytes": _peak_bytes() - before - gradients}
+    return {"seconds": seconds, "peak_bytes": peak_bytes() - before - gradients}
 
 
-def _output_layer(meeting_place: Path) -> OutputLayer:
+def output_layer(meeting_place: Path, vocabulary: int = VOCABULARY) -> OutputLayer:
+    """Megatron's output layer on one rank, float32."""
     import torch
 
     from megatron_dasd.device import cpu_adapter
@@ -115,7 +117,7 @@ def _output_layer(meeting_place: Path) -> OutputLayer:
     )
     layer: OutputLayer = ColumnParallelLinear(
         HIDDEN,
-        VOCABULARY,
+        vocabulary,
         config=config,
         init_method=lambda weight: torch.nn.init.normal_(weight, std=0.02),
         bias=False,
@@ -181,7 +183,7 @@ VARIANTS: dict[str, Callable[[Tensor, OutputLayer, Tensor], Tensor]] = {
 }
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     """The process's highest resident memory since the peak started anew."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):

@@ -32,7 +32,10 @@ NUM_PROMPTS = 20_000
 SHARE = 0.5
 """Of the planned rate that a machine must reach."""
 STAGES: Mapping[str, tuple[dict[str, object], Callable[..., object]]] = {
-    "import_responses": ({"files": ["texts"], "format": "messages"}, responses.run),
+    "import_responses": (
+        {"files": ["texts"], "format": "messages", "temperature": 1.0},
+        responses.run,
+    ),
     "filter_responses": (
         {"responses": ["selected"], "student": "model", "max_length": 131_072, "thinking": {}},
         filters.run,

@@ -25,7 +25,7 @@ def with_defaults(settings: Content, defaults: Content) -> Content:
 
 
 def without_none(**settings: object) -> Content:
-    """Those settings that have a value."""
+    """The settings without those that are None."""
     return {name: value for name, value in settings.items() if value is not None}
 
 
