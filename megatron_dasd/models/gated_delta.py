@@ -153,7 +153,7 @@ def chunk_gated_delta_rule(
         rows: Tensor = empty.index_put((places,), x.to(wide)).unflatten(0, (-1, chunk_size))
         return rows.transpose(1, 2).contiguous()
 
-    query, key, value = chunked(q[0] * k.shape[-1] ** -0.5), chunked(k[0]), chunked(v[0])
+    query, key, value = chunked(q[0]) * k.shape[-1] ** -0.5, chunked(k[0]), chunked(v[0])
     out = _rule(query, key, value, chunked(g[0]), chunked(beta[0]), layout.documents)
     rows = out.transpose(1, 2).flatten(0, 1).index_select(0, places)
     return rows.to(q.dtype).unsqueeze(0), None
