@@ -40,6 +40,7 @@ def test_exactly_these_settings_are_no_part_of_a_result() -> None:
     assert {kind: names for kind, names in marked.items() if names} == {
         "preprocess_data": {"num_workers"},
         "score_student": {"launch"},
+        "score_topk": {"memory_mib"},
         "train": {
             "launch",
             "loader",
