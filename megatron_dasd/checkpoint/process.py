@@ -72,7 +72,7 @@ def writing_progress(what: str, folder: Path, num_bytes: int) -> Iterator[Callab
     Yields:
         What is to be called now and then.
     """
-    total, shown = round(num_bytes / _MEGABYTE), 0
+    total, shown = max(1, round(num_bytes / _MEGABYTE)), 0
     with progress(what, total=total, unit="MB") as bar:
 
         def show() -> None:

@@ -11,12 +11,12 @@ AboveZero = Annotated[float, Field(gt=0)]
 
 MEASURED_RATES: Mapping[str, float] = {
     # student tokens a second
-    "import_responses": 1e6,
-    "filter_responses": 1e6,
-    "select_das": 1e6,
-    "preprocess_data": 1e6,
+    "import_responses": 1.4e7,
+    "filter_responses": 8e5,
+    "select_das": 5.1e5,
+    "preprocess_data": 1.0e6,
     # prompts a second
-    "make_prompts": 1e4,
+    "make_prompts": 1.2e4,
     # bytes of weights a second, in the checkpoint's own type
     "import_hf": 1e8,
     "export_hf": 1e8,
@@ -25,12 +25,12 @@ MEASURED_RATES: Mapping[str, float] = {
 """By kind, what one core does in a second.  ``make bench`` measures them; docs/planning.md has the
 last figures and the machine."""
 MEASURED_BYTES: Mapping[str, float] = {
-    "import_responses": 9.0,
-    "sample_teacher": 9.0,
-    "filter_responses": 9.0,
-    "score_student": 9.0,
-    "select_das": 9.0,
-    "preprocess_data": 10.0,
+    "import_responses": 0.6,
+    "sample_teacher": 4.6,
+    "filter_responses": 5.1,
+    "score_student": 9.1,
+    "select_das": 11.0,
+    "preprocess_data": 10.1,
 }
 """By kind, bytes on disk of each token of the stage's result; measured like the rates."""
 

@@ -25,6 +25,7 @@ from megatron_dasd.config.products import (
     TopTokens,
     TrainedCheckpoint,
 )
+from megatron_dasd.config.stages import StageSettings
 from megatron_dasd.records import FilteredResponse
 
 EVALUATION = "evaluation"
@@ -68,14 +69,22 @@ class EvaluateEvery(BaseModel):
     iterations: Positive
     """Iterations between evaluated checkpoints, a multiple of ``save_interval``; the last one is
     evaluated too."""
-    stage: Evaluate
+    stage: StageSettings
     """An ``evaluate`` stage whose one model is ``weights``, the training's."""
 
     @model_validator(mode="after")
     def _of_the_weights(self) -> "EvaluateEvery":
+        if not isinstance(self.stage, Evaluate):
+            raise ValueError("stage.kind: expected evaluate")
         if list(self.stage.models.values()) != [WEIGHTS]:
             raise ValueError(f"stage.models: expected one model, {WEIGHTS}")
         return self
+
+    @property
+    def evaluate(self) -> Evaluate:
+        """The stage's settings."""
+        assert isinstance(self.stage, Evaluate)
+        return self.stage
 
 
 class Train(Settings):

@@ -59,7 +59,9 @@ def _stages(figures: "PlanFigures") -> Iterator[str]:
 
 def _figures(row: "StageFigures") -> str:
     tokens = f"{row['tokens'] / 1e6:,.0f} M" if row["tokens"] else "-"
-    rate = f"{row['tokens_per_second'] / 1e3:,.0f} K" if row["tokens_per_second"] else "-"
+    per_second = row["tokens_per_second"]
+    rate = f"{per_second / 1e6:,.0f} M" if per_second >= 1e7 else f"{per_second / 1e3:,.0f} K"
+    rate = rate if per_second else "-"
     hours = "-"
     if row["hours"]:
         hours = f"{row['hours']:,.1f}" if row["hours"] >= 0.1 else f"{row['hours']:.3f}"

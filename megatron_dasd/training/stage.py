@@ -53,11 +53,7 @@ def run(
     iterations = math.ceil(num_samples / settings.global_batch_size)
     saves = folder.path / CHECKPOINT_FOLDER
     job = training_job(settings, inputs, folder.path, num_samples)
-    if settings.precision == "bf16" and not gpus.in_sight():
-        say("    precision bf16: slow on a CPU, where precision: fp32 trains faster")
-    fp8 = where_fp8_runs() if settings.precision in RECIPES else None
-    if fp8:
-        say(f"    {settings.precision}: {fp8}")
+    fp8 = _where_fp8_runs(settings)
     interim.adopt_gathered(saves)
     done = tracker.repair(saves)
     assert job.metrics is not None
@@ -66,7 +62,6 @@ def run(
     if settings.on_policy:
         exchange.make()
         tracker.repair(exchange.weights)
-    evaluations = Evaluations(folder.path)
     evaluator = _evaluator(settings, inputs, folder, evaluation_program, iterations)
     with evaluator or nullcontext():
         if done < iterations:
@@ -77,10 +72,7 @@ def run(
             ranks.train_from(done)
         else:
             say(f"    iteration {done} was the last and is saved: nothing to train")
-        if evaluator:
-            evaluator.wait_until(lambda: evaluations.is_done(iterations))
-            evaluations.write_metrics(job.metrics)
-            evaluations.tidy_up()
+        evaluated = _finish_evaluations(evaluator, folder.path, iterations, job.metrics)
     tracker.keep_only(saves, iterations)
     exchange.tidy_up()
     remember_source(model_folder(inputs[settings.model]), saves)
@@ -92,9 +84,19 @@ def run(
         "num_samples": num_samples,
         "padding_samples": iterations * settings.global_batch_size - num_samples,
         "loss_tokens_per_epoch": data.num_loss_tokens,
-        **({"evaluations": _accuracies(evaluations)} if settings.evaluate_every else {}),
+        **({"evaluations": evaluated} if settings.evaluate_every else {}),
         **({"on_policy": read_ledger(exchange.ledger).figures()} if settings.on_policy else {}),
     }
+
+
+def _where_fp8_runs(settings: Train) -> str | None:
+    """What computes in FP8, said as well as what is slow here; None: nothing is in FP8."""
+    if settings.precision == "bf16" and not gpus.in_sight():
+        say("    precision bf16: slow on a CPU, where precision: fp32 trains faster")
+    fp8 = where_fp8_runs() if settings.precision in RECIPES else None
+    if fp8:
+        say(f"    {settings.precision}: {fp8}")
+    return fp8
 
 
 def samples_of(settings: Train, num_rows: int) -> int:
@@ -213,7 +215,7 @@ def _evaluator(
         stage=folder.path.absolute(),
         saves=(folder.path / CHECKPOINT_FOLDER).absolute(),
         model=inputs[settings.model].absolute(),
-        evaluate=given.stage if given else None,
+        evaluate=given.evaluate if given else None,
         every=given.iterations if given else iterations,
         last=iterations,
         export_saves=settings.export_saves,
@@ -223,8 +225,23 @@ def _evaluator(
     return WorkerProcess(program, payload, folder.path / LOGS, "evaluation_worker")
 
 
-def _accuracies(evaluations: Evaluations) -> dict[str, dict[str, float]]:
-    """By iteration."""
+def _finish_evaluations(
+    evaluator: WorkerProcess | None, stage: Path, iterations: int, metrics: Path
+) -> dict[str, dict[str, float]]:
+    """Wait for the evaluation of the last checkpoint.
+
+    Returns:
+        Accuracies by iteration and benchmark.
+
+    Raises:
+        UserError: the worker fails again and again.
+    """
+    if evaluator is None:
+        return {}
+    evaluations = Evaluations(stage)
+    evaluator.wait_until(lambda: evaluations.is_done(iterations))
+    evaluations.write_metrics(metrics)
+    evaluations.tidy_up()
     return {str(one.iteration): one.accuracy for one in evaluations.finished() if one.accuracy}
 
 

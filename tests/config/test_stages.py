@@ -42,11 +42,13 @@ def test_exactly_these_settings_are_no_part_of_a_result() -> None:
         "import_responses": {"num_workers"},
         "preprocess_data": {"num_workers"},
         "score_student": {"launch"},
+        "score_topk": {"memory_mib"},
         "select_das": {"num_workers"},
         "train": {
             "launch",
             "loader",
             "chunked_loss",
+            "export_saves",
             "loss_gradients",
             "loss_slice_mib",
             "keep_checkpoints",

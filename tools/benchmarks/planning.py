@@ -31,7 +31,7 @@ TEXT_BYTES = 10_000_000
 NUM_PROMPTS = 20_000
 SHARE = 0.5
 """Of the planned rate that a machine must reach."""
-STAGES: Mapping[str, tuple[dict[str, object], Callable[..., object]]] = {
+STAGES: Mapping[str, tuple[dict[str, object], Callable[..., dict[str, object]]]] = {
     "import_responses": (
         {"files": ["texts"], "format": "messages", "temperature": 1.0},
         responses.run,

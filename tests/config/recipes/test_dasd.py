@@ -149,6 +149,13 @@ def test_examples_for_selection_are_in_no_figure(load: Load) -> None:
         assert settings(pipeline, stage)["batch_tokens"] == 9
 
 
+def test_what_fits_a_training_row_can_be_scored(load: Load) -> None:
+    scores = [stage for stage in load().stages.values() if stage.kind == "score_student"]
+    assert {score.model_dump()["batch_tokens"] for score in scores} == {SMALL["seq_length"]}
+    given = load(scoring={"batch_tokens": 32}).stages["score"]
+    assert given.model_dump()["batch_tokens"] == 32
+
+
 def test_only_some_figures(load: Load) -> None:
     chosen = {"title": "x", "evaluate": ["stage1"], "exposure": None}
     pipeline = load(figures=chosen, mixed_policy=None)

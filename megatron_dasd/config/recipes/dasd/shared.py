@@ -90,8 +90,11 @@ def filter_stage(recipe: Dasd, responses: str, max_length: int) -> Content:
 
 
 def score_stage(recipe: Dasd, responses: str, checkpoint: str) -> Content:
-    """Log-probs of a student; without the few-shot messages, which are for selection."""
-    scoring = given(recipe.scoring)
+    """Log-probs of a student; without the few-shot messages, which are for selection.
+
+    What fits a training row can be scored, unless ``scoring`` says otherwise.
+    """
+    scoring = {"batch_tokens": recipe.seq_length} | given(recipe.scoring)
     scoring.pop("few_shot", None)
     connected = {"responses": responses, "model": student(recipe), "checkpoint": checkpoint}
     return scoring | connected | system_prompt(recipe)
