@@ -294,7 +294,7 @@ def test_logits_and_round_trip(name: str, layout: str, gallery: Gallery) -> None
     ("name", "layout"),
     sampled(
         [case for case in CASES if case not in QUICK],
-        len(NEW_IN_CI) + 2,
+        len(NEW_IN_CI),
         always=NEW_IN_CI,
     ),
 )
