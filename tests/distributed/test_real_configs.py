@@ -69,7 +69,13 @@ def hf_tensors(folder: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-@pytest.mark.parametrize("name", NUM_PARAMETERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name == "Qwen3-30B-A3B" else name
+        for name in NUM_PARAMETERS
+    ],
+)
 def test_no_tensor_is_left_over_on_either_side(name: str, tmp_path: Path) -> None:
     folder = CONFIGS / name
     theirs = {
