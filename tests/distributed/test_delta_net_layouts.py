@@ -27,10 +27,6 @@ LAYOUTS: dict[str, dict[str, Any]] = {
             "recompute-num-layers": 1,
         }
     },
-    "norm recomputed": {
-        "launch": {"num_ranks": 2, "tensor_parallel": 2},
-        "megatron": {"recompute-granularity": "selective", "recompute-modules": "gdn_norm_out"},
-    },
 }
 CASES = [
     (model, layout)
