@@ -21,7 +21,7 @@ _LENGTH_BYTES = 8
 
 
 class HfOverlay:
-    """Copies a folder's weight files and writes some of their tensors anew."""
+    """Copies a folder's weight files and replaces some of their tensors."""
 
     def __init__(self, source: HfWeights, folder: Path) -> None:
         """Copy the files.
