@@ -30,6 +30,7 @@ ROOMS = (
     "evaluation",
     "filters",
     "losses",
+    "many_cores",
     "on_policy",
     "teacher",
     "training",
