@@ -34,6 +34,7 @@ ROOMS = (
     "evaluation",
     "filters",
     "losses",
+    "many_cores",
     "on_policy",
     "planning",
     "teacher",

@@ -41,9 +41,8 @@ STAGES = {
         "kind": "score_student",
         "responses": "filter",
         "model": "teacher",
-        "checkpoint": "imported",
+        "server": {"service": "teacher"},
     },
-    "imported": {"kind": "import_hf", "model": "teacher"},
     "select": {"kind": "select_das", "responses": "score"},
 }
 HOURS = {"prompts": 0.5, "sample": 4.0, "other": 1.0, "filter": 2.0, "score": 1.0, "select": 0.25}
@@ -102,9 +101,9 @@ def test_what_runs_side_by_side(pipeline: Pipeline) -> None:
 
 
 def test_what_could_be_a_stream(pipeline: Pipeline) -> None:
-    """Sampling is read part by part by the filters; selection waits for all candidates."""
+    """Filters and scoring by servers read part by part; selection waits for all candidates."""
     steps = time_line(pipeline, costs_of(pipeline))
-    assert streams(pipeline, steps) == [Stream(("sample", "filter"), 6.0, 4.0)]
+    assert streams(pipeline, steps) == [Stream(("sample", "filter", "score"), 7.0, 4.0)]
 
 
 @pytest.mark.parametrize("name", ["h100_64", "h100_256"])
