@@ -6,7 +6,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -197,6 +198,27 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def file_digests(paths: Sequence[Path]) -> Generator[str]:
+    """Yield the SHA-256 (hex) of each file, many hashed at a time.
+
+    They are hashed on all cores of this machine, or by all ranks of an MPI job.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    if "mpi4py.futures" in sys.modules:
+        from megatron_dasd.workers import Workers
+
+        with Workers(1, len(paths)) as workers:
+            yield from workers.in_order(file_sha256, paths)
+        return
+    threads = hashing_threads()
+    try:
+        yield from threads.map(file_sha256, paths)
+    finally:
+        threads.shutdown(cancel_futures=True)
+
+
 def input_digest(path: Path) -> str:
     """Identity of an input: a finished stage's digest, or the hash of a user's file or folder.
 
@@ -235,11 +257,9 @@ def _folder_digest(folder: Path, _as_it_is: tuple[_State, ...]) -> str:
 def hash_files(folder: Path) -> dict[str, FileFacts]:
     """Size and hash of every file of a result, by path inside the folder."""
     paths = list(_files(folder))
-    with hashing_threads() as threads:
-        hashes = list(threads.map(file_sha256, paths))
     return {
         str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256}
-        for path, sha256 in zip(paths, hashes, strict=True)
+        for path, sha256 in zip(paths, file_digests(paths), strict=True)
     }
 
 

@@ -38,7 +38,7 @@ class PromptIds:
 
 
 def belongs_to_two(place: str, prompt_id: str, other: str) -> str:
-    """What to tell of an id at a place that belongs to another question too."""
+    """The error about an id at a place that belongs to another question too."""
     return (
         f"{place}: field prompt_id: {prompt_id!r} belongs to two questions, the other in {other}; "
         "number the prompts over all files, or leave the ids out"

@@ -8,8 +8,8 @@ another stage reads it, so that nothing is made from a damaged file.  A file is 
 import json
 import os
 import tempfile
-from collections.abc import Iterable
-from concurrent.futures import Future
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,8 +19,7 @@ from megatron_dasd.manifests import (
     VERIFIED,
     Manifest,
     check_files,
-    file_sha256,
-    hashing_threads,
+    file_digests,
     require_manifest,
 )
 from megatron_dasd.printing import say
@@ -33,7 +32,7 @@ type _State = list[int | str]
 
 
 def verify_stages(folders: Iterable[Path]) -> None:
-    """Compare the files of finished stages with their manifests' digests, on all cores.
+    """Compare the files of finished stages with their manifests' digests, many at a time.
 
     A path that is no stage's folder is passed over: the user's own files have no manifest.
 
@@ -47,16 +46,10 @@ def verify_stages(folders: Iterable[Path]) -> None:
     num_bytes = sum(stage.manifest.files[n]["bytes"] for stage in stages for n in stage.waiting)
     if num_bytes >= _WORTH_A_LINE:
         say(f"    verifying {num_bytes / 1e9:,.0f} GB of inputs")
-    threads = hashing_threads()
-    try:
-        hashes = [
-            {name: threads.submit(file_sha256, stage.folder / name) for name in stage.waiting}
-            for stage in stages
-        ]
-        for stage, by_name in zip(stages, hashes, strict=True):
-            stage.compare(by_name)
-    finally:
-        threads.shutdown(cancel_futures=True)
+    paths = [stage.folder / name for stage in stages for name in stage.waiting]
+    with closing(file_digests(paths)) as hashes:
+        for stage in stages:
+            stage.compare(hashes)
 
 
 @dataclass
@@ -78,12 +71,16 @@ class _Stage:
             known = remembered.get(name) == state
             (self.verified if known else self.waiting)[name] = state
 
-    def compare(self, hashes: dict[str, "Future[str]"]) -> None:
-        """Compare hashes with the manifest's, and remember those that are equal."""
+    def compare(self, hashes: Iterator[str]) -> None:
+        """Compare hashes with the manifest's, and remember those that are equal.
+
+        Args:
+            hashes: of the waiting files, in order; no more are taken.
+        """
         try:
-            for name, sha256 in hashes.items():
+            for name in self.waiting:
                 path = self.folder / name
-                if sha256.result() != self.manifest.files[name]["sha256"]:
+                if next(hashes) != self.manifest.files[name]["sha256"]:
                     raise UserError(
                         f"{path}: its content is not what stage {self.manifest.stage} wrote; "
                         f"delete {self.folder} to run the stage again"
@@ -93,7 +90,7 @@ class _Stage:
         except OSError as error:
             raise UserError(f"{error.filename or self.folder}: {error.strerror}") from None
         finally:
-            if hashes:
+            if self.waiting:
                 _remember(self.folder, self.verified)
 
     def _state(self, name: str) -> _State:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from megatron_dasd import verification
+from megatron_dasd import manifests
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.errors import UserError
 from megatron_dasd.manifests import MANIFEST, VERIFIED, file_sha256, read_manifest
@@ -77,7 +77,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         found.append(path.name)
         return file_sha256(path)
 
-    monkeypatch.setattr(verification, "file_sha256", count)
+    monkeypatch.setattr(manifests, "file_sha256", count)
     return found
 
 

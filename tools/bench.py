@@ -35,6 +35,7 @@ ROOMS = (
     "filters",
     "linear_attention",
     "losses",
+    "many_cores",
     "on_policy",
     "planning",
     "teacher",

@@ -23,7 +23,7 @@ Spell = Callable[[Sequence[int]], list[bytes]]
 """The bytes of text that each token id adds."""
 
 Sampled = tuple[list[float], tuple[list[int], list[int]] | None]
-"""Log-probs of generated tokens; (prompt ids, generated ids) where both are told."""
+"""Log-probs of generated tokens; (prompt ids, generated ids) where the answer has both."""
 
 UNKNOWN_ID = -1
 _REPLACEMENT = "\ufffd"

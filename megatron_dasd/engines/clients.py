@@ -133,9 +133,12 @@ def _show(folder: Path, claims: Path, over: threading.Event) -> None:
         pass
     if not total.exists():
         return
-    known = set(part_files(folder))
+    known, num_parts = set(part_files(folder)), int(total.read_text())
     started, counts = time.monotonic(), Counter[str]()
-    with progress("asking servers", int(total.read_text()), "parts", done=len(known)) as bar:
+    with (
+        contextlib.suppress(EndOfShare),
+        progress("asking servers", num_parts, "parts", done=len(known)) as bar,
+    ):
         while True:
             ended = over.wait(_POLL_SECONDS)
             fresh = set(part_files(folder)) - known
@@ -143,6 +146,8 @@ def _show(folder: Path, claims: Path, over: threading.Event) -> None:
             for part in fresh:
                 counts.update(part_counts(part))
             bar.advance(len(fresh), note=_note(counts, time.monotonic() - started))
+            if ended and len(known) < num_parts:
+                raise EndOfShare  # so that the bar says where it stopped
             if ended:
                 return
 

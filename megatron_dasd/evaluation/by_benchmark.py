@@ -2,7 +2,7 @@
 
 The mean of a question's answers is that question's accuracy, and a model's is the mean over the
 questions.  Its uncertainty has two readings.  For **these questions** only the answers are drawn
-anew: the variance within the questions alone counts.  For **new questions** of the same kind the
+again: the variance within the questions alone counts.  For **new questions** of the same kind the
 questions are drawn too: the spread between them counts, with Student's t, since there may be 30.
 """
 
@@ -113,7 +113,7 @@ def _model(given: Sequence[Graded], marks: Marks) -> ModelFigures:
 
 
 def these_questions(marks: Marks) -> IntervalFigures:
-    """The mean over the questions, with the interval of answers that are drawn anew.
+    """The mean over the questions, with the interval for other answers to them.
 
     The variance is ``sum(s_q ** 2 / k_q) / Q ** 2`` with the sample variance ``s_q ** 2`` of the
     ``k_q`` answers to each of Q questions; a question with one answer leaves it unknown.

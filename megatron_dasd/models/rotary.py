@@ -40,7 +40,7 @@ _FIELDS = {
 }
 _ALWAYS = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
 _OF_IMAGES = {"mrope_section", "mrope_interleaved"}
-"""How positions in an image differ; text has one position per token."""
+"""How positions in an image are distinguished; text has one position per token."""
 
 
 @dataclass(frozen=True)

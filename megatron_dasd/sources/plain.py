@@ -153,7 +153,7 @@ def number_shards(
 
 
 def _conflict(shards: Sequence[Shard], ends: Ints, rows: tuple[int, int]) -> str:
-    """What to tell of two rows that have one id and other questions."""
+    """The error about two rows that have one id and different questions."""
     found = []
     for row in rows:
         shard = int(np.searchsorted(ends, row, side="right"))

@@ -16,7 +16,7 @@ from megatron_dasd.engines.top_engine import Room, TopEngine
 from megatron_dasd.errors import UserError
 from megatron_dasd.progress import progress
 from megatron_dasd.teacher.top_shards import ShardBuilder
-from megatron_dasd.teacher.top_tokens import NOT_ASKED, TopWork
+from megatron_dasd.teacher.top_work import NOT_ASKED, TopWork
 
 _VALUE_BYTES = 8
 """Of one token at one place: an id and a log-prob."""

@@ -6,7 +6,6 @@ so a run that was killed resumes after the shards that exist.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,29 +35,11 @@ from megatron_dasd.teacher.top_shards import (
     plan_shards,
     total_facts,
 )
+from megatron_dasd.teacher.top_work import NOT_ASKED, TopWork
 from megatron_dasd.text.encoding import load_tokenizer
 
 _SHARDS = ".shards.tmp"
 """Deleted when the stage finishes, as everything that ends in ``.tmp``."""
-NOT_ASKED = -1
-
-
-@dataclass(frozen=True)
-class TopWork:
-    """The shards that are missing, and what they are made from."""
-
-    settings: ScoreTopk
-    teachers: dict[str, Path]
-    """Folders of the teachers, by domain; ``""``: one for all."""
-    data: PackedDataset
-    asked: npt.NDArray[np.int16]
-    """[documents] number of the teacher, in the order of ``teachers``; -1: none is asked."""
-    missing: list[tuple[Path, slice]]
-    """Files of the shards, and their documents."""
-    num_tokens: int
-    """Of all documents."""
-    num_done: int
-    """Of those in shards that exist."""
 
 
 def run(settings: ScoreTopk, inputs: Mapping[str, Path], folder: StageFolder) -> Figures:

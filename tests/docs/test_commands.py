@@ -33,6 +33,7 @@ NOT_OURS = {
     "make": "the Makefile's targets; tests/test_structure.py and CI run them",
     "git clone": "needs the network",
     "cp slurm/env.example": "edits the checkout",
+    "python -m sglang.launch_server": "a server with GPUs",
     "vllm serve": "a server with GPUs; tests/test_vllm_server.py starts one on the CPU",
     "torchrun": "tests/training/test_by_hand.py runs it",
     "mpiexec": "tests/data/test_mpi.py runs it",

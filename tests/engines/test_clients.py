@@ -1,6 +1,10 @@
 """Client processes: the same files as from one, every request once, one bound over all."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from megatron_dasd.config.teacher import SampleTeacher, ScoreTeacher
 from megatron_dasd.engines.clients import share_among_clients, shares
 from megatron_dasd.errors import UserError
 from megatron_dasd.json_values import Figures
+from megatron_dasd.manifests import read_manifest
 from megatron_dasd.pipeline.runner import stage_function
 from megatron_dasd.records import Prompt, Response
 from tests.conftest import RunStage
@@ -104,6 +109,35 @@ def test_parts_that_exist_are_left(run_stage: RunStage, inputs: dict[str, Path])
         again = run_stage(run, sampling(asked(stub, 2)), inputs)
         assert len(stub.bodies) == 8  # two parts of four
     assert again.files == whole.files
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(find_spec("mpi4py") is None, reason="needs the extra mpi")
+def test_under_mpi_the_other_ranks_ask(
+    run_stage: RunStage, inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    mpiexec = Path(sys.executable).with_name("mpiexec")
+    program = [sys.executable, "-m", "mpi4py.futures", "-m", "megatron_dasd.pipeline"]
+    with StubServer() as stub:
+        one = run_stage(run, sampling(asked(stub, 1)), inputs, "one")
+        by_one = stub.answered.copy()
+        stub.answered.clear()
+        stage = sampling(asked(stub, 1)).model_dump(mode="json", exclude_unset=True)
+        stages = {"sample": stage | {"model": str(inputs["teacher"])}}
+        plan = {"name": "mpi", "run_dir": str(tmp_path / "run"), "stages": stages}
+        (tmp_path / "pipeline.yaml").write_text(json.dumps(plan))
+        done = subprocess.run(
+            [mpiexec, "-n", "3", *program, tmp_path / "pipeline.yaml"],
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert stub.answered == by_one
+    found = read_manifest(tmp_path / "run" / "sample")
+    assert found is not None
+    assert (found.files, found.counts) == (one.files, one.counts)
 
 
 def test_shares_add_up() -> None:

@@ -47,6 +47,7 @@ def test_every_rule_has_a_name_of_its_own_and_settings_that_exist() -> None:
     assert shown["loop"] == {"loop_repeats": 4, "loop_characters": 200}
     assert shown["contamination"] == {
         "benchmarks": [],
+        "evaluated": {},
         "fields": [],
         "ngram_words": 13,
         "min_words": 8,

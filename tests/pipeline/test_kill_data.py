@@ -1,11 +1,15 @@
-"""Import, filter and selection killed at random moments end with an undisturbed run's files."""
+"""Import, filter and selection on several processes, killed at random moments, and under MPI: the
+files are those of an undisturbed run in one process."""
 
 import json
 import multiprocessing
 import random
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +105,9 @@ def pipeline(
                 "responses": ["responses"],
                 "student": str(model_dir),
                 "max_length": 100_000,
+                "num_workers": 3,
             },
-            "select": {"kind": "select_das", "responses": "scored"},
+            "select": {"kind": "select_das", "responses": "scored", "num_workers": 3},
         },
     }
     (tmp_path / "pipeline.yaml").write_text(json.dumps(plan))
@@ -123,9 +128,11 @@ def released_row(chance: random.Random, number: int) -> tuple[dict[str, Any], di
     return text, {"sample_uuid": f"u{number}", "token_ids": ids, "logprobs": logprobs}
 
 
-def run(pipeline: Path, stage: str, run_dir: Path, kill_after: float | None = None) -> bool:
+def run(
+    pipeline: Path, stage: str, run_dir: Path, kill_after: float | None = None, *more: str
+) -> bool:
     """Run a stage, or kill it at a moment; returns whether it has finished."""
-    arguments = [str(pipeline), "--run-dir", str(run_dir), "--only", stage]
+    arguments = [str(pipeline), "--run-dir", str(run_dir), "--only", stage, *more]
     process = PROCESSES.Process(target=main, args=(arguments,))
     process.start()
     process.join(kill_after)
@@ -151,11 +158,13 @@ def result(folder: Path) -> dict[str, Any]:
 def test_killed_again_and_again_the_files_are_the_same(
     stage: str, pipeline: Path, tmp_path: Path
 ) -> None:
-    assert run(pipeline, stage, tmp_path / "first")  # imports, and caches
+    one_process = ("--set", f"{stage}.num_workers=1")
+    assert run(pipeline, stage, tmp_path / "one", None, *one_process)  # imports, and caches
+    expected = result(tmp_path / "one" / stage)
     started = time.monotonic()
     assert run(pipeline, stage, tmp_path / "undisturbed")
     seconds = time.monotonic() - started
-    expected = result(tmp_path / "undisturbed" / stage)
+    assert result(tmp_path / "undisturbed" / stage) == expected
     assert sum(name.startswith("part-") for name in expected) >= 5
     print(f"{stage}: {seconds:.2f} s undisturbed")
     moments = random.Random(11)
@@ -170,3 +179,22 @@ def test_killed_again_and_again_the_files_are_the_same(
         assert attempts < 20 * NUM_KILLS
     assert run(pipeline, stage, tmp_path / "killed")
     assert result(tmp_path / "killed" / stage) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(find_spec("mpi4py") is None, reason="needs the extra mpi")
+def test_mpi_gives_the_same_bytes(pipeline: Path, tmp_path: Path) -> None:
+    """One rank hands out work to two others, that of the digests too."""
+    mpiexec = Path(sys.executable).with_name("mpiexec")
+    program = [sys.executable, "-m", "mpi4py.futures", "-m", "megatron_dasd.pipeline"]
+    done = subprocess.run(
+        [mpiexec, "-n", "3", *program, pipeline, "--run-dir", tmp_path / "mpi"],
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    for stage in ("import", "filter", "select"):
+        assert run(pipeline, stage, tmp_path / "one", None, "--set", f"{stage}.num_workers=1")
+        assert result(tmp_path / "mpi" / stage) == result(tmp_path / "one" / stage)

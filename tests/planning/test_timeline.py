@@ -37,9 +37,15 @@ STAGES = {
         "student": "teacher",
         "max_length": 9,
     },
-    "select": {"kind": "select_das", "responses": "filter"},
+    "score": {
+        "kind": "score_student",
+        "responses": "filter",
+        "model": "teacher",
+        "server": {"service": "teacher"},
+    },
+    "select": {"kind": "select_das", "responses": "score"},
 }
-HOURS = {"prompts": 0.5, "sample": 4.0, "other": 1.0, "filter": 2.0, "select": 0.25}
+HOURS = {"prompts": 0.5, "sample": 4.0, "other": 1.0, "filter": 2.0, "score": 1.0, "select": 0.25}
 
 
 @pytest.fixture
@@ -72,18 +78,19 @@ def test_each_stage_waits_for_what_it_reads(pipeline: Pipeline) -> None:
         Step("sample", ("prompts",), 0.5, 4.5, 4.5),
         Step("other", ("prompts",), 0.5, 1.5, 4.5),
         Step("filter", ("sample", "other"), 4.5, 6.5, 6.5),
-        Step("select", ("filter",), 6.5, 6.75, 6.75),
+        Step("score", ("filter",), 6.5, 7.5, 7.5),
+        Step("select", ("score",), 7.5, 7.75, 7.75),
     ]
     assert [step.stage for step in steps if not step.critical] == ["other"]
     assert steps[2].slack == 3.0
-    assert whole_hours(steps) == 6.75
+    assert whole_hours(steps) == 7.75
 
 
 def test_a_stage_starts_a_while_after_the_one_before(pipeline: Pipeline) -> None:
     slow = replace(pipeline, plan=pipeline.plan.model_copy(update={"start_seconds": 360.0}))
     steps = time_line(slow, costs_of(pipeline))
-    assert whole_hours(steps) == pytest.approx(6.75 + 4 * 0.1)
-    assert sum(step.hours for step in steps if step.critical) == pytest.approx(7.15)
+    assert whole_hours(steps) == pytest.approx(7.75 + 5 * 0.1)
+    assert sum(step.hours for step in steps if step.critical) == pytest.approx(8.25)
 
 
 def test_what_runs_side_by_side(pipeline: Pipeline) -> None:
@@ -94,9 +101,9 @@ def test_what_runs_side_by_side(pipeline: Pipeline) -> None:
 
 
 def test_what_could_be_a_stream(pipeline: Pipeline) -> None:
-    """Sampling is read part by part by the filters; selection waits for all candidates."""
+    """Filters and scoring by servers read part by part; selection waits for all candidates."""
     steps = time_line(pipeline, costs_of(pipeline))
-    assert streams(pipeline, steps) == [Stream(("sample", "filter"), 6.0, 4.0)]
+    assert streams(pipeline, steps) == [Stream(("sample", "filter", "score"), 7.0, 4.0)]
 
 
 @pytest.mark.parametrize("name", ["h100_64", "h100_256"])

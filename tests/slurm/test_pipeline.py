@@ -111,19 +111,25 @@ def test_servers_are_jobs_that_clients_find(site: Site) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_preprocessing_as_an_mpi_job_makes_the_same_bytes(site: Site) -> None:
+def test_filtering_and_preprocessing_as_mpi_jobs_make_the_same_bytes(site: Site) -> None:
     """Two nodes with two ranks each, against processes on one node."""
     pytest.importorskip("mpi4py")
     stages = {name: micro_stages()[name] for name in ("teacher", "student", "prompts", "sample")}
     stages["filter"] = micro_stages()["filter"]
     data = micro_stages()["data_low"] | {"responses": "filter", "num_workers": 2}
-    stages |= {"one": data, "many": data}
+    stages |= {"filter_many": stages["filter"], "one": data, "many": data}
+    shared = {"nodes": 2, "tasks_per_node": 2, "gpus_per_node": 0}
     # both nodes are one machine, and MPI would try its memory
     site.settings(UCX_TLS="tcp,self")
-    site.write(stages, stages={"many": {"nodes": 2, "tasks_per_node": 2, "gpus_per_node": 0}})
+    site.write(stages, stages={"many": shared, "filter_many": shared})
     site.submit()
-    site.wait("many", "COMPLETED", "FAILED")
-    site.wait("one", "COMPLETED", "FAILED")
+    for name in ("filter_many", "many", "one"):
+        site.wait(name, "COMPLETED", "FAILED")
+    assert site.state("filter_many") == "COMPLETED", site.log("filter_many")
+    filtered = [read_manifest(site.place / "run" / name) for name in ("filter", "filter_many")]
+    assert filtered[0] is not None
+    assert filtered[1] is not None
+    assert filtered[0].files == filtered[1].files
     assert (site.state("one"), site.state("many")) == ("COMPLETED", "COMPLETED"), site.log("many")
     files = [path.name for path in (site.place / "run" / "one" / "data").iterdir()]
     one, many = (site.place / "run" / name / "data" for name in ("one", "many"))

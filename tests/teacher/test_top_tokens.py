@@ -110,11 +110,11 @@ def test_goes_on_where_it_was_killed(
         assert (resumed / file.name).read_bytes() == file.read_bytes(), file.name
 
 
-@pytest.mark.parametrize("suffix", ["ids", "logprobs", "sha256"])
+@pytest.mark.parametrize("suffix", ["top", "json"])
 def test_a_changed_shard_is_made_again(
     suffix: str, inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(top_tokens, "_SHARD_TOKENS", 10)
+    monkeypatch.setattr(top_shards, "SHARD_TOKENS", 10)
 
     def attempt(name: str) -> StageFolder:
         with StageFolder(tmp_path / name, name, "score_topk", {}, {}) as folder:

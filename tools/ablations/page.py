@@ -19,7 +19,7 @@ from megatron_dasd.evaluation.contrasts import (
     contrast,
     holm,
 )
-from megatron_dasd.evaluation.statistics import mean_interval
+from megatron_dasd.evaluation.statistics import IntervalFigures, mean_interval
 from megatron_dasd.pages.charts import ACCENT, FAINT, STYLE, svg
 
 _PICTURE = "ablation.svg"
@@ -90,8 +90,8 @@ def compare(wanted: Sequence[Wanted], kept: Mapping[str, ArmResult]) -> list[Com
         for name, one in names.items()
         if not one["wanted"].get("primary") and (p := one["figures"]["p"]) is not None
     }
-    for name, one in names.items():
-        one["corrected"] = holm(others)[name] if name in others else one["figures"]["p"]
+    for name, made in names.items():
+        made["corrected"] = holm(others)[name] if name in others else made["figures"]["p"]
     return found
 
 
@@ -165,7 +165,7 @@ def _contrast_line(one: Compared) -> str:
     )
 
 
-def _bounds(found: Mapping[str, float | None]) -> str:
+def _bounds(found: IntervalFigures) -> str:
     low, high = found["low"], found["high"]
     return _NONE if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}"
 

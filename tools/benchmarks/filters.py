@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks import corpus
 from benchmarks.chains import chain_of_thought
-from benchmarks.figures import Row, at_most, seconds
+from benchmarks.figures import REPETITIONS, Row, at_least, at_most, seconds
 from megatron_dasd.config.selection import FilterResponses
 from megatron_dasd.filters.case import Tools, make_case
 from megatron_dasd.filters.judging import judge
@@ -33,7 +33,15 @@ def rows() -> Iterator[Row]:
     chance = random.Random(0)
     long = chain_of_thought(chance, int(CHARACTERS_PER_TOKEN * NUM_TOKENS))
     # all rules: at the bound of a context of 64K tokens the length would end some runs early
-    yield _row("all rules over a response of 64K tokens", long, counter, 2 * NUM_TOKENS)
+    judged, num_tokens = _seconds_of("a response of 64K tokens", long, counter, 2 * NUM_TOKENS)
+    yield at_least(
+        1.5,
+        name="all rules over a response of 64K tokens",
+        unit="tokens/s",
+        own=[num_tokens / taken for taken in judged],
+        peer=corpus.tokenizer_rates([long], REPETITIONS),
+        peer_name="tokenizers' encode_batch_fast of the same text on one core",
+    )
     hostile: dict[str, Callable[[], str]] = {
         "a megabyte of one character": lambda: "a" * MEGABYTE,
         "a megabyte of nested brackets": lambda: "\\[(" * (MEGABYTE // 3),
@@ -45,9 +53,22 @@ def rows() -> Iterator[Row]:
         yield _row(f"all rules over {name}", text(), counter)
 
 
-def _row(
-    name: str, thinking: str, counter: StudentTokenCounter, max_length: int = NUM_TOKENS
-) -> Row:
+def _row(name: str, thinking: str, counter: StudentTokenCounter) -> Row:
+    return at_most(
+        1.0,
+        name=name,
+        unit="s",
+        own=_seconds_of(name, thinking, counter, NUM_TOKENS)[0],
+        peer=[LIMIT_SECONDS],
+        peer_name="limit",
+        bar="under 50 ms",
+    )
+
+
+def _seconds_of(
+    name: str, thinking: str, counter: StudentTokenCounter, max_length: int
+) -> tuple[list[float], int]:
+    """Processor seconds that judging a response takes, and the tokens of what training sees."""
     text = NORMALISED.open + thinking + NORMALISED.close + "42"
     settings = FilterResponses(
         kind="filter_responses", responses=["r"], student="s", max_length=max_length
@@ -67,12 +88,5 @@ def _row(
     assert normalised is not None
     num_tokens = counter.count(response, normalised.output, normalised.output_spans)
     print(f"{name}: {num_tokens:,} tokens")
-    return at_most(
-        1.0,
-        name=name,
-        unit="s",
-        own=seconds(lambda: judge(make_case(response, settings, tools)), 7, time.process_time),
-        peer=[LIMIT_SECONDS],
-        peer_name="limit",
-        bar="under 50 ms",
-    )
+    taken = seconds(lambda: judge(make_case(response, settings, tools)), 7, time.process_time)
+    return taken, num_tokens

@@ -2,6 +2,8 @@
 
 import json
 import os
+import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,6 +17,7 @@ from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.base import Engine, Server, Settings
 from megatron_dasd.config.sources import ImportGguf
 from megatron_dasd.config.teacher import SampleTeacher
+from megatron_dasd.engines.clients import share_among_clients
 from megatron_dasd.manifests import model_folder
 from megatron_dasd.records import Message, Prompt
 from megatron_dasd.records_io import read_records
@@ -44,6 +47,16 @@ def rows() -> Iterator[Row]:
             peer=[LIMIT_REQUESTS_PER_SECOND],
             peer_name="limit",
             bar="at least 300 requests/s on one core",
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        one, two = client_milliseconds(Path(folder))
+        yield at_most(
+            1.1,
+            name="sampling client with two processes, log-probs of 512 tokens in every answer",
+            unit="ms of processor time a request, the stub's own left out",
+            own=two,
+            peer=one,
+            peer_name="one process",
         )
     few, many = (peak_megabytes(num_prompts) for num_prompts in MEMORY_PROMPTS)
     yield at_most(
@@ -83,6 +96,46 @@ def rates_against_stub(folder: Path) -> list[float]:
         return sample_from_stub(folder, STUB_PROMPTS, REPETITIONS + 1, core=cores[-1])[1:]
     finally:
         os.sched_setaffinity(0, cores)
+
+
+def client_milliseconds(folder: Path) -> tuple[list[float], list[float]]:
+    """Processor time a request of one client process, and of two, by turns."""
+    program = (
+        "import sys; from pathlib import Path\n"
+        "sys.path.insert(0, sys.argv[1]); from benchmarks import teacher\n"
+        "teacher.print_client_time(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]))"
+    )
+    byte_tokenizer("abcdefghijklmnopqrstuvwxyz").save_pretrained(folder / "teacher")
+    (folder / "teacher" / "config.json").write_text("{}")
+    found: dict[int, list[float]] = {1: [], 2: []}
+    with _stub(0) as url:
+        for clients in (1, 2) * REPETITIONS:
+            command = [sys.executable, "-c", program, str(ROOT / "tools"), str(folder), url]
+            done = subprocess.run(
+                [*command, str(clients)], capture_output=True, text=True, check=True
+            )
+            found[clients].append(float(done.stdout.splitlines()[-1]))
+    return found[1], found[2]
+
+
+def print_client_time(folder: Path, url: str, clients: int) -> None:
+    """Print the processor time a request, in ms, of this process and its client processes."""
+    server = Server(urls=[url], probe=False, client_processes=clients)
+    engine = Engine(batch_size=64, server=server)
+    prompts = [f"{i:05d}" for i in range(STUB_PROMPTS)]
+    options = {"temperatures": [1.0], "max_new_tokens": 512, "engine": engine}
+    rate(folder, "warm", prompts[:64], num_candidates=1, **options)  # imports what is needed
+    before = _processor_seconds()
+    rate(folder, "measured", prompts, num_candidates=STUB_CANDIDATES, **options)
+    shutil.rmtree(folder / "warm")
+    shutil.rmtree(folder / "measured")
+    print(1000 * (_processor_seconds() - before) / (STUB_PROMPTS * STUB_CANDIDATES))
+
+
+def _processor_seconds() -> float:
+    """Of this process and of those that it has waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def peak_megabytes(num_prompts: int) -> float:
@@ -177,6 +230,7 @@ def rate(folder: Path, name: str, prompts: list[str], **settings: object) -> tup
     inputs = {"teacher": folder / "teacher", "prompts": file}
     with _stage(folder / name, wanted) as stage:
         started = time.perf_counter()
+        share_among_clients(wanted, inputs, stage)
         sampling.run(wanted, inputs, stage)
         seconds = time.perf_counter() - started
         counts = stage.tally()

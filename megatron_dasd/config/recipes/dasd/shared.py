@@ -94,7 +94,8 @@ def score_stage(recipe: Dasd, responses: str, checkpoint: str) -> Content:
 
     What fits a training row can be scored, unless ``scoring`` says otherwise.
     """
-    scoring = {"batch_tokens": recipe.seq_length} | given(recipe.scoring)
+    scoring = given(recipe.scoring)
+    scoring.setdefault("batch_tokens", recipe.seq_length)
     scoring.pop("few_shot", None)
     connected = {"responses": responses, "model": student(recipe), "checkpoint": checkpoint}
     return scoring | connected | system_prompt(recipe)
