@@ -5,7 +5,6 @@ the files, and the files' headers are those of the source.
 """
 
 import json
-import os
 import shutil
 from math import prod
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from megatron_dasd.checkpoint.hf_folder import INDEX, HfWeights
+from megatron_dasd.checkpoint.hf_writer import close_on_disk
 
 _LENGTH_BYTES = 8
 """A safetensors file begins with the length of its header, little endian."""
@@ -65,10 +65,7 @@ class HfOverlay:
 
     def _close(self) -> None:
         if self._open is not None:
-            file = self._open[1]
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
+            close_on_disk(self._open[1])
             self._open = None
 
     def __enter__(self) -> Self:

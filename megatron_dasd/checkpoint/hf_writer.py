@@ -78,10 +78,7 @@ class HfWriter:
 
     def _close(self) -> None:
         if self._open is not None:
-            file = self._open[1]
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
+            close_on_disk(self._open[1])
             self._open = None
 
     def _write_index(self) -> None:
@@ -131,3 +128,10 @@ def write_hf_folder(folder: Path, tensors: Mapping[str, Tensor], source: Path) -
         for name, tensor in tensors.items():
             writer.write(name, tensor)
     copy_companions(source, folder)
+
+
+def close_on_disk(file: BinaryIO) -> None:
+    """Close a file once the disk has all of it."""
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
