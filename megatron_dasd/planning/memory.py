@@ -17,6 +17,7 @@ from typing import Literal
 from megatron_dasd.config.base import Launch
 from megatron_dasd.losses.slices import CPU_BYTES, slice_bytes
 from megatron_dasd.models.architecture import Architecture
+from megatron_dasd.models.pipeline_stages import stages_of
 from megatron_dasd.models.sizes import ADAM_MOMENT_BYTES, element_bytes, optimizer_bytes
 from megatron_dasd.planning import delta_nets
 
@@ -81,20 +82,19 @@ class Recipe:
         """Bytes of an element of weights and activations."""
         return element_bytes(self.bf16)
 
-    @property
-    def num_local_layers(self) -> int:
-        """Layers per pipeline stage."""
-        return self.architecture.num_layers // self.launch.pipeline_parallel
+    def num_layers(self, stage: int) -> int:
+        """Layers of a pipeline stage."""
+        return stages_of(self.launch).layers(self.architecture.num_layers)[stage]
 
     def num_linear_layers(self, stage: int) -> int:
         """Those of a pipeline stage's layers whose attention is linear."""
         linear = self.architecture.linear
         if linear is None:
             return 0
-        stages, chunks = self.launch.pipeline_parallel, self.launch.virtual_pipeline
-        size = self.num_local_layers // chunks
-        starts = ((chunk * stages + stage) * size for chunk in range(chunks))
-        return sum(sum(linear.layers[start : start + size]) for start in starts)
+        chunks = self.launch.virtual_pipeline
+        sizes = [n // chunks for n in stages_of(self.launch).layers(self.architecture.num_layers)]
+        starts = (chunk * sum(sizes) + sum(sizes[:stage]) for chunk in range(chunks))
+        return sum(sum(linear.layers[start : start + sizes[stage]]) for start in starts)
 
 
 def parameters(recipe: Recipe, stage: int) -> tuple[int, int]:
@@ -115,7 +115,8 @@ def parameters(recipe: Recipe, stage: int) -> tuple[int, int]:
     else:
         layer += 3 * a.hidden_size * a.ffn_hidden_size // tensor
     linear = recipe.num_linear_layers(stage)
-    dense = recipe.num_local_layers * layer + (recipe.num_local_layers - linear) * attention
+    layers = recipe.num_layers(stage)
+    dense = layers * layer + (layers - linear) * attention
     if a.linear:
         dense += linear * delta_nets.weights(a.linear, a.hidden_size, tensor)
     last = stage == launch.pipeline_parallel - 1
@@ -124,7 +125,7 @@ def parameters(recipe: Recipe, stage: int) -> tuple[int, int]:
     if last:
         # the last stage has a copy of a shared embedding, unless it is the first stage too
         dense += a.hidden_size + embedding * (not a.tied_embeddings or stage > 0)
-    return dense, recipe.num_local_layers * expert
+    return dense, layers * expert
 
 
 def _projected(recipe: Recipe) -> int:
@@ -169,7 +170,8 @@ def _fp8_copies(recipe: Recipe, stage: int) -> float:
     else:
         layer += 3 * a.hidden_size * a.ffn_hidden_size // tensor
     linear = recipe.num_linear_layers(stage)
-    total = recipe.num_local_layers * layer + (recipe.num_local_layers - linear) * attention
+    layers = recipe.num_layers(stage)
+    total = layers * layer + (layers - linear) * attention
     if a.linear:
         total += linear * delta_nets.product_weights(a.linear, a.hidden_size, tensor)
     return 2 * total
@@ -198,7 +200,7 @@ def _activations(recipe: Recipe, stage: int) -> float:
     t = recipe.seq_length / recipe.launch.context_parallel
     h, b = recipe.architecture.hidden_size, recipe.element_bytes
     sharded = t * h * b / recipe.launch.tensor_parallel
-    rows, layers = rows_in_flight(recipe, stage), recipe.num_local_layers
+    rows, layers = rows_in_flight(recipe, stage), recipe.num_layers(stage)
     # the final norm, and the input of the output layer
     end = _norm(recipe, sharded) + t * h * b
     end *= stage == recipe.launch.pipeline_parallel - 1
@@ -254,7 +256,7 @@ def layer_backward(recipe: Recipe, stage: int) -> float:
     again = 0.0
     if recipe.recompute == "full":
         linear = recipe.num_linear_layers(stage)
-        kinds = {layer < linear for layer in range(recipe.num_local_layers)}
+        kinds = {layer < linear for layer in range(recipe.num_layers(stage))}
         again = max(layer_activations(recipe, linear=kind) for kind in kinds)
     if a.experts is None:
         # gradients of gate, input and their product; of the layer's output, gathered

@@ -144,7 +144,9 @@ def test_planned_memory_is_that_of_live_tensors(case: str, tmp_path: Path) -> No
     for found in measured(recipe, tmp_path):
         planned = memory(recipe, found["stage"])
         if recipe.recompute == "full":  # a layer is there again for its backward pass
-            inputs = recipe.num_local_layers * SEQ_LENGTH * recipe.architecture.hidden_size
+            inputs = (
+                recipe.num_layers(found["stage"]) * SEQ_LENGTH * recipe.architecture.hidden_size
+            )
             again = inputs * recipe.element_bytes + layer_activations(recipe)
             planned = replace(planned, activations=again)
         for part in ("weights", "gradients", "optimizer", "activations"):
@@ -171,6 +173,16 @@ def test_a_shared_embedding_lies_on_both_ends_of_a_pipeline(tmp_path: Path) -> N
     embedding = QWEN3["vocab_size"] * QWEN3["hidden_size"]
     both = parameters(two, 0)[0] + parameters(two, 1)[0]
     assert both == parameters(one, 0)[0] + embedding
+
+
+def test_the_stages_of_an_uneven_pipeline_have_their_own_layers(tmp_path: Path) -> None:
+    one = recipe_of("bf16", tmp_path)
+    launch = Launch(num_ranks=3, pipeline_parallel=3, first_stage_layers=2)
+    uneven = replace(one, launch=launch)
+    assert [uneven.num_layers(stage) for stage in range(3)] == [2, 1, 1]
+    assert sum(parameters(uneven, stage)[0] for stage in range(3)) == parameters(one, 0)[0]
+    first, middle = (parameters(uneven, stage)[0] for stage in range(2))
+    assert first - LLAMA["vocab_size"] * LLAMA["hidden_size"] == 2 * middle
 
 
 def test_rows_in_flight(tmp_path: Path) -> None:
