@@ -13,6 +13,7 @@ from megatron_dasd.command_line import new_app, start
 from megatron_dasd.commands.check import check_model
 from megatron_dasd.commands.doctor import doctor
 from megatron_dasd.commands.init import init
+from megatron_dasd.commands.judges import compare_marks, export_answers
 from megatron_dasd.commands.settings import settings
 from megatron_dasd.data.inspect_cli import inspect
 from megatron_dasd.pipeline.cli import run
@@ -53,6 +54,11 @@ def _app(given: Sequence[str]) -> typer.Typer:
     ):
         convert.command(name)(function)
     app.add_typer(convert, name="convert")
+    judges = new_app()
+    judges.callback(add_help_option=of_group)(_judges)
+    judges.command("export")(export_answers)
+    judges.command("compare")(compare_marks)
+    app.add_typer(judges, name="judges")
     return app
 
 
@@ -93,6 +99,10 @@ def _stage() -> None:
 
 def _convert() -> None:
     """Convert checkpoints and Hugging Face folders by hand, or in a pipeline's stages."""
+
+
+def _judges() -> None:
+    """Hand an evaluation's answers to other judges, and compare their marks."""
 
 
 def _train(context: typer.Context) -> None:

@@ -51,6 +51,7 @@ def test_says_what_is_here_and_what_is_not() -> None:
         "MPI",
         "Slurm",
         "containment",
+        "attention",
     ]
     assert found["Python"]["found"] == ".".join(map(str, sys.version_info[:3]))
     assert found["cores"]["found"] == str(len(os.sched_getaffinity(0)))

@@ -18,7 +18,7 @@ KINDS = stage_kinds()
 def test_a_stage_function_takes_its_kinds_settings(kind: str) -> None:
     function = stage_function(kind)
     # the runner names the program that runs a stage's inner stages; train alone has any
-    worker = ["worker_program"] if kind == "train" else []
+    worker = ["worker_program", "evaluation_program"] if kind == "train" else []
     parameters = list(inspect.signature(function).parameters)
     assert parameters == ["settings", "inputs", "folder", *worker]
     settings = get_type_hints(function)["settings"]
