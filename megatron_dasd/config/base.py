@@ -51,6 +51,8 @@ class Stage:
     describes_run: bool = False
     """Whether the manifests of all stages that it depends on, wall times included, are its inputs
     too."""
+    has_workers: bool = False
+    """Whether its function is given the programs of workers that run other stages beside it."""
     makes: type | None = None
     """What it makes: a type of record or one of ``config.products``; None: not declared."""
     reads: Mapping[str, type | tuple[type, ...]] = field(default_factory=dict)

@@ -94,6 +94,7 @@ class Train(Settings):
     stage: ClassVar[Stage] = Stage(
         module="megatron_dasd.training.stage",
         warning_seconds=300,
+        has_workers=True,
         makes=TrainedCheckpoint,
         reads={
             "model": Model,

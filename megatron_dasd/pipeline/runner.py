@@ -165,8 +165,7 @@ def _run_stage(pipeline: Pipeline, stage: str) -> Outcome:
         with StageFolder(path, stage, settings.kind, given, digests) as folder:
             run = stage_function(settings.kind)
             gc.freeze()  # imported modules live to the end: collections need not traverse them
-            # a stage that runs stages within itself is given the program that does so
-            more = WORKERS if settings.kind == "train" else {}
+            more = WORKERS if settings.stage.has_workers else {}
             share_among_clients(settings, pipeline.input_paths(stage), folder)
             figures = run(settings, pipeline.input_paths(stage), folder, **more)
             manifest = folder.finish(figures=figures)

@@ -8,7 +8,7 @@ import pytest
 
 from megatron_dasd.config.base import Settings
 from megatron_dasd.config.stages import stage_kinds
-from megatron_dasd.pipeline.runner import stage_function
+from megatron_dasd.pipeline.runner import WORKERS, stage_function
 
 KINDS = stage_kinds()
 
@@ -17,8 +17,7 @@ KINDS = stage_kinds()
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stage_function_takes_its_kinds_settings(kind: str) -> None:
     function = stage_function(kind)
-    # the runner names the program that runs a stage's inner stages; train alone has any
-    worker = ["worker_program", "evaluation_program"] if kind == "train" else []
+    worker = [*WORKERS] if KINDS[kind].stage.has_workers else []
     parameters = list(inspect.signature(function).parameters)
     assert parameters == ["settings", "inputs", "folder", *worker]
     settings = get_type_hints(function)["settings"]
