@@ -39,13 +39,13 @@ lint: $(STAMP)
 
 test: lint
 	.ci/install-bubblewrap
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses $(WORKERS) --dist loadgroup --durations 20 -m 'not slow and not exhaustive'
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses $(WORKERS) --dist loadscope --durations 20 -m 'not slow and not exhaustive'
 
 test-long: $(STAMP)
 	.ci/install-vllm
 	.ci/install-slurm
 	.ci/install-bubblewrap
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses $(WORKERS) --dist loadgroup --durations 40 -m 'slow and not exhaustive'
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses $(WORKERS) --dist loadscope --durations 40 -m 'slow and not exhaustive'
 
 test-all: lint
 	.ci/install-vllm

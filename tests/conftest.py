@@ -9,6 +9,7 @@ import hypothesis
 import pyarrow.parquet as pq
 import pytest
 from transformers import LlamaConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from xdist.scheduler import LoadScopeScheduling
 
 from megatron_dasd.artifacts import StageFolder
 from megatron_dasd.config.base import Settings
@@ -28,19 +29,21 @@ RunStage = Callable[..., Manifest]
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
-_TESTS = Path(__file__).parent
+_SHARING = ("tests/gpu_dry/", "tests/slurm/")
+"""Folders whose files share a service that is started once."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep in one process the tests of a file, and of a folder whose files share a service.
+class _ByFile(LoadScopeScheduling):
+    """Keeps in one process the tests of a file, and of a folder whose files share a service."""
 
-    ``--dist loadgroup`` of pytest-xdist reads the group's name.
-    """
-    for item in items:
-        file = item.path.relative_to(_TESTS)
-        group = file.parent if file.parent.name in ("slurm", "gpu_dry") else file
-        item.add_marker(pytest.mark.xdist_group(str(group)))
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return next((folder for folder in _SHARING if file.startswith(folder)), file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Divide the tests among the processes of ``--numprocesses``."""
+    return _ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
