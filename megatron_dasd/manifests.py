@@ -76,7 +76,7 @@ class Manifest:
     """SHA-256 of kind, settings and input digests: the same fingerprint, the same result."""
     version: str
     counts: dict[str, int]
-    """Records by outcome, e.g. ``kept`` or ``dropped: truncation``."""
+    """Records by outcome, e.g. ``kept`` or ``dropped: truncation``; some again by temperature."""
     figures: Figures
     seconds: float
     """Wall time of the attempt that finished the stage."""
@@ -84,6 +84,12 @@ class Manifest:
     """By path inside the folder."""
     digest: str
     """SHA-256 over the files; identifies the result for the stages that read it."""
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """The counts without those by temperature, which count the same records again."""
+        again = ("kept T=", "dropped T=")
+        return {name: count for name, count in self.counts.items() if not name.startswith(again)}
 
 
 def read_manifest(folder: Path) -> Manifest | None:

@@ -15,6 +15,7 @@ from megatron_dasd.manifests import (
     model_folder,
     read_manifest,
 )
+from megatron_dasd.records import Prompt
 
 
 def test_a_folder_is_hashed_once_as_long_as_it_is_the_same(
@@ -93,3 +94,11 @@ def test_lineage_is_what_a_stage_rests_on(tmp_path: Path) -> None:
     finished(tmp_path / "c", "changed", a=a)
     assert [path.name for path in lineage(tmp_path / "d")] == ["a", "d"]
     assert lineage(tmp_path / "nowhere") == {}
+
+
+def test_outcomes_count_each_record_once(tmp_path: Path) -> None:
+    with StageFolder(tmp_path / "filter", "filter", "filter_responses", {}, {}) as folder:
+        counts = {"kept": 2, "kept T=0.6": 2, "dropped: loop": 1, "dropped T=0.6": 1}
+        folder.write_part(0, Prompt, [], counts)
+        manifest = folder.finish()
+    assert manifest.outcomes == {"kept": 2, "dropped: loop": 1}

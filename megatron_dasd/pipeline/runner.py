@@ -140,7 +140,7 @@ def run_stages(pipeline: Pipeline, stages: Collection[str]) -> list[Outcome]:
 def describe(outcome: Outcome) -> str:
     """One line on how a stage ended."""
     how = "unchanged, skipped" if outcome.skipped else f"{outcome.seconds:.1f} s"
-    counts = ", ".join(f"{name} {count:,}" for name, count in outcome.manifest.counts.items())
+    counts = ", ".join(f"{name} {count:,}" for name, count in outcome.manifest.outcomes.items())
     return f"{how}: {counts}" if counts else how
 
 
