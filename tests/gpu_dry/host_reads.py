@@ -124,7 +124,7 @@ IN_A_STEP: dict[str, Answer] = {
     "megatron_dasd/student/scoring_program.py:_token_losses": _ones,
     "megatron_dasd/checkpoint/verify_program.py:_megatron_logits": _zeros,
     # The likeliest tokens of some positions, and their log-probs.
-    "megatron_dasd/teacher/top_tokens.py:top_of_document": _zeros,
+    "megatron_dasd/teacher/top_model.py:top_of_document": _zeros,
     # Whether a text for transformers is one document.
     "site-packages/transformers/masking_utils.py:find_packed_sequence_indices": _ones,
 }

@@ -43,5 +43,5 @@ def test_the_teachers_likeliest_tokens(play: Play, dry_place: Path) -> None:
     result = play(str(dry_place / "topk.yaml"), "top")
     assert result.host_reads == {
         "site-packages/transformers/masking_utils.py:find_packed_sequence_indices": 2,
-        "megatron_dasd/teacher/top_tokens.py:top_of_document": (3 + 2) * 2,
+        "megatron_dasd/teacher/top_model.py:top_of_document": (3 + 2) * 2,
     }
