@@ -45,7 +45,7 @@ test-long: $(STAMP)
 	.ci/install-vllm
 	.ci/install-slurm
 	.ci/install-bubblewrap
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses $(WORKERS) --dist loadscope --durations 40 -m 'slow and not exhaustive'
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses $(WORKERS) --dist loadscope --timeout 1800 --durations 40 -m 'slow and not exhaustive'
 
 test-all: lint
 	.ci/install-vllm
