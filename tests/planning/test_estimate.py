@@ -71,6 +71,8 @@ FITTED = [
             num_ranks=1024,
             tensor_parallel=8,
             pipeline_parallel=8,
+            first_stage_layers=15,  # embedding and output layer stand for one each of 128
+            last_stage_layers=15,
             context_parallel=2,
             distributed_optimizer=True,
         ),
