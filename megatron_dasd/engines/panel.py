@@ -38,22 +38,23 @@ class Panel:
     def __init__(self, engines: Mapping[str, ServerEngine]) -> None:
         """Servers are asked only when there is work."""
         self.engines = engines
+        self._rooms = {name: engine.concurrency for name, engine in engines.items()}
 
     def generate(
         self, batches: Iterable[tuple[int, Sequence[GenerationRequest]]], meter: Meter
     ) -> Iterator[tuple[int, list[Generation | Failure]]]:
         """Generate for numbered batches; see :class:`engines.base.Engine`."""
         openings = {n: partial(engine.generating, meter) for n, engine in self.engines.items()}
-        rooms = {name: engine.concurrency for name, engine in self.engines.items()}
-        return answer_batches(batches, partial(_routed, openings, rooms), sum(rooms.values()))
+        opening = partial(_routed, openings, self._rooms)
+        return answer_batches(batches, opening, sum(self._rooms.values()))
 
     def score(
         self, batches: Iterable[tuple[int, Sequence[ScoringRequest]]], meter: Meter
     ) -> Iterator[tuple[int, list[Scored | Failure]]]:
         """Log-probs of given texts; see :meth:`ServerEngine.score`."""
         openings = {name: partial(engine.scoring, meter) for name, engine in self.engines.items()}
-        rooms = {name: engine.concurrency for name, engine in self.engines.items()}
-        return answer_batches(batches, partial(_routed, openings, rooms), sum(rooms.values()))
+        opening = partial(_routed, openings, self._rooms)
+        return answer_batches(batches, opening, sum(self._rooms.values()))
 
 
 class TopPanel:

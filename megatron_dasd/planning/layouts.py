@@ -110,7 +110,7 @@ def efficiency(recipe: Recipe, step_seconds: float) -> float:
     seconds = exchanged / (LINK_BYTES_PER_SECOND if wide else NVLINK_BYTES_PER_SECOND)
     c = launch.context_parallel
     if c > 1:
-        most_layers = max(recipe.num_layers(stage) for stage in range(p))
+        most_layers = max(recipe.stage_layers)
         keys = 2 * recipe.seq_length / c * a.num_query_groups * a.head_dim / launch.tensor_parallel
         passed = 3 * 2 * keys * (c - 1) * most_layers * m
         beyond = launch.tensor_parallel * c > NODE_GPUS

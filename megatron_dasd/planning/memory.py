@@ -82,9 +82,14 @@ class Recipe:
         """Bytes of an element of weights and activations."""
         return element_bytes(self.bf16)
 
+    @property
+    def stage_layers(self) -> list[int]:
+        """Layers of each pipeline stage."""
+        return stages_of(self.launch).layers(self.architecture.num_layers)
+
     def num_layers(self, stage: int) -> int:
         """Layers of a pipeline stage."""
-        return stages_of(self.launch).layers(self.architecture.num_layers)[stage]
+        return self.stage_layers[stage]
 
     def num_linear_layers(self, stage: int) -> int:
         """Those of a pipeline stage's layers whose attention is linear."""
@@ -92,7 +97,7 @@ class Recipe:
         if linear is None:
             return 0
         chunks = self.launch.virtual_pipeline
-        sizes = [n // chunks for n in stages_of(self.launch).layers(self.architecture.num_layers)]
+        sizes = [layers // chunks for layers in self.stage_layers]
         starts = (chunk * sum(sizes) + sum(sizes[:stage]) for chunk in range(chunks))
         return sum(sum(linear.layers[start : start + sizes[stage]]) for start in starts)
 
